@@ -1,0 +1,23 @@
+"""What every test shares: the skip of GPU tests where there is no GPU, and small deterministic runs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def golden():
+    """The folder of tensors recorded from the published code."""
+    return GOLDEN
