@@ -1,0 +1,56 @@
+"""Which device to run on, and in which precision: the one place that asks."""
+
+import contextlib
+import platform
+
+import torch
+
+from core.errors import UserError
+
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+def pick_device(name="auto"):
+    """"auto" | "cpu" | "cuda" | "cuda:N" -> torch.device; auto is the GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: no such device; use auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: torch {torch.__version__} sees no CUDA device; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return device
+
+
+def autocast(device, precision="auto"):
+    """The context in which the network runs: bf16 autocast, or nothing.
+
+    "auto" is bf16 on a GPU that computes in it, float32 elsewhere; "float32" and "bf16" are taken at their word.
+    """
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def allow_fast_matmul():
+    """TF32 for what stays in float32 on a GPU, and convolution algorithms chosen by measurement."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def synchronize(device):
+    """Wait until the device has done all that was asked of it, so that a clock read next is true."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def describe(device):
+    """The device and the library versions, for reports."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
+    return f"{name}{threads}, torch {torch.__version__}"

@@ -1,0 +1,76 @@
+"""One process or many: the same code, whichever `torchrun` started."""
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from core.device import pick_device
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """This process among `world` processes: `rank` in 0..world-1 and the device that it runs on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def from_environment(cls, device="auto"):
+        """Joins the processes that torchrun started (its environment says which), or is the only one."""
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        if world == 1:
+            return cls(0, 1, pick_device(device))
+        device = pick_device(device)
+        if device.type == "cuda":
+            device = pick_device(f"cuda:{int(os.environ['LOCAL_RANK'])}")
+            torch.cuda.set_device(device)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=30)
+        )
+        return cls(dist.get_rank(), world, device)
+
+    @property
+    def is_main(self):
+        return self.rank == 0
+
+    def wrap(self, module):
+        """The module with gradients averaged over processes."""
+        if self.world == 1:
+            return module
+        ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+
+    def broadcast(self, tensors):
+        """Makes each tensor equal to that of rank 0, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def mean(self, tensor):
+        """The mean of a tensor over processes."""
+        if self.world > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+            tensor /= self.world
+        return tensor
+
+    def gather(self, value):
+        """The picklable values of all processes, in the order of ranks, on every process."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self):
+        if self.world > 1:
+            dist.barrier()
+
+    def close(self):
+        if self.world > 1:
+            dist.destroy_process_group()

@@ -1,0 +1,87 @@
+"""Everything that the network knows of the low-resolution image: computed once per image, whatever the noise level."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.blocks import EqualConv2d, EqualLinear, FusedLeakyReLU
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What `Network.condition` returns and `encode` and `decode` take."""
+
+    lr_feature: Tensor  # (B, 3, H, W)
+    gains: tuple[Tensor, ...]  # of the implicit upsampler from level 1, 2, ...: (B, C_i, 1, 1)
+    shifts: tuple[Tensor, ...]  # likewise: (B, C_i, H/2^i, W/2^i)
+
+
+def conv3(channels):
+    return nn.Conv2d(channels, channels, 3, padding=1)
+
+
+class LREncoder(nn.Module):
+    """EDSR-style encoder (Lim et al. 2017) of the LR image, resized to the target: (B, 3, h, w) -> (B, 3, H, W)."""
+
+    def __init__(self, n_resblocks=16, n_feats=64):
+        super().__init__()
+        self.head = nn.Conv2d(3, n_feats, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(conv3(n_feats), nn.ReLU(), conv3(n_feats)) for _ in range(n_resblocks)
+        )
+        self.body_end = conv3(n_feats)
+        self.tail = nn.Conv2d(n_feats, 3, 3, padding=1)
+
+    def forward(self, lr_image, size):
+        head = self.head(lr_image)
+        h = head
+        for block in self.blocks:
+            h = h + block(h)
+        h = self.body_end(h) + head
+        return self.tail(F.interpolate(h, size=size, mode="nearest"))
+
+
+class ConditioningPyramid(nn.Module):
+    """From the LR feature, the gain and shift of each implicit upsampler (spec: scale-adaptive conditioning of IDM)."""
+
+    def __init__(self, channels):  # of each UNet level
+        super().__init__()
+        coarser = range(1, len(channels))
+        self.first = nn.Sequential(EqualConv2d(3, channels[0], 3, padding=1, bias=False), FusedLeakyReLU(channels[0]))
+        widths = [channels[0], *channels]  # g_0 has C·m_0 channels, g_{i+1} has C·m_i
+        self.down = nn.ModuleList(
+            nn.Sequential(
+                EqualConv2d(widths[i - 1], widths[i], 3, stride=2, padding=1, bias=False), FusedLeakyReLU(widths[i])
+            )
+            for i in coarser
+        )
+        self.shift = nn.ModuleList(EqualConv2d(widths[i], channels[i], 3, padding=1) for i in coarser)
+        self.scale1 = nn.ModuleList(EqualLinear(1, channels[i]) for i in coarser)
+        self.scale2 = nn.ModuleList(EqualLinear(1, channels[i]) for i in coarser)
+        kernel = torch.tensor([1.0, 3.0, 1.0])
+        self.register_buffer("kernel", torch.outer(kernel, kernel)[None, None] / 25, persistent=False)
+
+    def blur(self, x):
+        return F.conv2d(x, self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+
+    def forward(self, lr_feature, scale):  # (B, 3, H, W), (B, 1)
+        gains, shifts = [], []
+        g = self.first(lr_feature)
+        for down, shift, scale1, scale2 in zip(self.down, self.shift, self.scale1, self.scale2, strict=True):
+            g = down(self.blur(g))
+            s1, s2 = scale1(scale), scale2(scale)  # (B, C_i)
+            r = torch.rsqrt(s1.square() + s2.square() + 1e-8)
+            gains.append((s1 * r)[:, :, None, None])
+            shifts.append(shift(g) * (s2 * r)[:, :, None, None])
+        return tuple(gains), tuple(shifts)
+
+
+def relative_scale(size, lr_size, factor):
+    """The scale p in [0, 1] of a target size: 0 at the LR size, 1 at `factor` times it, the largest that was trained.
+
+    Sizes are (height, width) in pixels. With sides l -> s and the full side r = factor·l, p = (s - l)/(r - l).
+    """
+    magnification = (size[0] / lr_size[0] + size[1] / lr_size[1]) / 2
+    return min(max((magnification - 1) / (factor - 1), 0.0), 1.0) if factor > 1 else 1.0

@@ -1,0 +1,52 @@
+"""Training: what is drawn for a batch, and the loss (spec: conditioning on a continuous noise level, WaveGrad, SR3)."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
+
+
+def draw_noise_levels(schedule, batch, generator):
+    """γ (B,) on the CPU: t ~ U{1..T}, then γ ~ U(γ_t, γ_{t-1}), with γ_t = sqrt(ᾱ_t) and γ_0 = 1."""
+    levels = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alphas_cumprod.sqrt()])
+    t = torch.randint(1, schedule.n_timestep + 1, (batch,), generator=generator)
+    position = torch.rand(batch, generator=generator, dtype=torch.float64)
+    return (levels[t] + position * (levels[t - 1] - levels[t])).float()
+
+
+def draw_side(lr_side, hr_side, generator):
+    """Continuous scale: p ~ U(0, 1) -> (p of the rounded size, side round(l + (h - l)·p)), one for the whole batch."""
+    p = torch.rand((), generator=generator).item()
+    side = max(round(lr_side + (hr_side - lr_side) * p), lr_side + 1)
+    return (side - lr_side) / (hr_side - lr_side), side
+
+
+def resize(image, size):
+    """Bicubic with antialiasing: (B, C, H, W) -> (B, C, *size). What Pillow computes, but for rounding."""
+    return F.interpolate(image, size=tuple(size), mode="bicubic", antialias=True)
+
+
+def target(prediction, hr, noise, noise_level):
+    """What the network is to predict: ε, or v = γ·ε - sqrt(1-γ²)·y_0 (Salimans & Ho 2022)."""
+    return noise if prediction == "epsilon" else noise_level * noise - (1 - noise_level.square()).sqrt() * hr
+
+
+class DiffusionLoss(nn.Module):
+    """The training objective as a module, so that one wrapper (DDP, compile) sees the whole forward pass."""
+
+    def __init__(self, network, loss="l1"):
+        super().__init__()
+        self.network = network
+        self.loss = LOSSES[loss]
+
+    def forward(self, lr, hr, noise, noise_level, scale):
+        """lr (B, 3, h, w), hr and noise (B, 3, H, W), noise_level (B,), scale p a float -> scalar loss.
+
+        y = γ·y_0 + sqrt(1-γ²)·ε; the loss is the mean of |ε - ε̂| (l1) or its square (l2).
+        """
+        gamma = noise_level[:, None, None, None]
+        x_t = gamma * hr + (1 - gamma.square()).sqrt() * noise
+        condition = self.network.condition(lr, hr.shape[2:], scale)
+        prediction = self.network(x_t, noise_level, condition)
+        return self.loss(prediction.float(), target(self.network.prediction, hr, noise, gamma))

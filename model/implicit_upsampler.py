@@ -1,0 +1,63 @@
+"""The implicit upsampler: from a feature map to any larger size, by an MLP over (nearest feature, offset to it).
+
+The published MLP has two linear layers with nothing between them, so it is one affine map A·q + B·δ + c of the nearest
+source feature q and the offset δ. A·q + c runs on the source grid before the pixels are copied (a quarter of the
+operations at a factor of two), and B·δ separates into a term per row and a term per column.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from model.blocks import FusedLeakyReLU
+
+
+def _pixel_centres(n):
+    """Centres of n pixels that tile [-1, 1], in float32 and in this order of operations: it decides ties."""
+    return -1 + 1 / n + (2 / n) * torch.arange(n).float()
+
+
+@lru_cache(maxsize=512)
+@torch.inference_mode(False)  # a cached table made while sampling must serve training too
+def nearest_pixels(source, target, device):
+    """For each of `target` pixels of a line, the nearest of `source` pixels.
+
+    Returns (index, offset), both (target,): the source pixel, and the offset from its centre,
+    δ = (coord - coord_q)·source, in [-1, 1].
+    """
+    coord = _pixel_centres(target)
+    index = (((coord + 1) * source - 1) / 2).round().long().clamp(0, source - 1)
+    offset = (coord - _pixel_centres(source)[index]) * source
+    return index.to(device), offset.to(device)
+
+
+class ImplicitUpsampler(nn.Module):
+    """Scale-adaptive modulation by the condition, then the affine map of (nearest feature, offset) at each pixel."""
+
+    hidden = 256
+
+    def __init__(self, channels):
+        super().__init__()
+        self.activation = FusedLeakyReLU(channels)
+        self.linear1 = nn.Linear(channels + 2, self.hidden)
+        self.linear2 = nn.Linear(self.hidden, channels)
+
+    def affine(self):
+        """The two linear layers as one: A (C, C) on features, B (C, 2) on (row, column) offsets, c (C,)."""
+        weight = self.linear2.weight @ self.linear1.weight
+        bias = self.linear2.weight @ self.linear1.bias + self.linear2.bias
+        return weight[:, :-2], weight[:, -2:], bias
+
+    def forward(self, h, gain, shift, size):
+        """h (K·B, C, h, w), gain (B, C, 1, 1), shift (B, C, h, w), size (H, W) -> (K·B, C, H, W)."""
+        modulated = h.unflatten(0, (-1, len(gain))) * gain + shift
+        h = self.activation(modulated.flatten(0, 1))
+        on_feature, on_offset, bias = self.affine()
+        h = F.conv2d(h, on_feature[:, :, None, None], bias)
+        rows, row_offset = nearest_pixels(h.shape[2], size[0], h.device)
+        columns, column_offset = nearest_pixels(h.shape[3], size[1], h.device)
+        per_row = torch.outer(on_offset[:, 0], row_offset)[:, :, None]  # (C, H, 1)
+        per_column = torch.outer(on_offset[:, 1], column_offset)[:, None, :]  # (C, 1, W)
+        return h.index_select(2, rows).index_select(3, columns) + (per_row + per_column).to(h.dtype)

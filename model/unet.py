@@ -1,0 +1,101 @@
+"""The UNet, encoder and decoder apart, so that a sampler can run the encoder at key steps alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.blocks import ResidualBlock
+from model.implicit_upsampler import ImplicitUpsampler
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """What the decoder needs of the encoder: every intermediate output, in order, and the bottleneck."""
+
+    skips: tuple[Tensor, ...]
+    bottleneck: Tensor
+
+
+class UNetEncoder(nn.Module):
+    """[LR feature, noisy image] (B, 6, H, W) and a noise embedding (B, C) -> EncoderState."""
+
+    def __init__(self, in_channel, channels, attention, res_blocks, emb_channels, norm_groups, dropout):
+        super().__init__()
+        self.input = nn.Conv2d(in_channel, channels[0], 3, padding=1)
+        self.levels = nn.ModuleList()
+        self.downsamples = nn.ModuleList()
+        width = channels[0]
+        for level, out in enumerate(channels):
+            blocks = nn.ModuleList()
+            for _ in range(res_blocks):
+                blocks.append(ResidualBlock(width, out, emb_channels, norm_groups, dropout, attention[level]))
+                width = out
+            self.levels.append(blocks)
+            if level + 1 < len(channels):
+                self.downsamples.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+        self.mid1 = ResidualBlock(width, width, emb_channels, norm_groups, dropout, attention=True)
+        self.mid2 = ResidualBlock(width, width, emb_channels, norm_groups, dropout)
+
+    def forward(self, x, embedding):
+        h = self.input(x)
+        skips = [h]
+        for level, blocks in enumerate(self.levels):
+            for block in blocks:
+                h = block(h, embedding)
+                skips.append(h)
+            if level < len(self.downsamples):
+                h = self.downsamples[level](h)
+                skips.append(h)
+        return EncoderState(tuple(skips), self.mid2(self.mid1(h, embedding), embedding))
+
+    @staticmethod
+    def skip_channels(channels, res_blocks):
+        """Channels of the skips, in the order in which they are made."""
+        widths = [channels[0]]
+        for level, out in enumerate(channels):
+            widths += [out] * (res_blocks + (level + 1 < len(channels)))
+        return widths
+
+
+class UNetDecoder(nn.Module):
+    """EncoderState of B images, noise embeddings (K·B, C), gains and shifts -> prediction (K·B, 3, H, W)."""
+
+    def __init__(self, out_channel, channels, attention, res_blocks, emb_channels, norm_groups, dropout):
+        super().__init__()
+        skips = UNetEncoder.skip_channels(channels, res_blocks)
+        width = channels[-1]
+        levels, upsamplers = [], []  # from the coarsest level to the finest
+        for level in reversed(range(len(channels))):
+            blocks = nn.ModuleList()
+            for _ in range(res_blocks + 1):
+                blocks.append(
+                    ResidualBlock(
+                        width + skips.pop(), channels[level], emb_channels, norm_groups, dropout, attention[level]
+                    )
+                )
+                width = channels[level]
+            levels.append(blocks)
+            if level > 0:
+                upsamplers.append(ImplicitUpsampler(width))
+        self.levels = nn.ModuleList(levels)
+        self.upsamplers = nn.ModuleList(upsamplers)
+        self.norm = nn.GroupNorm(norm_groups, width)
+        self.output = nn.Conv2d(width, out_channel, 3, padding=1)
+
+    def forward(self, state, embedding, gains, shifts):
+        skips = list(state.skips)
+        repeats = len(embedding) // len(state.bottleneck)
+        h = repeat(state.bottleneck, repeats)
+        for n, blocks in enumerate(self.levels):
+            for block in blocks:
+                h = block(torch.cat([h, repeat(skips.pop(), repeats)], dim=1), embedding)
+            if n < len(self.upsamplers):
+                h = self.upsamplers[n](h, gains[-1 - n], shifts[-1 - n], skips[-1].shape[2:])
+        return self.output(F.silu(self.norm(h)))
+
+
+def repeat(x, times):
+    """(B, ...) -> (times·B, ...), image b at every k·B + b."""
+    return x if times == 1 else x.expand(times, *x.shape).flatten(0, 1)
