@@ -1,0 +1,91 @@
+"""What the keys of a config must be to each other.
+
+Each check takes a config whose keys are right one by one, and yields (path of the key to change, what is wrong).
+"""
+
+from model import ModelError
+from model.sampler import SamplingPlan
+
+
+def check_images(config):
+    for name, images in config["datasets"].items():
+        path = f"datasets.{name}"
+        low, high = images["l_resolution"], images["r_resolution"]
+        if low > high:
+            yield f"{path}.l_resolution", f"is {low}, but must be at most r_resolution, {high}"
+        for key in ("hr_dataroot", "lr_dataroot"):
+            if images["dataroot"] and images[key]:
+                yield f"{path}.{key}", "is given beside dataroot: name one or the other"
+        if images["hr_dataroot"] and images["datatype"] == "lmdb":
+            yield f"{path}.datatype", "is lmdb, but must be img for hr_dataroot, or dataroot the LMDB"
+        if images["lr_dataroot"] and images["use_crop"] and high % low:
+            yield f"{path}.r_resolution", f"is {high}, but must be a multiple of l_resolution, {low}: crops align"
+
+
+def check_run(config):
+    """What a run needs that inference does not: the sections of its phase, and where their images come from."""
+    training = config["phase"] == "train"
+    sets = validation_sets(config)
+    there = {"train": "train" in config, "datasets.train": "train" in config["datasets"], "datasets.val": bool(sets)}
+    for section in ("train", "datasets.train") if training else ("datasets.val",):
+        if not there[section]:
+            yield section, f"is missing: phase {config['phase']} needs this section"
+    for name in config["datasets"] if training else sets:
+        images = config["datasets"][name]
+        if not images["dataroot"] and not images["hr_dataroot"]:
+            key = "hr_dataroot" if images["lr_dataroot"] else "dataroot"
+            yield f"datasets.{name}.{key}", "is missing: images come from dataroot, or hr_dataroot and lr_dataroot"
+
+
+def validation_sets(config):
+    """The names of all sections of images but that to train on."""
+    return [name for name in config["datasets"] if name != "train"]
+
+
+def check_unet(config):
+    unet, image_size = config["model"]["unet"], config["model"]["diffusion"]["image_size"]
+    channels, groups = unet["inner_channel"], unet["norm_groups"]
+    if channels % 2:
+        yield "model.unet.inner_channel", f"is {channels}, but must be even: its halves are sines and cosines of γ"
+    # The first GroupNorm sees inner_channel channels; all others, those on a concatenated skip too, see a multiple.
+    if channels % groups:
+        divisors = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
+        yield "model.unet.norm_groups", f"is {groups}, but must divide inner_channel, {channels}: {divisors}"
+    sizes = [image_size // 2**level for level in range(len(unet["channel_multiplier"]))]
+    for size in unet["attn_res"]:
+        if size not in sizes:
+            allowed = ", ".join(map(str, sizes))
+            yield "model.unet.attn_res", f"has {size}, but levels of diffusion.image_size are {allowed}"
+
+
+def check_betas(config):
+    for phase, betas in config["model"]["beta_schedule"].items():
+        first, last = betas["linear_start"], betas["linear_end"]
+        if first > last:
+            yield f"model.beta_schedule.{phase}.linear_start", f"is {first:g}, but must be at most linear_end, {last:g}"
+
+
+def check_sparse(config):
+    sparse, optimizer = config["sparse"], config.get("train", {}).get("optimizer", {})
+    if not sparse["enabled"] or optimizer.get("type") != "sgd":
+        return
+    for key, rule in (("prune", "magnitude_variance"), ("redistribution", "variance")):
+        if sparse[key] == rule:
+            yield f"sparse.{key}", f"is {rule}, which needs the second moment of adam or adamw, not sgd"
+    if optimizer["momentum"] == 0 and "momentum" in sparse["growth"] + sparse["redistribution"]:
+        yield "train.optimizer.momentum", "is 0, but the growth or redistribution by momentum needs some"
+
+
+def check_sampling(config):
+    sampling, n_timestep = config["sample"], config["model"]["beta_schedule"]["val"]["n_timestep"]
+    if (sampling["steps"] or 1) > n_timestep:
+        allowed = f"at most model.beta_schedule.val.n_timestep, {n_timestep}"
+        yield "sample.steps", f"is {sampling['steps']}, but must be {allowed}"
+        return
+    try:
+        SamplingPlan.parse(sampling["key_steps"], sampling["steps"], n_timestep)
+    except ModelError as error:
+        yield "sample.key_steps", f"is not a plan: {error}"
+
+
+CROSS_CHECKS = (check_images, check_unet, check_betas, check_sparse, check_sampling)

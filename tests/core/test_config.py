@@ -1,0 +1,452 @@
+"""Configs: what loads, what is filled in, and the one line that each mistake gets."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from core.config import check_config, config_notices, load_config, main, reference
+from core.config_file import dump_config, strip_comments
+from core.errors import UserError, one_line_errors
+from core.optimization import build_optimizer
+from core.schema import SCHEMA, Key, walk
+from data import DataError
+from model import ModelError, build_network
+from sparse import Masker, SparseError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path for path in (ROOT / "config").iterdir() if path.suffix in (".yaml", ".json"))
+PUBLISHED = ROOT / "config" / "ffhq_liifsr3_scaler_16_128.json"
+
+SMALL = """
+name: small
+datasets:
+  train: {dataroot: images, l_resolution: 8, r_resolution: 32, batch_size: 4}
+  val: {dataroot: images, l_resolution: 8, r_resolution: 32}
+model:
+  unet: {inner_channel: 16, norm_groups: 8, channel_multiplier: [1, 2, 2], attn_res: [8], res_blocks: 1}
+  beta_schedule: {train: {n_timestep: 100}}
+  diffusion: {image_size: 32}
+train:
+  n_iter: 10
+  optimizer: {lr: 1e-4}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(text, name="small.yaml") -> the path of a config of that text."""
+
+    def write(text, name="small.yaml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def small(write):
+    return write(SMALL)
+
+
+def at(config, path):
+    for name in path.split("."):
+        config = config[name]
+    return config
+
+
+def error_of(path, *overrides, flags=None):
+    """The message for a config that must be refused; it is one line."""
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides, flags)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 400
+    return message
+
+
+# What loads.
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configs_of_the_project_are_right_and_build(path):
+    config = load_config(path)
+    with torch.device("meta"):
+        network = build_network(config["model"], initialised=False)
+    assert network.schedule.n_timestep == config["model"]["beta_schedule"]["val"]["n_timestep"]
+
+
+def test_every_experiment_has_a_config():
+    names = {path.name for path in CONFIGS}
+    assert names >= {PUBLISHED.name, "faces_16_128.yaml", "faces_16_128_base.yaml", "general_x4.yaml", "demo.yaml"}
+
+
+def test_published_config_means_what_was_published():
+    config = load_config(PUBLISHED)
+    expected = {
+        "name": "ffhq_scaler",
+        "path.results_sr": "results/sr",
+        "datasets.train.r_resolution": 128,
+        "datasets.train.sample_q": None,
+        "datasets.train.batch_size": 32,
+        "datasets.val.data_len": 100,
+        "model.unet.inner_channel": 64,
+        "model.unet.norm_groups": 32,
+        "model.unet.channel_multiplier": [1, 2, 4, 8, 8],
+        "model.lr_encoder.n_resblocks": 16,
+        "model.lr_encoder.n_feats": 64,
+        "model.beta_schedule.val.linear_start": 1e-6,
+        "model.diffusion.prediction": "epsilon",
+        "train.val_freq": 3000,
+        "train.optimizer.lr": 1e-4,
+        "train.ema_scheduler.ema_decay": 0.9999,
+        "sparse.enabled": False,
+        "sample.solver": "ddpm",
+        "sample.steps": None,
+        "sample.key_steps": "uniform:10",
+        "wandb.project": "sr_ffhq",
+    }
+    assert {path: at(config, path) for path in expected} == expected
+    assert type(config["train"]["val_freq"]) is int
+    (notice,) = config_notices(config)
+    assert notice.startswith("model.pretrained_encoder has no effect")
+
+
+def test_comments_leave_strings_alone():
+    text = r'{"url": "https://x//y", // "no": 1' + "\n" + r'"quote": "a \" // b", "n": 1e3 // last' + "\n}"
+    assert json.loads(strip_comments(text)) == {"url": "https://x//y", "quote": 'a " // b', "n": 1e3}
+
+
+def test_json_and_yaml_of_the_same_keys_are_the_same_config(write):
+    commented = json.dumps(yaml.safe_load(SMALL), indent=1).replace("\n", " // why: \"not\"\n")
+    assert load_config(write(commented, "small.json")) == load_config(write(SMALL))
+
+
+def test_numbers_are_read_as_they_are_meant(small):
+    config = load_config(small, ["n_iter=3e3", "train.batch_size=8.0", "lr=2", "weight_decay=1e-2"])
+    assert config["train"]["n_iter"] == 3000 and type(config["train"]["n_iter"]) is int
+    assert config["datasets"]["train"]["batch_size"] == 8
+    assert config["train"]["optimizer"]["lr"] == 2.0 and type(config["train"]["optimizer"]["lr"]) is float
+    assert config["train"]["optimizer"]["weight_decay"] == 0.01
+    assert load_config(small, ["resume_state=''"])["path"]["resume_state"] is None
+
+
+# What is filled in.
+
+
+def test_every_key_is_filled(small):
+    config = load_config(small)
+    missing = [path for path, _ in walk(SCHEMA) if not has(config, path)]
+    assert missing == []
+
+
+def has(config, path):
+    try:
+        at(config, path)
+    except KeyError:
+        return False
+    return True
+
+
+def test_defaults_that_depend_on_the_rest(write, small):
+    config = load_config(small)
+    assert config["datasets"]["val"]["name"] == "val"
+    assert config["model"]["beta_schedule"]["val"] == config["model"]["beta_schedule"]["train"]
+    assert config["sparse"]["enabled"] is False
+    assert load_config(write(SMALL + "sparse: {density: 0.3}"))["sparse"]["enabled"] is True
+    assert load_config(small, ["density=0.3"])["sparse"]["enabled"] is True
+    assert load_config(small, ["density=0.3", "sparse.enabled=false"])["sparse"]["enabled"] is False
+
+
+def test_the_same_default_list_is_not_shared(small):
+    first, second = load_config(small), load_config(small)
+    first["train"]["optimizer"]["betas"].append(1)
+    assert second["train"]["optimizer"]["betas"] == [0.9, 0.999]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_checked_config_stays_as_it_is(path, write):
+    config = load_config(path)
+    before = copy.deepcopy(config)
+    assert check_config(config) == config == before
+    assert check_config(json.loads(json.dumps(config))) == config  # as in a checkpoint's metadata
+    assert load_config(write(dump_config(config))) == config
+
+
+def test_inference_needs_no_training_section():
+    config = {"name": "small", "model": yaml.safe_load(SMALL)["model"]}
+    checked = check_config(config)
+    assert "train" not in checked and checked["datasets"] == {} and checked["sample"]["solver"] == "ddpm"
+
+
+# What is refused: (overrides, the words that the line must have).
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("density=1.5", ["sparse.density", "1.5", "(0, 1]"]),
+        ("density=0", ["sparse.density", "(0, 1]"]),
+        ("n_iter=0", ["train.n_iter", "1 or more"]),
+        ("n_iter=-3", ["train.n_iter", "1 or more"]),
+        ("n_iter=2.5", ["train.n_iter", "2.5", "whole number"]),
+        ("n_iter=true", ["train.n_iter", "true", "whole number"]),
+        ("n_iter=.inf", ["train.n_iter", "inf", "whole number"]),
+        ("n_iter=1" + 400 * "0", ["train.n_iter", "whole number"]),
+        ("lr=fast", ["train.optimizer.lr", "'fast'", "a number above 0"]),
+        ("lr=.nan", ["train.optimizer.lr", "nan", "a number above 0"]),
+        ("train.augment=maybe", ["datasets.train.augment", "'maybe'", "true | false"]),
+        ("loss=l3", ["train.loss", "'l3'", "l1 | l2"]),
+        ("name=a/b", ["name", "'a/b'", "folder"]),
+        ("name=2026", ["name", "2026", "in quotes"]),
+        ("channel_multiplier=[]", ["model.unet.channel_multiplier", "at least one"]),
+        ("betas=[0.9]", ["train.optimizer.betas", "a list of 2"]),
+        ("conditional=false", ["model.diffusion.conditional", "true"]),
+        ("inner_channel=20", ["model.unet.norm_groups", "8", "inner_channel, 20: 1, 2, 4, 5, 10, 20"]),
+        ("attn_res=[8, 12]", ["model.unet.attn_res", "12", "32, 16, 8"]),
+        ("train.l_resolution=64", ["datasets.train.l_resolution", "64", "32"]),
+        ("beta_schedule.val.linear_start=0.5", ["model.beta_schedule.val.linear_start", "0.5", "0.01"]),
+        ("sample.steps=101", ["sample.steps", "101", "100"]),
+        ("key_steps=often", ["sample.key_steps", "often", "uniform:K"]),
+        ("key_steps=[0, 100]", ["sample.key_steps", "100"]),
+        ("train.dataroot=null", ["datasets.train.dataroot", "missing", "hr_dataroot"]),
+        ("datasets.val.hr_dataroot=x", ["datasets.val.hr_dataroot", "dataroot"]),
+        ("resume_state=3", ["path.resume_state", "text, or null"]),
+    ],
+)
+def test_impossible_values_are_one_line(small, override, words):
+    message = error_of(small, override)
+    assert all(word in message for word in words), message
+    assert "more after this" not in message
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "suggestion"),
+    [
+        ("", "optimizer", "train.optimizer"),
+        ("", "modle", "model"),
+        ("train", "n_itr", "train.n_iter"),
+        ("train", "lr", "train.optimizer.lr"),
+        ("sparse", "seed", "train.seed or sample.seed"),
+        ("model.unet", "attention_res", "model.unet.attn_res"),
+        ("datasets", "test", "datasets.train"),
+        ("datasets.train", "batchsize", "datasets.train.batch_size"),
+        ("model.beta_schedule.train", "linear_stop", "model.beta_schedule.train.linear_start"),
+    ],
+)
+def test_unknown_keys_get_the_nearest_known_one(write, section, key, suggestion):
+    config = yaml.safe_load(SMALL) | {"sparse": {}}
+    (at(config, section) if section else config)[key] = {}
+    path = write(yaml.safe_dump(config))
+    full = f"{section}.{key}".lstrip(".")
+    assert f"{path}: unknown key {full} (nearest known key: {suggestion}" in error_of(path)
+
+
+@pytest.mark.parametrize("key", ["name", "train.n_iter", "train.optimizer.lr", "datasets.val.l_resolution"])
+def test_missing_keys(write, key):
+    config = yaml.safe_load(SMALL)
+    section, _, name = key.rpartition(".")
+    del (at(config, section) if section else config)[name]
+    assert re.search(rf"small.yaml: {re.escape(key)} is missing: ", error_of(write(yaml.safe_dump(config))))
+
+
+@pytest.mark.parametrize(
+    ("phase", "section"), [("train", "train"), ("train", "datasets.train"), ("val", "datasets.val")]
+)
+def test_a_run_needs_the_sections_of_its_phase(write, phase, section):
+    config = yaml.safe_load(SMALL) | {"phase": phase}
+    parent, _, name = section.rpartition(".")
+    del (at(config, parent) if parent else config)[name]
+    assert f"{section} is missing: phase {phase}" in error_of(write(yaml.safe_dump(config)))
+    other = {"train": "val", "val": "train"}[phase]
+    assert load_config(write(yaml.safe_dump(config)), flags={"phase": other})["phase"] == other
+
+
+@pytest.mark.parametrize("value", [None, 5, "text", [1]])
+def test_a_section_must_be_one(write, value):
+    path = write(yaml.safe_dump(yaml.safe_load(SMALL) | {"sparse": value}))
+    assert "sparse is" in (message := error_of(path)) and "section of keys" in message
+
+
+def test_several_problems_are_counted(small):
+    message = error_of(small, "density=2", "n_iter=0", "lr=0")
+    assert message.startswith("--set n_iter=0: train.n_iter") and message.endswith("(2 more after this)")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.yaml", "name: [", ["line 1", "not YAML"]),
+        ("a.yaml", "", ["no section of keys"]),
+        ("a.yaml", "- 1", ["no section of keys"]),
+        ("a.yaml", "name: 2026-02-30", ["not YAML"]),
+        ("a.yaml", "name: a\ntrain: {n_iter: 1, n_iter: 2}", ["n_iter", "twice"]),
+        ("a.yaml", "train.n_iter: 3\n" + SMALL, ["train.n_iter", "nest the keys"]),
+        ("a.json", '{"name": "a", // comment\n "name": "b"}', ["name", "twice"]),
+        ("a.json", '{\n "name": // comment\n}', ["line 3", "not JSON"]),
+    ],
+)
+def test_unreadable_files(write, name, text, words):
+    message = error_of(path := write(text, name))
+    assert str(path) in message and all(word in message for word in words), message
+
+
+def test_files_that_cannot_be_opened(tmp_path):
+    assert "No such file" in error_of(tmp_path / "none.yaml")
+    assert "irectory" in error_of(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe9")
+    assert "UTF-8" in error_of(tmp_path / "latin.yaml")
+
+
+# The command line.
+
+
+def test_overrides_by_full_path_and_by_tail(small):
+    config = load_config(small, ["train.batch_size=16", "sparse.density=0.5", "lr=2e-4", "key_steps=none"])
+    assert config["datasets"]["train"]["batch_size"] == 16
+    assert config["sparse"]["density"] == 0.5
+    assert config["train"]["optimizer"]["lr"] == 2e-4
+    assert config["sample"]["key_steps"] == "none"
+    assert load_config(small, ["lr=1", "lr=2"])["train"]["optimizer"]["lr"] == 2
+
+
+def test_overrides_win_over_flags_and_flags_over_the_file(small):
+    flags = {"train.optimizer.lr": 3.0, "train.n_iter": 7, "sparse.enabled": True, "sparse.density": None}
+    config = load_config(small, ["lr=2"], flags)
+    assert (config["train"]["optimizer"]["lr"], config["train"]["n_iter"]) == (2.0, 7)
+    assert config["sparse"] | {"enabled": True, "density": 0.15} == config["sparse"]
+    assert error_of(small, flags={"train.n_iter": 0}).startswith("command line: train.n_iter is 0")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("batch_size=4", ["datasets.train.batch_size, datasets.val.batch_size"]),
+        ("optimzer.lr=1", ["unknown key", "train.optimizer.lr"]),
+        ("datasets.test.dataroot=x", ["unknown key", "datasets.train.dataroot"]),
+        ("sparse=true", ["a section", "enabled"]),
+        ("lr", ["KEY=VALUE"]),
+        ("=1", ["KEY=VALUE"]),
+        ("exclude=[", ["not YAML"]),
+    ],
+)
+def test_bad_overrides(small, override, words):
+    message = error_of(small, override)
+    assert message.startswith("--set ") and all(word in message for word in words), message
+
+
+def test_further_validation_sets(small):
+    added = [f"datasets.val_ffhq.{pair}" for pair in ("dataroot=ffhq", "l_resolution=8", "r_resolution=32")]
+    assert list(load_config(small, added)["datasets"]) == ["train", "val", "val_ffhq"]
+    assert "datasets.val_ffhq.r_resolution is missing" in error_of(small, *added[:2])
+
+
+def test_notices_name_what_has_no_effect(small):
+    assert config_notices(load_config(small)) == []
+    asked = ["gpu_ids=[0, 1]", "finetune_norm=true", "which_model_G=ddpm", "datasets.val.use_shuffle=true"]
+    notices = config_notices(load_config(small, asked))
+    assert [notice.split()[0] for notice in notices] == [
+        "gpu_ids", "datasets.val.use_shuffle", "model.which_model_G", "model.finetune_norm",
+    ]  # fmt: skip
+
+
+# Agreement with the parts that a config is for.
+
+
+@pytest.mark.parametrize("inner_channel", [8, 12, 48])
+@pytest.mark.parametrize("norm_groups", [1, 3, 4, 5, 12, 16])
+@pytest.mark.parametrize("multipliers", [[1], [1, 2, 3], [1, 3, 1]])
+def test_norm_groups_are_refused_where_the_network_cannot_be_built(small, inner_channel, norm_groups, multipliers):
+    config = load_config(small, ["norm_groups=1", "attn_res=[]", f"channel_multiplier={multipliers}"])
+    config["model"]["unet"] |= {"inner_channel": inner_channel, "norm_groups": norm_groups}
+
+    def accepts(function):
+        try:
+            function()
+        except (UserError, ValueError):
+            return False
+        return True
+
+    with torch.device("meta"):
+        builds = accepts(lambda: build_network(config["model"], initialised=False))
+    assert accepts(lambda: check_config(config)) == builds
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+@pytest.mark.parametrize("key", ["prune", "growth", "redistribution", "init", "prune_rate_schedule"])
+def test_sparse_rules_are_those_of_the_masker(small, kind, key):
+    names = SCHEMA["sparse"][key].kind.allowed.split(" | ")
+    assert len(names) >= 3
+    options = load_config(small)["train"]["optimizer"]
+    for name in names:
+        module = torch.nn.Linear(4, 4)
+        optimizer = build_optimizer(module.parameters(), options | {"type": kind}, torch.device("cpu"))
+        try:
+            Masker(module, optimizer, density=0.5, **{key: name})
+        except SparseError:
+            assert f"sparse.{key}" in error_of(small, "sparse.enabled=true", f"type={kind}", f"sparse.{key}={name}")
+        else:
+            load_config(small, ["sparse.enabled=true", f"type={kind}", f"sparse.{key}={name}"])
+
+
+def test_published_spellings_of_rules(small):
+    asked = ["prune=set", "growth=Momentum", "redistribution=nonzeros"]
+    sparse = load_config(small, asked)["sparse"]
+    assert (sparse["prune"], sparse["growth"], sparse["redistribution"]) == ("SET", "momentum", "nonzero")
+
+
+# The reference, and the command line of the module.
+
+
+def test_reference_tells_every_key():
+    lines = reference().splitlines()
+    entries = list(walk(SCHEMA))
+    assert len(lines) == len(entries)
+    for line, (path, entry) in zip(lines, entries, strict=True):
+        assert line.strip().startswith(path.rpartition(".")[2] + ":")
+        assert not isinstance(entry, Key) or "# " in line
+
+
+def test_the_module_checks_a_file_and_prints_it_whole(small, capsys):
+    main([str(small), "--set", "n_iter=20", "--set", "gpu_ids=0"])
+    printed = capsys.readouterr()
+    assert yaml.safe_load(printed.out) == load_config(small, ["n_iter=20", "gpu_ids=0"])
+    assert printed.err.startswith("note: gpu_ids") and printed.err.count("\n") == 1
+
+
+def test_a_user_error_of_a_program_is_one_line_and_exit_code_2(small):
+    command = [sys.executable, "-m", "core.config", str(small), "--set", "density=7"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: --set density=7: sparse.density is 7, but must be a number in (0, 1]\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("one\n  two"), 2, "error: one two\n"),
+        (DataError("no image"), 2, "error: no image\n"),
+        (ModelError("no network"), 2, "error: no network\n"),
+        (SparseError("no mask"), 2, "error: no mask\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_of_every_package_end_in_one_line(error, code, line, capsys):
+    @one_line_errors()
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert (exit.value.code, *capsys.readouterr()) == (code, "", line)
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        print(1 / 0)
