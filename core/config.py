@@ -9,7 +9,7 @@ import copy
 import sys
 from difflib import get_close_matches
 
-from core.config_file import dump_config, parse_yaml, read_file
+from core.config_file import dump_config, parse_yaml, read_file, unshared
 from core.cross_checks import CROSS_CHECKS, check_run, validation_sets
 from core.errors import UserError, one_line_errors
 from core.schema import REQUIRED, SCHEMA, SECTION_NOTES, Derived, schema_for, walk
@@ -158,7 +158,7 @@ def _read_value(value, key, path, report):
 
 def _with_derived_defaults(given):
     """A copy with those defaults that depend on what else is given."""
-    given = copy.deepcopy(given)
+    given = unshared(given)
     given.setdefault("sparse", {"enabled": False})
     if isinstance(given["sparse"], dict):
         given["sparse"].setdefault("enabled", True)
@@ -167,7 +167,7 @@ def _with_derived_defaults(given):
             images.setdefault("name", str(name))
     betas = _section(_section(given, "model"), "beta_schedule")
     if "train" in betas:
-        betas.setdefault("val", copy.deepcopy(betas["train"]))
+        betas.setdefault("val", unshared(betas["train"]))
     return given
 
 

@@ -18,7 +18,10 @@ def read_file(path):
         raise UserError(f"{path}: cannot read the config: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a config: it is not text in UTF-8") from None
-    config = (parse_json if Path(path).suffix.lower() == ".json" else parse_yaml)(text, path)
+    try:
+        config = unshared((parse_json if Path(path).suffix.lower() == ".json" else parse_yaml)(text, path))
+    except RecursionError:
+        raise UserError(f"{path}: not a config: its sections are nested without end") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a config: it has no section of keys")
     return config
@@ -50,6 +53,13 @@ def parse_yaml(text, source):
         raise UserError(f"{source}: {where}not YAML: {problem}") from None
     except DuplicateKey as error:
         raise UserError(f"{source}: the key {error} is there twice in one section") from None
+
+
+def unshared(value):
+    """A copy in which no section is in two places, as a YAML alias puts it: a change to one is none to the other."""
+    if isinstance(value, dict):
+        return {key: unshared(item) for key, item in value.items()}
+    return [unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def dump_config(config):

@@ -164,6 +164,14 @@ def test_defaults_that_depend_on_the_rest(write, small):
     assert load_config(small, ["density=0.3", "sparse.enabled=false"])["sparse"]["enabled"] is False
 
 
+def test_an_alias_is_a_copy(write):
+    shared = SMALL.replace("train: {dataroot", "train: &set {dataroot")
+    shared = re.sub(r"val: \{dataroot.*\}", "val: *set", shared)
+    sets = load_config(write(shared), ["train.batch_size=9"])["datasets"]
+    assert (sets["train"]["batch_size"], sets["val"]["batch_size"]) == (9, 4)
+    assert (sets["train"]["name"], sets["val"]["name"]) == ("train", "val")
+
+
 def test_the_same_default_list_is_not_shared(small):
     first, second = load_config(small), load_config(small)
     first["train"]["optimizer"]["betas"].append(1)
@@ -288,6 +296,8 @@ def test_several_problems_are_counted(small):
         ("a.yaml", "name: 2026-02-30", ["not YAML"]),
         ("a.yaml", "name: a\ntrain: {n_iter: 1, n_iter: 2}", ["n_iter", "twice"]),
         ("a.yaml", "train.n_iter: 3\n" + SMALL, ["train.n_iter", "nest the keys"]),
+        ("a.yaml", "name: a\ntrain: &t {optimizer: *t}", ["without end"]),
+        ("a.json", 10_000 * "[", ["without end"]),
         ("a.json", '{"name": "a", // comment\n "name": "b"}', ["name", "twice"]),
         ("a.json", '{\n "name": // comment\n}', ["line 3", "not JSON"]),
     ],
