@@ -1,0 +1,60 @@
+"""Pictures, the table and the JSON file."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.report import GAP, HEADER, comparison, grid, table, write_json
+from data import DataError
+
+
+def test_grid_places_each_image_in_its_cell(make_image):
+    rows = [[make_image(8, 6, 0), make_image(8, 6, 1)], [make_image(8, 6, 2), make_image(5, 4, 3)]]
+    picture = np.asarray(grid(rows))
+    assert picture.shape == (2 * 6 + GAP, 2 * 8 + GAP, 3)
+    assert np.array_equal(picture[:6, 8 + GAP :], rows[0][1])
+    assert np.array_equal(picture[6 + GAP : 6 + GAP + 4, 8 + GAP : 8 + GAP + 5], rows[1][1])
+    assert (picture[6 : 6 + GAP] == 255).all()
+
+
+def test_comparison_magnifies_lr_by_whole_pixels(make_image):
+    lr, large = make_image(4, 4), [make_image(16, 16, phase) for phase in (1, 2, 3)]
+    picture = np.asarray(comparison([(lr, *large)]))
+    assert np.array_equal(picture[HEADER:, :16], np.asarray(lr).repeat(4, axis=0).repeat(4, axis=1))
+    assert np.array_equal(picture[HEADER:, -16:], large[2])
+    assert (picture[:HEADER] < 128).any()  # labels
+
+
+def test_table_puts_bicubic_beside_sr():
+    mean = {"psnr": 23.456, "bicubic_psnr": 21.63, "ssim": 0.61, "bicubic_ssim": 0.574, "seconds": 1.5}
+    text = table({"mean": mean, "dataset": {"name": "faces"}, "images": 7, "sampling": "ddim"})
+    lines = text.splitlines()
+    assert "faces, 7 images, ddim" in lines[0]
+    cells = {line[:20].strip(): line[20:].split() for line in lines[1:]}
+    assert cells == {
+        "": ["bicubic", "SR"],
+        "PSNR, dB": ["21.63", "23.46"],
+        "SSIM": ["0.5740", "0.6100"],
+        "seconds per image": ["-", "1.500"],
+    }
+
+
+def test_json_is_strict_and_whole(tmp_path):
+    path = tmp_path / "folder" / "metrics.json"
+    write_json({"psnr": math.inf, "per_image": [{"ssim": math.nan, "name": "Käthe"}]}, path)
+    assert json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail) == {
+        "psnr": None,
+        "per_image": [{"ssim": None, "name": "Käthe"}],
+    }
+    with pytest.raises(TypeError):
+        write_json({"image": Image.new("L", (1, 1))}, path)
+    assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]
+    assert "Käthe" in path.read_text(encoding="utf-8")
+
+
+def test_json_that_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(DataError, match="cannot write"):
+        write_json({}, tmp_path / ("n" * 300))
