@@ -1,0 +1,66 @@
+"""A network small enough for a test, its config, and images to super-resolve."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.checkpoint import save_checkpoint
+from core.config import check_config
+from model import build_network
+
+SMALL = {
+    "name": "small",
+    "datasets": {"val": {"name": "waves", "l_resolution": 8, "r_resolution": 32, "num_workers": 0}},
+    "model": {
+        "unet": {"inner_channel": 8, "norm_groups": 4, "channel_multiplier": [1, 2], "attn_res": [16], "res_blocks": 1},
+        "lr_encoder": {"n_resblocks": 1, "n_feats": 4},
+        "beta_schedule": {"train": {"n_timestep": 20, "linear_start": 1e-3, "linear_end": 0.3}},
+        "diffusion": {"image_size": 32, "prediction": "v"},  # random weights give grey levels, not black and white
+    },
+    "sample": {"solver": "ddim", "steps": 4, "key_steps": "uniform:2"},
+}
+
+
+def wave(width, height, phase):
+    """A colourful uint8 array (height, width, 3) without repetition."""
+    y, x = np.mgrid[:height, :width] / 7
+    channels = [np.sin(x * (1 + 0.3 * c) + phase) * np.cos(y * (1 + 0.2 * c) - phase * c) for c in range(3)]
+    return np.uint8(np.stack(channels, axis=2) * 100 + 128)
+
+
+@pytest.fixture(scope="session")
+def make_image():
+    """make_image(width, height, phase=0) -> RGB image."""
+    return lambda width, height, phase=0.0: Image.fromarray(wave(width, height, phase))
+
+
+@pytest.fixture
+def small_config(tmp_path, make_image):
+    """A checked config whose experiment and five 32x32 validation images are in tmp_path."""
+    folder = tmp_path / "waves"
+    folder.mkdir()
+    for n in range(5):
+        make_image(32, 32, n).save(folder / f"wave{n}.png")
+    config = copy.deepcopy(SMALL)
+    config["path"] = {"root": str(tmp_path / "experiments")}
+    config["datasets"]["val"]["dataroot"] = str(folder)
+    return check_config(config)
+
+
+@pytest.fixture(scope="session")
+def small_network():
+    """The network of `small_config`, with random weights."""
+    torch.manual_seed(0)
+    return build_network(check_config(SMALL)["model"]).eval()
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(small_network, tmp_path_factory):
+    """The prefix of a checkpoint of `small_network`."""
+    prefix = tmp_path_factory.mktemp("checkpoint") / "I3_E1"
+    weights = small_network.state_dict()
+    save_checkpoint(prefix, check_config(SMALL), 3, weights, weights, {}, {}, {})
+    return prefix

@@ -1,0 +1,96 @@
+"""The settings of a config reach the sampler, and a result depends on its image and its seed alone."""
+
+import pytest
+import torch
+
+from core.errors import UserError
+from core.sampling import describe_sampling, executed_plan, super_resolve, trained_factor
+from model import ModelError
+from model.sampler import SamplingPlan, sample
+
+
+@pytest.fixture
+def lr():
+    return torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture
+def settings(small_config):
+    return small_config["sample"]
+
+
+def test_is_the_sampler_with_the_settings(small_network, settings, lr):
+    options = {"eta": 0.7, "consistency": 2, "decode_batch": 1, "prior_noise": 0.1}
+    settings |= {"solver": "ddim", "key_steps": [0, 3], **options}
+    sr = super_resolve(small_network, lr, (32, 32), settings, [5, 6, 7], factor=4)
+    plan = SamplingPlan(steps=4, n_timestep=20, key_steps=(0, 3))
+    expected = sample(small_network, lr, (32, 32), plan, "ddim", [5, 6, 7], scale=1.0, **options)
+    assert torch.equal(sr, expected.clamp(-1, 1))
+    assert sr.shape == (3, 3, 32, 32)
+    assert sr.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("size", "scale"), [((8, 8), 0), ((16, 16), 1 / 3), ((32, 32), 1), ((64, 64), 1)])
+def test_the_network_is_told_the_scale(small_network, settings, lr, monkeypatch, size, scale):
+    told = []
+    condition = small_network.condition
+    monkeypatch.setattr(small_network, "condition", lambda lr, size, p: told.append(p) or condition(lr, size, p))
+    super_resolve(small_network, lr[:1], size, settings, [0], factor=4)
+    assert told == [pytest.approx(scale)]
+
+
+def test_steps_null_is_every_timestep(small_network, settings, lr):
+    settings["steps"] = None
+    seen = []
+    super_resolve(small_network, lr[:1], (16, 16), settings, [0], 4, lambda order, t, x, x0: seen.append(t))
+    assert seen == list(range(19, -1, -1))
+
+
+def test_start_shortens_the_chain(small_network, settings, lr):
+    settings |= {"steps": 10, "start": float(small_network.schedule.noise_level(5))}
+    seen = []
+    super_resolve(small_network, lr[:1], (16, 16), settings, [0], 4, lambda order, t, x, x0: seen.append(t))
+    assert seen == list(executed_plan(settings, small_network.schedule).timesteps) == [5, 4, 3, 2, 1, 0]
+
+
+def test_an_image_does_not_depend_on_its_batch(small_network, settings, lr):
+    together = super_resolve(small_network, lr, (20, 23), settings, [3, 1, 2], 4)
+    alone = super_resolve(small_network, lr[1:2], (20, 23), settings, [1], 4)
+    assert torch.allclose(together[1], alone[0], atol=1e-4)
+    other_seed = super_resolve(small_network, lr[1:2], (20, 23), settings, [4], 4)
+    assert (other_seed - alone).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_the_decoder(small_network, settings, lr, precision, dtype):
+    seen = set()
+    hook = small_network.decoder.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    settings["precision"] = precision
+    sr = super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
+    hook.remove()
+    assert seen == {dtype}
+    assert sr.dtype == torch.float32
+
+
+def test_description_names_what_is_on(small_network, settings):
+    assert describe_sampling(settings, small_network.schedule) == (
+        "ddim (eta 0), 4 of 20 steps, encoder at 2 of them (key steps uniform:2)"
+    )
+    settings |= {"solver": "dpm++", "steps": None, "key_steps": "none", "consistency": 3}
+    assert describe_sampling(settings, small_network.schedule) == (
+        "dpm++, 20 of 20 steps, encoder at 20 of them (key steps none), consistency 3"
+    )
+
+
+def test_wrong_settings_are_one_line(small_network, settings, lr):
+    settings["key_steps"] = "uniform:zero"
+    with pytest.raises(ModelError, match="uniform:K"):
+        super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
+
+
+def test_factor_is_that_of_the_training_images():
+    datasets = {"val": {"l_resolution": 16, "r_resolution": 64}, "train": {"l_resolution": 16, "r_resolution": 128}}
+    assert trained_factor({"datasets": datasets}) == 8
+    assert trained_factor({"datasets": {"val_x": datasets["val"]}}) == 4
+    with pytest.raises(UserError, match="no datasets"):
+        trained_factor({"name": "bare", "datasets": {}})
