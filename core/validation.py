@@ -1,0 +1,218 @@
+"""Validation: every image of a set is super-resolved, measured beside bicubic upsampling, saved and reported."""
+
+import platform
+import time
+from importlib.metadata import version
+from itertools import chain
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from core.cross_checks import validation_sets
+from core.device import describe, synchronize
+from core.metrics import load_lpips, lr_consistency, psnr, ssim
+from core.paths import experiment_folder
+from core.report import comparison, grid, table, write_json
+from core.sampling import describe_sampling, executed_plan, super_resolve, trained_factor
+from data import SRDataset
+from data.images import resize, save_png, to_image
+
+COMPARED = 8  # images in the comparison picture
+CHAINS = 4  # images whose chain is saved as a process grid
+STAGES = 10  # estimates in a process grid
+
+
+class Pictures(NamedTuple):
+    """One image as 8-bit RGB: what went in, what it is compared with, what came out, and the truth."""
+
+    lr: Image.Image
+    bicubic: Image.Image
+    sr: Image.Image
+    hr: Image.Image
+
+
+class Result(NamedTuple):
+    """One validated image: its entry in the report, and its pictures if they are to be compared."""
+
+    entry: dict
+    pictures: Pictures | None
+
+
+def validate_all(network, config, run, step, log, density=None, checkpoint=None):
+    """Validates on `datasets.val` and every other validation set -> {its key: what `validate` returns}."""
+    return {
+        key: validate(network, config, key, run, step, log, density, checkpoint) for key in validation_sets(config)
+    }
+
+
+def validate(
+    network,          # on run.device
+    config,           # whole and checked
+    key,              # the set: "val", or another section of config["datasets"]
+    run,              # core.distributed.Distributed: process r validates images r, r + world, ...
+    step,             # training steps behind the network
+    log,              # a logger
+    density=None,     # active share of the prunable weights; None: counted
+    checkpoint=None,  # where the network came from, for the report
+):                    # the report, on every process; with its comparison "picture" on the main one
+    """Validates one set. Writes into the experiment's folder
+
+    results/{sr,hr,lr}/<step>_<index>_{sr,hr,lr}.png    every image
+    results/process/<step>_<index>_sr_process.png       ŷ_0 along the chain, of the first few
+    results/<name>_comparison.png                       LR, bicubic, SR and HR side by side, of the first few
+    results/metrics.json                                the report
+
+    and those of a set `val_x` into a folder `val_x` in each of these. The noise of an image has the seed sample.seed +
+    index, so that no result depends on processes or batches.
+    """
+    spec = config["datasets"][key]
+    dataset = SRDataset(spec, train=False)
+    folders = output_folders(config, key)
+    lpips = load_lpips(run.device, log)
+    shard = range(run.rank, len(dataset), run.world)
+    results = []
+    for indices in batches(shard, spec["batch_size"], spec["name"], run, log):
+        samples = [dataset[index] for index in indices]
+        sr, stages, seconds = super_resolve_samples(network, config, samples, run.device)
+        timing = {"seconds": seconds, "first_batch": not results}
+        for n, sample in enumerate(samples):
+            pictures = pictures_of(sample, sr[n])
+            save(pictures, [x0[n] for x0 in stages], folders, step, sample["index"])
+            entry = identity(sample, config["sample"]) | measure(pictures, lpips) | timing
+            results.append(Result(entry, pictures if sample["index"] < COMPARED else None))
+    results = sorted(chain(*run.gather(results)), key=lambda result: result.entry["index"])
+    report = describe_run(network, config, key, run, step, density, checkpoint) | summary(results)
+    return publish(report, results, folders, log) if run.is_main else report
+
+
+def output_folders(config, key):
+    """{"results", "results_sr", ...: folder} of one validation set, made where they are missing."""
+    folder, subfolder = experiment_folder(config), "" if key == "val" else key
+    names = ("results", "results_sr", "results_hr", "results_lr", "process")
+    folders = {name: folder(name) / subfolder for name in names}
+    for path in folders.values():
+        path.mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def batches(shard, batch_size, name, run, log):
+    """The indices of a shard, batch by batch, under a progress bar; where no terminal shows it, every tenth of the way
+    is a line of the log."""
+    with tqdm(total=len(shard), desc=name, unit="image", disable=None if run.is_main else True) as bar:
+        for start in range(0, len(shard), batch_size):
+            indices = shard[start : start + batch_size]
+            yield indices
+            bar.update(len(indices))
+            done = start + len(indices)
+            if bar.disable and 10 * done // len(shard) > 10 * start // len(shard):
+                log.info(f"{name}: {done} of {len(shard)} images")
+
+
+def super_resolve_samples(network, config, samples, device):
+    """A list of the dataset's samples -> (SR (B,3,H,W), stages of the chains to save, seconds per image)."""
+    settings = config["sample"]
+    lr = torch.stack([sample["lr"] for sample in samples]).to(device)
+    size = samples[0]["hr"].shape[-2:]
+    seeds = [settings["seed"] + sample["index"] for sample in samples]
+    plan = executed_plan(settings, network.schedule)
+    stages, callback = record_chain(plan, wanted=any(sample["index"] < CHAINS for sample in samples))
+
+    synchronize(device)
+    began = time.perf_counter()
+    sr = super_resolve(network, lr, size, settings, seeds, trained_factor(config), callback)
+    synchronize(device)
+    return sr, stages, (time.perf_counter() - began) / len(samples)
+
+
+def record_chain(plan, wanted):
+    """(stages, callback): the callback adds ŷ_0 (B,3,H,W) to the stages, at even distances up to the last step; None
+    where that is not wanted."""
+    stages, orders = [], {plan.steps * (n + 1) // STAGES - 1 for n in range(STAGES)}
+
+    def callback(order, timestep, x, x0):
+        if order in orders:
+            stages.append(x0)
+
+    return stages, callback if wanted else None
+
+
+def pictures_of(sample, sr):
+    lr, hr = to_image(sample["lr"]), to_image(sample["hr"])
+    return Pictures(lr, resize(lr, hr.size), to_image(sr), hr)
+
+
+def save(pictures, stages, folders, step, index):
+    """The published files of one image."""
+    for kind in ("sr", "hr", "lr"):
+        save_png(getattr(pictures, kind), folders[f"results_{kind}"] / f"{step}_{index}_{kind}.png")
+    if index < CHAINS:
+        save_png(grid([[to_image(x0) for x0 in stages]]), folders["process"] / f"{step}_{index}_sr_process.png")
+
+
+def identity(sample, settings):
+    return {"index": sample["index"], "name": sample["name"], "seed": settings["seed"] + sample["index"]}
+
+
+def measure(pictures, lpips=None):
+    """The metrics of the SR image, and those of bicubic upsampling under names that begin with `bicubic_`."""
+    lr, bicubic, sr, hr = map(np.asarray, pictures)
+    measures = {}
+    for prefix, image in (("", sr), ("bicubic_", bicubic)):
+        measures[f"{prefix}psnr"] = psnr(image, hr)
+        measures[f"{prefix}ssim"] = ssim(image, hr)
+        measures[f"{prefix}lr_mse"] = lr_consistency(image, lr)
+        if lpips:
+            measures[f"{prefix}lpips"] = lpips(image, hr)
+    return measures
+
+
+def summary(results):
+    """The part of a report that the images make: how many, the means, and each by itself.
+
+    `seconds_warm` leaves out the first batch of each process, which pays for memory, kernels and compilation.
+    """
+    entries = [result.entry for result in results]
+    measures = [name for name in entries[0] if name not in ("index", "name", "seed", "first_batch")]
+    mean = {name: fmean(entry[name] for entry in entries) for name in measures}
+    if warm := [entry["seconds"] for entry in entries if not entry["first_batch"]]:
+        mean["seconds_warm"] = fmean(warm)
+    return {"images": len(entries), "mean": mean, "per_image": entries}
+
+
+def describe_run(network, config, key, run, step, density, checkpoint):
+    """The part of a report that says what was validated, and how, so that it can be done again."""
+    spec = config["datasets"][key]
+    told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "data_len", "l_resolution", "r_resolution")
+    libraries = ("torch", "numpy", "pillow", "scikit-image")
+    return {
+        "config": config["name"],
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "step": step,
+        "density": counted_density(network) if density is None else density,
+        "dataset": {"key": key, **{name: spec[name] for name in told}},
+        "sampling": describe_sampling(config["sample"], network.schedule),
+        "settings": {**config["sample"], "batch_size": spec["batch_size"]},
+        "device": describe(run.device),
+        "processes": run.world,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+    }
+
+
+def counted_density(network):
+    """The share of the prunable weights that are not zero."""
+    weights = network.prunable_parameters().values()
+    return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+def publish(report, results, folders, log):
+    """Writes the report and its picture, logs its table, and returns it with the picture."""
+    picture = comparison([result.pictures for result in results if result.pictures])
+    name = report["dataset"]["name"].replace("/", "_")
+    save_png(picture, folders["results"] / f"{name}_comparison.png")
+    write_json(report, folders["results"] / "metrics.json")
+    log.info(f"{table(report)}\nwritten to {folders['results']}")
+    return report | {"picture": picture}

@@ -1,0 +1,167 @@
+"""Validation: what it writes is what it measured, each image once, whatever the batches and processes."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+
+from core.distributed import Distributed
+from core.validation import CHAINS, COMPARED, validate_all
+from data import DataError
+
+LOG = logging.getLogger("smfdm.test")
+ALONE = Distributed(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def results(small_config):
+    """The folder of the pictures and metrics."""
+    return Path(small_config["path"]["root"]) / "small" / "results"
+
+
+def pixels(file):
+    return np.asarray(Image.open(file))
+
+
+def without_times(entries):
+    return [{key: value for key, value in entry.items() if key not in ("seconds", "first_batch")} for entry in entries]
+
+
+def test_report_describes_the_files(small_network, small_config, results):
+    report = validate_all(small_network, small_config, ALONE, 7, LOG)["val"]
+    for n, entry in enumerate(report["per_image"]):
+        sr, hr, lr = (pixels(results / kind / f"7_{n}_{kind}.png") for kind in ("sr", "hr", "lr"))
+        truth = Image.open(Path(small_config["datasets"]["val"]["dataroot"]) / f"wave{n}.png")
+        small = truth.resize((8, 8), Image.Resampling.BICUBIC)
+        bicubic = np.asarray(small.resize((32, 32), Image.Resampling.BICUBIC))
+        assert np.array_equal(hr, truth)
+        assert np.array_equal(lr, small)
+        assert (entry["index"], entry["name"], entry["seed"]) == (n, f"wave{n}", n)
+        assert entry["psnr"] == pytest.approx(peak_signal_noise_ratio(hr, sr, data_range=255))
+        assert entry["bicubic_psnr"] == pytest.approx(peak_signal_noise_ratio(hr, bicubic, data_range=255))
+        assert -1 <= entry["ssim"] < entry["bicubic_ssim"] <= 1  # of an untrained network
+        assert entry["lr_mse"] > entry["bicubic_lr_mse"] > 0
+    assert report["images"] == 5
+    assert report["mean"]["ssim"] == pytest.approx(np.mean([entry["ssim"] for entry in report["per_image"]]))
+
+
+def test_metrics_file_tells_how_it_was_made(small_network, small_config, results):
+    small_config["sample"]["seed"] = 40
+    report = validate_all(small_network, small_config, ALONE, 7, LOG, density=0.15, checkpoint=Path("c/I7_E1"))["val"]
+    report.pop("picture")
+    written = json.loads((results / "metrics.json").read_text())
+    assert written == report
+    assert [entry["seed"] for entry in written["per_image"]] == [40, 41, 42, 43, 44]
+    assert written["settings"]["seed"] == 40
+    assert written["settings"]["key_steps"] == "uniform:2"
+    assert (written["density"], written["step"], written["checkpoint"]) == (0.15, 7, "c/I7_E1")
+    assert (written["config"], written["dataset"]["name"]) == ("small", "waves")
+    assert written["versions"]["torch"] == torch.__version__
+    assert not list(results.rglob(".*")), "temporary files are left"
+
+
+def test_pictures(small_network, small_config, results):
+    small_config["sample"] |= {"steps": 20, "key_steps": "uniform:10"}
+    report = validate_all(small_network, small_config, ALONE, 7, LOG)["val"]
+    processes = sorted(file.name for file in (results / "process").iterdir())
+    assert processes == [f"7_{n}_sr_process.png" for n in range(CHAINS)]
+    for n in range(CHAINS):  # the chain ends in the result
+        process = pixels(results / "process" / f"7_{n}_sr_process.png")
+        assert process.shape[1] > 9 * 32
+        assert np.array_equal(process[:, -32:], pixels(results / "sr" / f"7_{n}_sr.png"))
+    comparison = pixels(results / "waves_comparison.png")
+    assert np.array_equal(comparison, report["picture"])
+    rows = min(5, COMPARED)
+    assert comparison.shape[0] > rows * 32
+    assert np.array_equal(comparison[-32:, -32:], pixels(results / "hr" / f"7_{rows - 1}_hr.png"))
+
+
+def test_batches_change_nothing(small_network, small_config, results):
+    one = validate_all(small_network, small_config, ALONE, 1, LOG)["val"]
+    small_config["datasets"]["val"]["batch_size"] = 3
+    three = validate_all(small_network, small_config, ALONE, 3, LOG)["val"]
+    for n in range(5):
+        difference = pixels(results / "sr" / f"1_{n}_sr.png").astype(int) - pixels(results / "sr" / f"3_{n}_sr.png")
+        assert abs(difference).max() <= 1
+    assert three["mean"]["psnr"] == pytest.approx(one["mean"]["psnr"], abs=1e-2)
+    assert [entry["first_batch"] for entry in three["per_image"]] == [True] * 3 + [False] * 2
+
+
+def test_every_set_has_files_of_its_own(small_network, small_config, results):
+    small_config["datasets"]["val_two"] = small_config["datasets"]["val"] | {"data_len": 2, "name": "a/b"}
+    reports = validate_all(small_network, small_config, ALONE, 7, LOG)
+    assert {key: report["images"] for key, report in reports.items()} == {"val": 5, "val_two": 2}
+    assert len(list((results / "sr").glob("*.png"))) == 5
+    assert len(list((results / "sr" / "val_two").glob("*.png"))) == 2
+    assert (results / "val_two" / "a_b_comparison.png").is_file()
+    assert json.loads((results / "val_two" / "metrics.json").read_text())["images"] == 2
+    assert json.loads((results / "metrics.json").read_text())["images"] == 5
+
+
+def test_density_is_counted_where_it_is_not_told(small_network, small_config):
+    weights = small_network.prunable_parameters()
+    weight = max(weights.values(), key=torch.numel)
+    kept = weight.detach().clone()
+    small_config["datasets"]["val"]["data_len"] = 1
+    with torch.no_grad():
+        weight.zero_()
+        report = validate_all(small_network, small_config, ALONE, 7, LOG)["val"]
+        weight.copy_(kept)
+    total = sum(weight.numel() for weight in weights.values())
+    assert report["density"] <= 1 - kept.numel() / total
+    assert report["density"] == pytest.approx(1 - kept.numel() / total, abs=1e-3)
+
+
+def test_missing_images_are_one_line(small_network, small_config):
+    small_config["datasets"]["val"]["dataroot"] += "_not_here"
+    with pytest.raises(DataError, match="not_here"):
+        validate_all(small_network, small_config, ALONE, 7, LOG)
+
+
+PROCESS = """
+import json, logging, sys
+import torch
+from core.checkpoint import load_network
+from core.distributed import Distributed
+from core.validation import validate_all
+
+torch.set_num_threads(1)
+checkpoint, config = sys.argv[1], json.loads(sys.argv[2])
+run = Distributed.from_environment("cpu")
+network, _ = load_network(checkpoint, run.device, config)
+reports = validate_all(network, config, run, 7, logging.getLogger("smfdm"))
+assert all(report["processes"] == 2 for report in reports.values())
+print(json.dumps({key: report["per_image"] for key, report in reports.items()}))
+run.close()
+"""
+
+
+def test_two_processes_count_each_image_once(small_network, small_checkpoint, small_config, results):
+    small_config["datasets"]["val_one"] = small_config["datasets"]["val"] | {"data_len": 1}  # less than processes
+    alone = validate_all(small_network, small_config, ALONE, 7, LOG)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROCESS, str(small_checkpoint), json.dumps(small_config)]
+    processes = [
+        subprocess.Popen(command, env={**world, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    for output in outputs:  # the same report on both
+        reports = json.loads(output.splitlines()[-1])
+        for key in ("val", "val_one"):
+            expected = without_times(alone[key]["per_image"])
+            assert without_times(reports[key]) == [pytest.approx(entry, rel=1e-3) for entry in expected]
+    assert json.loads((results / "metrics.json").read_text())["images"] == 5
