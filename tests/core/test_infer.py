@@ -1,0 +1,285 @@
+"""The command line that super-resolves files."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import core.inference
+from core.inference import equal_sizes, target_size
+from infer import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def infer(small_checkpoint, tmp_path, capsys):
+    """infer(inputs, *options) -> (exit code, stdout, stderr), with results in tmp_path / "out"."""
+
+    def run(inputs, *options, out=tmp_path / "out", checkpoint=small_checkpoint):
+        paths = [str(path) for path in (inputs if isinstance(inputs, list) else [inputs])]
+        try:
+            code = main(["-r", str(checkpoint), "-i", *paths, "-o", str(out), "--device", "cpu", *options])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path, make_image):
+    """A folder with images of two sizes and in two formats, one of them in a subfolder."""
+    folder = tmp_path / "photos"
+    (folder / "trip").mkdir(parents=True)
+    make_image(9, 7, 1).save(folder / "a.png")
+    make_image(8, 8, 2).save(folder / "b.jpg")
+    make_image(9, 7, 3).save(folder / "trip" / "a.png")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def files(folder):
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def pixels(file):
+    return np.asarray(Image.open(file))
+
+
+def test_keeps_names_and_subfolders(infer, photos, tmp_path):
+    code, stdout, stderr = infer(photos)
+    assert (code, stderr) == (0, "")
+    assert files(tmp_path / "out") == {"a.png", "b.png", "trip/a.png"}
+    assert Image.open(tmp_path / "out" / "a.png").size == (36, 28)  # 4 times, as the checkpoint says
+    assert "9x7 -> 36x28" in stdout
+    assert "3 of 3 images" in stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "size"),
+    [("--scale=2.5", (22, 18)), ("--size=41", (41, 32)), ("--size=11x30", (11, 30)), ("--scale=1", (9, 7))],
+)
+def test_sizes(infer, photos, tmp_path, option, size):
+    assert infer(photos / "a.png", option)[0] == 0
+    assert Image.open(tmp_path / "out" / "a.png").size == size
+
+
+def test_longer_side_of_a_portrait():
+    assert target_size((10, 40), scale=4, asked=(100,)) == (25, 100)
+    assert target_size((1, 900), scale=4, asked=(1000,)) == (1, 1000)
+
+
+def test_a_result_is_its_own_whatever_is_beside_it(infer, photos, tmp_path):
+    assert infer(photos, "--batch-size", "3", out=tmp_path / "many")[0] == 0
+    assert infer(photos / "trip" / "a.png", out=tmp_path / "one")[0] == 0
+    difference = pixels(tmp_path / "many" / "trip" / "a.png").astype(int) - pixels(tmp_path / "one" / "a.png")
+    assert abs(difference).max() <= 1
+
+
+def test_seed_and_other_settings_are_heard(infer, photos, tmp_path):
+    settings = {
+        "plain": [], "again": [], "seed": ["--seed", "1"], "steps": ["--steps", "2"], "solver": ["--solver", "ddpm"],
+        "eta": ["--eta", "0.5"], "keys": ["--key-steps", "none"], "start": ["--start", "0.8"],
+        "consistency": ["--consistency", "1"], "precision": ["--precision", "bf16"],
+    }  # fmt: skip
+    for name, options in settings.items():
+        assert infer(photos / "a.png", *options, out=tmp_path / name)[0] == 0
+    results = {name: pixels(tmp_path / name / "a.png").tobytes() for name in settings}
+    assert results.pop("again") == results["plain"]
+    assert len(set(results.values())) == len(results)
+    infer(photos / "a.png", "--decode-batch", "1", out=tmp_path / "split")
+    assert abs(pixels(tmp_path / "split" / "a.png").astype(int) - pixels(tmp_path / "plain" / "a.png")).max() <= 1
+
+
+def test_alpha_is_kept(infer, tmp_path, make_image):
+    image, alpha = make_image(8, 6), Image.linear_gradient("L").resize((8, 6))
+    image.save(tmp_path / "opaque.png")
+    image.putalpha(alpha)
+    image.save(tmp_path / "clear.png")
+    assert infer([tmp_path / "opaque.png", tmp_path / "clear.png"])[0] == 0
+    opaque, clear = (Image.open(tmp_path / "out" / f"{name}.png") for name in ("opaque", "clear"))
+    assert (opaque.mode, clear.mode) == ("RGB", "RGBA")
+    assert np.array_equal(clear.convert("RGB"), opaque)
+    assert np.array_equal(clear.getchannel("A"), alpha.resize((32, 24), Image.Resampling.BICUBIC))
+
+
+def test_sixteen_bits_are_scaled_to_eight(infer, tmp_path, make_image):
+    grey = np.asarray(make_image(8, 8).convert("L"))
+    Image.fromarray(grey).save(tmp_path / "eight.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
+    assert infer([tmp_path / "eight.png", tmp_path / "sixteen.png"])[0] == 0
+    assert np.array_equal(pixels(tmp_path / "out" / "eight.png"), pixels(tmp_path / "out" / "sixteen.png"))
+
+
+def test_a_bad_file_does_not_stop_the_rest(infer, photos, tmp_path):
+    (photos / "bad.png").write_bytes((photos / "a.png").read_bytes()[:60])
+    code, stdout, stderr = infer(photos, "--batch-size", "2")
+    assert code == 1
+    assert len(stderr.splitlines()) == 1
+    assert "bad.png" in stderr
+    assert "3 of 4 images" in stdout
+    assert files(tmp_path / "out") == {"a.png", "b.png", "trip/a.png"}
+
+
+def test_an_image_larger_than_its_result_fails(infer, photos, tmp_path, make_image):
+    make_image(30, 20).save(photos / "large.png")
+    code, _, stderr = infer(photos, "--size", "24")
+    assert code == 1
+    assert "large.png has 30x20 pixels, more than the 24x16" in stderr
+    assert files(tmp_path / "out") == {"a.png", "b.png", "trip/a.png"}
+
+
+def test_a_result_that_cannot_be_written_fails(infer, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "trip").write_text("a file where a folder must be")
+    code, _, stderr = infer(photos)
+    assert code == 1
+    assert "trip" in stderr
+    assert files(tmp_path / "out") == {"a.png", "b.png", "trip"}
+
+
+def test_out_of_memory_says_what_to_lower(infer, photos, tmp_path, monkeypatch):
+    enough = core.inference.super_resolve
+
+    def little_memory(network, lr, size, *rest):
+        if len(lr) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
+        return enough(network, lr, size, *rest)
+
+    monkeypatch.setattr(core.inference, "super_resolve", little_memory)
+    code, stdout, stderr = infer(photos, "--batch-size", "2")
+    assert code == 1
+    assert len(stderr.splitlines()) == 1
+    assert "out of memory at 36x28; lower --batch-size or --decode-batch" in stderr
+    assert "1 of 3 images" in stdout
+    assert files(tmp_path / "out") == {"b.png"}
+
+
+def test_another_fault_is_not_taken_for_lack_of_memory(infer, photos, monkeypatch):
+    def fault(*arguments):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(core.inference, "super_resolve", fault)
+    with pytest.raises(RuntimeError, match="shapes"):
+        infer(photos)
+
+
+def test_batches_are_of_equal_sizes(make_image):
+    sizes = [(4, 4), (5, 4), (4, 4), (4, 4), (5, 4), (4, 5)]
+    items = [core.inference.Item(n, make_image(*size), None, (9, 9)) for n, size in enumerate(sizes)]
+    assert [[item.job for item in batch] for batch in equal_sizes(items, 2)] == [[0, 2], [1, 4], [3], [5]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is refused before anything is written.
+
+
+def assert_refused(result, *words):
+    code, stdout, stderr = result
+    assert code == 2, stderr
+    assert stdout == ""
+    assert len(stderr.splitlines()) == 1
+    assert stderr.startswith("error: ")
+    for word in words:
+        assert word in stderr
+
+
+@pytest.mark.parametrize("how", ["the folder", "a link to it", "hard links"])
+def test_inputs_are_never_overwritten(infer, photos, tmp_path, how):
+    out = photos
+    if how == "a link to it":
+        out = tmp_path / "link"
+        out.symlink_to(photos)
+    if how == "hard links":
+        out = tmp_path / "links"
+        out.mkdir()
+        os.link(photos / "a.png", out / "a.png")
+    before = {name: (photos / name).read_bytes() for name in files(photos)}
+    assert_refused(infer(photos, out=out), "a.png", "is an input")
+    assert {name: (photos / name).read_bytes() for name in files(photos)} == before
+
+
+def test_two_results_of_one_name_are_refused(infer, photos, tmp_path, make_image):
+    make_image(8, 8).save(photos / "a.bmp")
+    assert_refused(infer(photos), "a.bmp", "a.png")
+    assert_refused(infer([photos / "a.png", photos / "trip" / "a.png"]), str(Path("trip") / "a.png"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_given_twice_is_done_once(infer, photos):
+    code, stdout, _ = infer([photos / "a.png", photos / "a.png"])
+    assert code == 0
+    assert "1 of 1 images" in stdout
+
+
+def test_earlier_results_are_replaced_and_are_no_inputs(infer, photos):
+    out = photos / "out"
+    assert infer(photos, out=out)[0] == 0
+    first = (out / "a.png").read_bytes()
+    code, stdout, _ = infer(photos, "--seed", "9", out=out)
+    assert code == 0
+    assert "3 of 3 images" in stdout
+    assert (out / "a.png").read_bytes() != first
+    assert files(out) == {"a.png", "b.png", "trip/a.png"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--scale", "0.5"], ["--scale", "1 or more"]),
+        (["--scale", "big"], ["--scale", "big"]),
+        (["--size", "12x"], ["--size", "WxH"]),
+        (["--scale", "2", "--size", "30"], ["--scale", "--size"]),
+        (["--batch-size", "0"], ["--batch-size"]),
+        (["--steps", "0"], ["--steps", "1 or more"]),
+        (["--steps", "21"], ["--steps", "at most", "20"]),
+        (["--solver", "euler"], ["--solver", "ddim"]),
+        (["--key-steps", "uniform:none"], ["--key-steps", "uniform:K"]),
+        (["--start", "1.5"], ["--start", "(0, 1)"]),
+        (["--seed", "-1"], ["--seed"]),
+        (["--precision", "half"], ["--precision", "bf16"]),
+        (["--device", "abacus"], ["--device", "abacus"]),
+        (["--colour", "red"], ["--colour"]),
+    ],
+)
+def test_wrong_options(infer, photos, tmp_path, options, words):
+    assert_refused(infer(photos, *options), *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_paths(infer, photos, tmp_path, small_checkpoint):
+    (tmp_path / "empty").mkdir()
+    assert_refused(infer(tmp_path / "empty"), "no image")
+    assert_refused(infer([photos, tmp_path / "gone.png"]), "gone.png", "no such file")
+    assert_refused(infer(photos, out=photos / "a.png"), "is a file")
+    assert_refused(infer(photos, checkpoint=tmp_path / "gone"), "gone")
+    broken = tmp_path / "broken_gen.safetensors"
+    broken.write_bytes(Path(f"{small_checkpoint}_gen.safetensors").read_bytes()[:5000])
+    assert_refused(infer(photos, checkpoint=broken), "broken_gen", "truncated")
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_a_program(photos, tmp_path, small_checkpoint):
+    """Run from elsewhere, the script ends with these exit codes and without a traceback."""
+
+    def run(*arguments):
+        command = [sys.executable, str(ROOT / "infer.py"), "-r", str(small_checkpoint), "-i", "photos", *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    refused = run()
+    assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (2, "", 1)
+    assert "-o" in refused.stderr
+    shutil.copy(photos / "notes.txt", photos / "text.png")
+    partly = run("-o", "out", "--device", "cpu")
+    assert (partly.returncode, len(partly.stderr.splitlines())) == (1, 1)
+    assert "text.png" in partly.stderr
+    assert files(tmp_path / "out") == {"a.png", "b.png", "trip/a.png"}
