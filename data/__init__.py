@@ -1,0 +1,7 @@
+"""Images on their way in: preparation, the dataset over folders and LMDB, and the endless stream it is drawn from."""
+
+from data.dataset import SRDataset
+from data.errors import DataError
+from data.stream import Draw, TrainStream
+
+__all__ = ["DataError", "Draw", "SRDataset", "TrainStream"]

@@ -1,0 +1,132 @@
+"""The dataset: pairs of low- and high-resolution images as tensors in [-1, 1]."""
+
+from pathlib import Path
+from random import Random
+
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset
+
+from data.errors import DataError
+from data.images import centre_square, resize, to_tensor
+from data.stores import FolderStore, LmdbStore, PairStore
+from data.stream import Draw
+
+
+class SRDataset(Dataset):
+    """Image pairs of one `datasets.train` or `datasets.val` section of a configuration.
+
+    dataroot        a folder with `hr_R/` (and `lr_L/`), a plain folder of HR images, or (datatype lmdb) an LMDB
+    hr_dataroot     instead of dataroot: a folder of HR images, with lr_dataroot for their LR images if there are any
+    l_resolution, r_resolution      sides of the LR and HR images in pixels
+    use_crop        cut r_resolution squares out of larger images: anywhere in training, the centre in validation
+    augment         flip horizontally with probability 1/2, in training
+    data_len        only the first so many images by name; -1 for all
+    mode            LRHR, or HR to ignore stored LR images and make them from the HR ones
+
+    `dataset[Draw(index, seed)]` is a training sample, which the seed alone determines; `dataset[int]` has nothing
+    random about it. Both give {"lr": float32 (3, l, l), "hr": float32 (3, r, r), "index": int, "name": str}.
+    Raises DataError for missing, unreadable and wrongly sized images: an image is never replaced by another one.
+    """
+
+    def __init__(self, spec: dict, train: bool):
+        self.l, self.r = spec["l_resolution"], spec["r_resolution"]
+        self.train, self.augment, self.use_crop = train, bool(spec.get("augment")), bool(spec.get("use_crop"))
+        section = "datasets.train" if train else "datasets.val"
+        self.store = open_store(spec, section)
+        self.length = len(self.store)
+        if (limit := spec.get("data_len", -1)) != -1:
+            if limit < 1:
+                raise DataError(f"{section}.data_len: {limit} leaves no image; set it to -1 for all, or to 1 or more")
+            self.length = min(limit, self.length)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, item: Draw | int) -> dict:
+        index = item.index if isinstance(item, Draw) else int(item)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        rng = Random(item.seed) if self.train and isinstance(item, Draw) else None
+        flip = self.augment and rng is not None and rng.random() < 0.5
+        lr, hr = self._pair(index, rng)
+        if flip:
+            lr, hr = ImageOps.mirror(lr), ImageOps.mirror(hr)
+        return {"lr": to_tensor(lr), "hr": to_tensor(hr), "index": index, "name": self.store.names[index]}
+
+    def _pair(self, index: int, rng: Random | None) -> tuple[Image.Image, Image.Image]:
+        """The LR and HR image in their final sizes."""
+        lr, hr = self.store.read(index)
+        if self.use_crop:
+            lr, hr = self._crop(index, lr, hr, rng)
+        elif not self.store.sized:
+            hr = centre_square(hr)
+        if lr is None:  # from the full square, as prepare_data.py does
+            lr = resize(hr, (self.l, self.l))
+        if not self.store.sized:
+            hr = resize(hr, (self.r, self.r))
+        for image, side, source in zip((lr, hr), (self.l, self.r), self.store.sources(index), strict=True):
+            if image.size != (side, side):
+                raise DataError(
+                    f"{source} is {_size(image)}, not {side}x{side}: set l_resolution and r_resolution to the data's, "
+                    "or use_crop: true to cut squares out of larger images"
+                )
+        return lr, hr
+
+    def _crop(self, index: int, lr: Image.Image | None, hr: Image.Image, rng: Random | None):
+        """An r x r square of the HR image and the l x l square of the LR image that shows the same."""
+        scale = 1 if lr is None else self._scale_between(index, lr, hr)
+        side = self.r // scale
+        cells = [hr.width // scale, hr.height // scale]  # positions are on the grid that both images share
+        if lr is not None:
+            cells = [min(pair) for pair in zip(cells, lr.size, strict=True)]
+        if min(cells) < side:
+            raise DataError(f"{self.store.sources(index)[1]} is {_size(hr)}, too small for r_resolution {self.r}")
+        x, y = (int(rng.random() * (n - side + 1)) if rng else (n - side) // 2 for n in cells)
+        if lr is not None:
+            lr = lr.crop((x, y, x + self.l, y + self.l))
+        return lr, hr.crop((x * scale, y * scale, x * scale + self.r, y * scale + self.r))
+
+    def _scale_between(self, index: int, lr: Image.Image, hr: Image.Image) -> int:
+        scale, rest = divmod(self.r, self.l)
+        if rest:
+            raise DataError(f"r_resolution {self.r} is no multiple of l_resolution {self.l}: crops cannot be aligned")
+        if any(abs(small * scale - large) >= scale for small, large in zip(lr.size, hr.size, strict=True)):
+            source = self.store.sources(index)
+            raise DataError(f"{source[0]} is {_size(lr)}, no {scale}-th of {source[1]}, which is {_size(hr)}")
+        return scale
+
+
+def open_store(spec: dict, section: str) -> PairStore | LmdbStore:
+    """The store that a dataset section describes. Raises DataError that names the configuration key."""
+    is_lmdb, with_lr = spec.get("datatype", "img") == "lmdb", spec.get("mode", "LRHR") != "HR"
+    l_resolution, r_resolution = spec["l_resolution"], spec["r_resolution"]
+    if spec.get("hr_dataroot"):
+        for key in ("hr_dataroot", "lr_dataroot"):
+            if spec.get(key) and not Path(spec[key]).is_dir():
+                raise DataError(f"{section}.{key}: there is no folder {spec[key]}")
+        if is_lmdb:
+            raise DataError(f"{section}.datatype: lmdb goes with dataroot; set it to img for hr_dataroot")
+        lr = spec.get("lr_dataroot") if with_lr else None
+        return PairStore(spec["hr_dataroot"], lr, suffix=f"x{r_resolution // l_resolution}")
+    if not spec.get("dataroot"):
+        raise DataError(f"{section}.dataroot: missing; set it (or {section}.hr_dataroot) to the folder of the images")
+    root = Path(spec["dataroot"])
+    if not root.is_dir():
+        raise DataError(f"{section}.dataroot: there is no {root}; {_how_to_make(root, spec, is_lmdb)}")
+    if is_lmdb != (root / "data.mdb").is_file():
+        article, other = ("no", "img") if is_lmdb else ("an", "lmdb")
+        raise DataError(f"{section}.datatype: {root} is {article} LMDB; set it to {other}")
+    return (LmdbStore if is_lmdb else FolderStore)(root, l_resolution, r_resolution, with_lr)
+
+
+def _how_to_make(root: Path, spec: dict, is_lmdb: bool) -> str:
+    """The command that makes a missing dataroot."""
+    sizes = f"{spec['l_resolution']},{spec['r_resolution']}"
+    ending = "_" + sizes.replace(",", "_")
+    out = str(root).removesuffix(ending)
+    command = f"python data/prepare_data.py --path IMAGES --out {out} --size {sizes}{' --lmdb' if is_lmdb else ''}"
+    return f"make it with: {command}" + ("" if str(root).endswith(ending) else f" and set it to {out}{ending}")
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"

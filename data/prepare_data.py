@@ -1,0 +1,248 @@
+"""Prepares image pairs for training: every image under a folder, cropped to a square and resized to two sizes.
+
+    python data/prepare_data.py --path IMAGES --out dataset/faces --size 16,128
+
+writes dataset/faces_16_128/lr_16/NAME.png and hr_128/NAME.png (with --lmdb: one LMDB in dataset/faces_16_128), where
+NAME is the source's own, filled with zeros to five digits. The same command again continues an interrupted run, or adds
+what is new under IMAGES; finished images are not made again. Unreadable files are named, counted and left out.
+"""
+
+import argparse
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from tqdm import tqdm
+
+if not __package__:  # run as a script: import from the repository, whatever the working directory
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from data.errors import DataError, reason
+from data.images import RESAMPLE, centre_square, encode_png, is_image, read_rgb, resize, write_atomically
+from data.writers import FolderWriter, LmdbWriter
+
+SECONDS_BETWEEN_LINES = 10  # of progress, where there is no terminal to draw a bar on
+
+
+class Source(NamedTuple):
+    """An image file and the name of the pair that is made of it."""
+
+    name: str
+    path: Path
+
+
+class Summary(NamedTuple):
+    """The folder that `prepare` filled, the pairs now in it, how many of them are new, and the files left out."""
+
+    folder: Path
+    total: int
+    new: int
+    left_out: int
+
+
+def prepare(
+    root: str | Path,
+    out: str | Path,
+    sizes: tuple[int, int],  # sides of the LR and HR images in pixels
+    resample: str = "bicubic",
+    as_lmdb: bool = False,
+    workers: int = 1,
+    strict: bool = False,  # stop at the first unreadable file
+) -> Summary:
+    """Fills OUT_L_R with an image pair for every image under `root`. Raises DataError."""
+    if not 0 < sizes[0] < sizes[1]:
+        raise DataError(f"--size {sizes[0]},{sizes[1]}: give the low resolution and then the high one, as in 16,128")
+    if workers < 1:
+        raise DataError(f"--n_worker {workers}: give 1 or more")
+    folder = Path(f"{Path(out)}_{sizes[0]}_{sizes[1]}")
+    sources = name_outputs(find_images(Path(root), leave_out=folder))
+    settings = {"sizes": list(sizes), "resample": resample, "format": "lmdb" if as_lmdb else "folder"}
+    left_out = 0
+    with claim(folder, settings), (LmdbWriter if as_lmdb else FolderWriter)(folder, sizes) as writer:
+        finished = writer.finished()
+        todo = [source for source in sources if source.name not in finished]
+        make = partial(make_pair, sizes=sizes, resample=resample, writer=writer if writer.shared else None)
+        with closing(parallel(make, todo, workers)) as results:
+            for source, (pair, problem) in with_progress(results, len(sources), len(todo)):
+                if problem and strict:
+                    raise DataError(problem)
+                if problem:
+                    tqdm.write(f"left out: {problem}", file=sys.stderr)
+                    left_out += 1
+                elif pair:
+                    writer.write(source.name, pair)
+    if left_out == len(sources):
+        raise DataError(f"none of the {left_out} images under {root} can be read")
+    new = len(todo) - left_out
+    return Summary(folder, len(finished) + new, new, left_out)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What there is to do.
+
+
+def find_images(root: Path, leave_out: Path) -> list[Path]:
+    """The image files under a folder, in order; hidden ones and those under `leave_out` are not among them."""
+
+    def refuse(error: OSError):
+        raise DataError(f"cannot read folder {error.filename}: {reason(error)}")
+
+    found, leave_out = [], leave_out.resolve()
+    for folder, subfolders, files in os.walk(root, onerror=refuse):
+        here = Path(folder)
+        subfolders[:] = [s for s in subfolders if not s.startswith(".") and (here / s).resolve() != leave_out]
+        found += [here / file for file in files if is_image(file)]
+    if not found:
+        raise DataError(f"no image under {root}: set --path to a folder with images")
+    return sorted(found)
+
+
+def name_outputs(paths: list[Path]) -> list[Source]:
+    """Each file's stem, filled with zeros to five digits. Raises DataError when two files come to one name."""
+    paths_by_name = {}
+    for path in paths:
+        name = path.stem.zfill(5)
+        if (other := paths_by_name.setdefault(name, path)) is not path:
+            raise DataError(f"{other} and {path} would both be written as {name}.png: rename one of them")
+    return [Source(name, path) for name, path in paths_by_name.items()]
+
+
+def claim(folder: Path, settings: dict) -> TextIO:
+    """Keeps an output folder to this run, and to runs of the same settings, which its prepare.json notes.
+
+    Returns the lock, an open file; closing it, or the end of the process, lets go of the folder. Raises DataError.
+    """
+    note, asked = folder / "prepare.json", json.dumps(settings)
+    try:
+        if not note.exists() and folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            raise DataError(f"{folder} is not empty and was not made by prepare_data.py: give another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not note.exists():
+            write_atomically(note, f"{asked}\n".encode())
+        made = " ".join(note.read_text(errors="replace").split())
+    except BlockingIOError:
+        raise DataError(f"another prepare_data.py is writing to {folder}: let it finish") from None
+    except OSError as error:
+        raise DataError(f"cannot use {folder}: {reason(error)}") from None
+    if made != asked:
+        raise DataError(f"{folder} was made with {made}, not {asked}: give another --out")
+    return lock
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Doing it.
+
+
+def make_pair(
+    source: Source, sizes: tuple[int, int], resample: str, writer: FolderWriter | None
+) -> tuple[tuple[bytes, bytes] | None, str | None]:
+    """(PNG bytes of both sizes, None), or (None, what is wrong with the file). Given a writer, writes instead."""
+    try:
+        square = centre_square(read_rgb(source.path))
+    except DataError as error:
+        return None, str(error)
+    pair = tuple(encode_png(resize(square, (size, size), resample)) for size in sizes)
+    if writer is None:
+        return pair, None
+    writer.write(source.name, pair)
+    return None, None
+
+
+def parallel(function: Callable, jobs: list, workers: int) -> Iterator[tuple[Any, Any]]:
+    """Yields (job, function(job)) in the order in which they finish; only a few are in flight, so none pile up."""
+    if min(workers, len(jobs)) <= 1:
+        yield from ((job, function(job)) for job in jobs)
+        return
+    waiting = iter(jobs)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("fork"), initializer=_start_worker)
+    try:
+        running = {pool.submit(function, job): job for job in islice(waiting, 4 * workers)}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                running |= {pool.submit(function, job): job for job in islice(waiting, 1)}
+                yield running.pop(future), future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            "a worker process was killed (out of memory?): run the same command again, with a smaller --n_worker"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the parent, and ends with it even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def with_progress(results: Iterator, total: int, todo: int) -> Iterator:
+    """Passes the results on, with a bar on a terminal and a line now and then elsewhere."""
+    start = last = time.monotonic()
+    with tqdm(total=total, initial=total - todo, unit="image", disable=None) as bar:
+        for done, result in enumerate(results, 1):
+            yield result
+            bar.update()
+            now = time.monotonic()
+            if bar.disable and now - last >= SECONDS_BETWEEN_LINES:
+                last = now
+                print(f"{total - todo + done} of {total} images ({done / (now - start):.0f} a second)", flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """The two numbers of "16,128"."""
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise DataError(f"--size {text}: give the low resolution and then the high one, as in 16,128")
+    return int(parts[0]), int(parts[1])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-p", "--path", required=True, help="folder of the images; subfolders are searched")
+    parser.add_argument("-o", "--out", required=True, help="output folder; _L_R is added to its name")
+    parser.add_argument("--size", default="16,128", help="low and high resolution (16,128)")
+    parser.add_argument("--n_worker", type=int, default=os.cpu_count() or 1, help="processes (one for each core)")
+    parser.add_argument("--resample", choices=RESAMPLE, default="bicubic", help="(bicubic)")
+    parser.add_argument("-l", "--lmdb", action="store_true", help="write an LMDB, not folders of PNG files")
+    parser.add_argument("--strict", action="store_true", help="stop at the first unreadable file, with exit code 2")
+    args = parser.parse_args(arguments)
+    try:
+        size = parse_size(args.size)
+        summary = prepare(args.path, args.out, size, args.resample, args.lmdb, args.n_worker, args.strict)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues", file=sys.stderr)
+        return 130
+    left_out = f"; {summary.left_out} unreadable file(s) left out" if summary.left_out else ""
+    print(f"{summary.folder}: {summary.total} images, {summary.new} of them new{left_out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Where image pairs lie: prepared folders, folders of whole images, LMDB. A store knows names and reads pairs.
+
+Every store has `names` (sorted), `len()`, `sources(index)` (what to call the LR and the HR image in an error),
+`read(index)` -> (LR image or None, HR image), and `sized`: whether its images are promised to have exactly the
+configured resolutions. None of them holds an open file when it is pickled or forked.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+from PIL import Image
+
+from data.errors import DataError, reason
+from data.images import is_image, read_rgb
+
+
+class PairStore:
+    """A folder of HR images and, where there is one, a folder of LR images of the same names.
+
+    An LR image may carry the scale in its name (0001x4.png for 0001.png), as DIV2K has it: `suffix` "x4".
+    """
+
+    def __init__(self, hr_root: str | Path, lr_root: str | Path | None = None, suffix: str = ""):
+        hr = list_images(Path(hr_root))
+        lr = list_images(Path(lr_root)) if lr_root else None
+        if lr is not None:
+            for stem in [stem for stem in lr if stem not in hr and stem.removesuffix(suffix) not in lr]:
+                lr[stem.removesuffix(suffix)] = lr.pop(stem)
+            require_same_names(hr.keys(), lr.keys(), f"{hr_root} and {lr_root}")
+        self.sized = lr is not None
+        self.names = sorted(hr)
+        self._paths = [(lr and lr[name], hr[name]) for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sources(self, index: int) -> tuple[str | None, str]:
+        return self._paths[index]
+
+    def read(self, index: int) -> tuple[Image.Image | None, Image.Image]:
+        lr, hr = self._paths[index]
+        return lr and read_rgb(lr), read_rgb(hr)
+
+
+class FolderStore(PairStore):
+    """`root/hr_R/` with `root/lr_L/` as prepare_data.py writes them, or a plain folder of HR images."""
+
+    def __init__(self, root: str | Path, l_resolution: int, r_resolution: int, with_lr: bool = True):
+        hr, lr = Path(root) / f"hr_{r_resolution}", Path(root) / f"lr_{l_resolution}"
+        if hr.is_dir():
+            super().__init__(hr, lr if with_lr and lr.is_dir() else None)
+            self.sized = True
+        elif other := sorted(path.name for path in Path(root).glob("hr_*")):
+            raise DataError(f"{root} has no {hr.name}/ but {', '.join(other)}: set r_resolution, or prepare it")
+        else:
+            super().__init__(root)
+
+
+class LmdbStore:
+    """An LMDB of `lr_L_NAME` and `hr_R_NAME` (PNG bytes) and `length`; opened once in each process that reads it."""
+
+    sized = True
+
+    def __init__(self, root: str | Path, l_resolution: int, r_resolution: int, with_lr: bool = True):
+        self.root, self.lr_prefix, self.hr_prefix = Path(root), f"lr_{l_resolution}_", f"hr_{r_resolution}_"
+        self._env, self._pid = None, None
+        with errors_of_lmdb(self.root), open_lmdb(self.root) as env, env.begin() as txn:
+            length = txn.get(b"length", b"")
+            hr = set(names_with_prefix(txn, self.hr_prefix))
+            lr = set(names_with_prefix(txn, self.lr_prefix)) if with_lr else set()
+        if not length.isdigit():
+            raise DataError(f"{root} is an LMDB without `length`: run prepare_data.py --lmdb again to complete it")
+        if not hr:
+            raise DataError(f"{root} has no {self.hr_prefix}* images: set r_resolution, or prepare that size")
+        if len(hr) < int(length):  # more is no harm: the published writer's processes race for the last `length`
+            raise DataError(f"{root} has {len(hr)} {self.hr_prefix}* images and `length` {int(length)}: copy it anew")
+        if lr:
+            require_same_names(hr, lr, f"{self.hr_prefix}* and {self.lr_prefix}* in {root}")
+        self.names, self._has_lr = sorted(hr), bool(lr)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sources(self, index: int) -> tuple[str | None, str]:
+        lr, hr = self._keys(index)
+        return lr and f"{lr} in {self.root}", f"{hr} in {self.root}"
+
+    def read(self, index: int) -> tuple[Image.Image | None, Image.Image]:
+        if self._pid != os.getpid():  # a forked worker must not use its parent's environment
+            self._env, self._pid = open_lmdb(self.root), os.getpid()
+        with errors_of_lmdb(self.root), self._env.begin() as txn:
+            lr, hr = (key and self._image(txn, key) for key in self._keys(index))
+        return lr, hr
+
+    def _image(self, txn: lmdb.Transaction, key: str) -> Image.Image:
+        content = txn.get(os.fsencode(key))
+        if content is None:
+            raise DataError(f"{key} is missing in {self.root}")
+        return read_rgb(content, f"{key} in {self.root}")
+
+    def _keys(self, index: int) -> tuple[str | None, str]:
+        name = self.names[index]
+        return self.lr_prefix + name if self._has_lr else None, self.hr_prefix + name
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_env": None, "_pid": None}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def list_images(folder: Path) -> dict[str, str]:
+    """Stem -> path of the images that lie directly in a folder. Raises DataError where there are none."""
+    try:
+        with os.scandir(folder) as entries:
+            files = sorted((entry.name, entry.path) for entry in entries if is_image(entry.name))
+    except OSError as error:
+        raise DataError(f"cannot read folder {folder}: {reason(error)}") from None
+    if not files:
+        raise DataError(f"no image in {folder} (its subfolders are not searched)")
+    images = {}
+    for name, path in files:
+        stem = name.rpartition(".")[0]
+        if stem in images:
+            raise DataError(f"{images[stem]} and {path} have the same name: keep one of them")
+        images[stem] = path
+    return images
+
+
+def require_same_names(hr: set[str], lr: set[str], where: str) -> None:
+    """Raises DataError, naming the first few, unless both halves hold the same images."""
+    for names, half, other in ((sorted(hr - lr), "HR", "LR"), (sorted(lr - hr), "LR", "HR")):
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise DataError(
+                f"{where} do not match: {len(names)} {half} image(s) without their {other} ({shown}); "
+                "run prepare_data.py again to complete them"
+            )
+
+
+@contextmanager
+def errors_of_lmdb(root: Path) -> Iterator[None]:
+    """Turns LMDB's errors into DataError."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise DataError(f"LMDB {root}: {reason(error).removeprefix(f'{root}: ')}") from None
+
+
+def open_lmdb(root: Path) -> lmdb.Environment:
+    """Opens an LMDB to read. Raises DataError, also for a file cut short, which LMDB itself answers with a crash."""
+    with errors_of_lmdb(root):
+        env = lmdb.open(os.fspath(root), readonly=True, create=False, lock=False, readahead=False, meminit=False)
+    expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if (actual := (root / "data.mdb").stat().st_size) < expected:
+        env.close()
+        raise DataError(f"{root / 'data.mdb'} is cut short ({actual} of {expected} bytes): copy it anew")
+    return env
+
+
+def names_with_prefix(txn: lmdb.Transaction, prefix: str) -> Iterator[str]:
+    """The image names whose key starts with `prefix`, by a scan over the keys: names need not be running numbers."""
+    start = prefix.encode()
+    cursor = txn.cursor()
+    if not cursor.set_range(start):
+        return
+    for key in cursor.iternext(keys=True, values=False):
+        if not key.startswith(start):
+            return
+        yield os.fsdecode(key.removeprefix(start))

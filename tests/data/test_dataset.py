@@ -1,0 +1,380 @@
+import io
+import pickle
+import traceback
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from data import DataError, Draw, SRDataset, TrainStream
+from data.images import encode_png
+from data.prepare_data import prepare
+from data.stores import LmdbStore
+
+
+def spec(**keys):
+    return {"l_resolution": 8, "r_resolution": 24, "datatype": "img", "augment": True, "data_len": -1, **keys}
+
+
+def as_tensor(image):
+    """Pixels in [-1, 1], by hand."""
+    return np.asarray(image, dtype=np.float64).transpose(2, 0, 1) / 127.5 - 1
+
+
+def assert_same_pixels(tensor, image):
+    np.testing.assert_allclose(tensor.numpy(), as_tensor(image), atol=1e-6)
+
+
+def write_lmdb(folder, values):
+    with lmdb.open(str(folder), map_size=1 << 24) as env, env.begin(write=True) as txn:
+        for key, value in values.items():
+            txn.put(key.encode(), value)
+    return folder
+
+
+@pytest.fixture(params=["folder", "lmdb"])
+def prepared(request, tmp_path, photos):
+    """A spec of seven prepared pairs, as folders and as an LMDB."""
+    as_lmdb = request.param == "lmdb"
+    root = prepare(photos, tmp_path / request.param, (8, 24), as_lmdb=as_lmdb).folder
+    return spec(dataroot=str(root), datatype="lmdb" if as_lmdb else "img")
+
+
+@pytest.fixture
+def folders(tmp_path, photos):
+    """The root of seven prepared pairs in folders."""
+    return prepare(photos, tmp_path / "faces", (8, 24)).folder
+
+
+def assert_error(*say, of):
+    with pytest.raises(DataError) as caught:
+        of()
+    traceback.clear_frames(caught.tb)  # a failed DataLoader left to the cycle collector waits 10 s for its workers
+    message = str(caught.value)
+    assert "\n" not in message
+    for words in say:
+        assert str(words) in message
+
+
+# ---- what a sample is
+
+
+def test_pairs(prepared, folders):
+    dataset = SRDataset(prepared, train=False)
+    assert len(dataset) == 7
+    for i, sample in enumerate(dataset):
+        assert sample.keys() == {"lr", "hr", "index", "name"}
+        assert (sample["index"], sample["name"]) == (i, f"0000{i + 1}")
+        assert sample["lr"].dtype == sample["hr"].dtype == torch.float32
+        assert (sample["lr"].shape, sample["hr"].shape) == ((3, 8, 8), (3, 24, 24))
+        assert_same_pixels(sample["lr"], Image.open(folders / f"lr_8/0000{i + 1}.png"))
+        assert_same_pixels(sample["hr"], Image.open(folders / f"hr_24/0000{i + 1}.png"))
+
+
+def test_data_len_takes_the_first_by_name(prepared):
+    first = SRDataset({**prepared, "data_len": 3}, train=False)
+    assert [sample["name"] for sample in first] == ["00001", "00002", "00003"]
+    assert len(SRDataset({**prepared, "data_len": 50}, train=False)) == 7
+    assert_error("datasets.val.data_len", of=lambda: SRDataset({**prepared, "data_len": 0}, train=False))
+
+
+def test_order_does_not_depend_on_the_order_of_writing(tmp_path, picture):
+    names = ["b", "00010", "a", "00002", "Z"]
+    for order in (names, names[::-1]):
+        folder = tmp_path / order[0]
+        folder.mkdir()
+        for name in order:
+            picture(24, 24).save(folder / f"{name}.png")
+        values = {f"hr_24_{name}": encode_png(picture(24, 24)) for name in order}
+        write_lmdb(tmp_path / f"{order[0]}_lmdb", {"length": b"5", **values})
+        for keys in ({"dataroot": folder}, {"dataroot": tmp_path / f"{order[0]}_lmdb", "datatype": "lmdb"}):
+            assert SRDataset(spec(**keys), train=False).store.names == ["00002", "00010", "Z", "a", "b"]
+
+
+def test_hr_only_folder_equals_prepared_images(photos, prepared):
+    plain, ready = SRDataset(spec(dataroot=photos), train=False), SRDataset(prepared, train=False)
+    for made, stored in zip(plain, ready, strict=True):
+        assert torch.equal(made["hr"], stored["hr"])
+        assert torch.equal(made["lr"], stored["lr"])
+
+
+@pytest.mark.parametrize("form", ["mode HR", "no lr folder"])
+def test_lr_made_on_the_fly(folders, form):
+    for path in (folders / "lr_8").iterdir():
+        Image.new("RGB", (8, 8)).save(path)
+        path.unlink() if form == "no lr folder" else None
+    if form == "no lr folder":
+        (folders / "lr_8").rmdir()
+    dataset = SRDataset(spec(dataroot=folders, mode="HR" if form == "mode HR" else "LRHR"), train=False)
+    hr = Image.open(folders / "hr_24/00002.png")
+    assert_same_pixels(dataset[1]["hr"], hr)
+    assert_same_pixels(dataset[1]["lr"], hr.resize((8, 8), Image.Resampling.BICUBIC))
+
+
+def test_published_lmdb(tmp_path, picture):
+    values = {"length": b"11"}
+    for i in range(11):
+        values[f"hr_24_{i:05d}"] = encode_png(picture(24, 24, i))
+        values[f"lr_8_{i:05d}"] = encode_png(picture(8, 8, i))
+        values[f"sr_8_24_{i:05d}"] = encode_png(picture(24, 24, i + 50))
+    dataset = SRDataset(spec(dataroot=write_lmdb(tmp_path / "db", values), datatype="lmdb"), train=False)
+    assert len(dataset) == 11
+    assert_same_pixels(dataset[10]["hr"], picture(24, 24, 10))
+    assert_same_pixels(dataset[10]["lr"], picture(8, 8, 10))
+
+
+def good_lmdb(picture):
+    """The entries of an LMDB of four pairs."""
+    halves = {"hr_24": encode_png(picture(24, 24)), "lr_8": encode_png(picture(8, 8))}
+    return {"length": b"4", **{f"{half}_0000{i}": png for i in range(4) for half, png in halves.items()}}
+
+
+def test_lmdb_length_that_lags_behind(tmp_path, picture):
+    root = write_lmdb(tmp_path / "db", {**good_lmdb(picture), "length": b"3"})
+    assert len(SRDataset(spec(dataroot=root, datatype="lmdb"), train=False)) == 4
+
+
+# ---- randomness
+
+
+def test_flips_follow_the_seed(prepared):
+    dataset = SRDataset(prepared, train=True)
+    plain = dataset[2]
+    flipped = 0
+    for seed in range(200):
+        sample = dataset[Draw(2, seed)]
+        is_flipped = torch.equal(sample["hr"], plain["hr"].flip(-1))
+        assert is_flipped or torch.equal(sample["hr"], plain["hr"])
+        assert torch.equal(sample["lr"], plain["lr"].flip(-1) if is_flipped else plain["lr"])
+        assert torch.equal(dataset[Draw(2, seed)]["hr"], sample["hr"])
+        assert torch.equal(dataset[Draw(3, seed)]["hr"], dataset[3]["hr"].flip(-1)) == is_flipped
+        flipped += is_flipped
+    assert 70 < flipped < 130
+
+
+@pytest.mark.parametrize(("augment", "train"), [(False, True), (True, False)])
+def test_no_flips(prepared, augment, train):
+    dataset = SRDataset({**prepared, "augment": augment}, train=train)
+    assert all(torch.equal(dataset[Draw(4, seed)]["hr"], dataset[4]["hr"]) for seed in range(30))
+
+
+def coordinates(width, height, cell):
+    """An image whose pixels say which cell of a grid they lie in: red the column, green the row."""
+    y, x = np.mgrid[:height, :width] // cell
+    return Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
+
+
+def corner(tensor):
+    """(column, row) that the top left pixel says it lies in."""
+    return [round((value.item() + 1) * 127.5) for value in tensor[:2, 0, 0]]
+
+
+@pytest.mark.parametrize("naming", ["{}", "{}x3"])
+@pytest.mark.parametrize("lr_size", [(12, 10), (13, 11)])
+def test_random_crops_are_aligned(tmp_path, naming, lr_size):
+    (tmp_path / "hr").mkdir()
+    (tmp_path / "lr").mkdir()
+    coordinates(38, 32, 3).save(tmp_path / "hr/a.png")  # 12 2/3 x 10 2/3 cells
+    coordinates(*lr_size, 1).save(tmp_path / "lr" / f"{naming.format('a')}.png")
+    keys = spec(hr_dataroot=tmp_path / "hr", lr_dataroot=tmp_path / "lr", use_crop=True, augment=False)
+    dataset = SRDataset(keys, train=True)
+    corners = set()
+    for seed in range(300):
+        sample = dataset[Draw(0, seed)]
+        assert (sample["lr"].shape, sample["hr"].shape) == ((3, 8, 8), (3, 24, 24))
+        assert corner(sample["lr"]) == corner(sample["hr"])
+        assert torch.equal(sample["hr"][:, ::3, ::3], sample["lr"])
+        assert torch.equal(sample["hr"][:, 2::3, 2::3], sample["lr"])
+        corners.add(tuple(corner(sample["lr"])))
+    assert corners == {(x, y) for x in range(5) for y in range(3)}
+    centre = SRDataset(keys, train=False)[0]
+    assert corner(centre["lr"]) == corner(centre["hr"]) == [2, 1]
+
+
+def test_crops_of_hr_images_alone(tmp_path, picture):
+    image = picture(90, 61)
+    (tmp_path / "hr").mkdir()
+    image.save(tmp_path / "hr/a.png")
+    keys = spec(hr_dataroot=tmp_path / "hr", use_crop=True, augment=False)
+    centre = SRDataset(keys, train=False)[0]
+    crop = image.crop((33, 18, 57, 42))
+    assert_same_pixels(centre["hr"], crop)
+    assert_same_pixels(centre["lr"], crop.resize((8, 8), Image.Resampling.BICUBIC))
+    samples = [SRDataset(keys, train=True)[Draw(0, seed)] for seed in range(20)]
+    assert len({sample["hr"].numpy().tobytes() for sample in samples}) > 15
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(image), (24, 24), axis=(0, 1))
+    for sample in samples[:5]:
+        pixels = ((sample["hr"].numpy() + 1) * 127.5).round()
+        assert (windows == pixels).all(axis=(2, 3, 4)).any()
+
+
+# ---- worker processes
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_give_the_same_samples(prepared, start):
+    dataset = SRDataset(prepared, train=True)
+    stream = TrainStream(len(dataset), batch_size=3, seed=0)
+    dataset[0]  # an LMDB that is open already is no harm
+    loader = DataLoader(dataset, batch_sampler=stream, num_workers=2, multiprocessing_context=start)
+    batches = iter(loader)
+    for step in range(6):
+        batch, alone = next(batches), [dataset[draw] for draw in stream.batch(step)]
+        assert batch["name"] == [sample["name"] for sample in alone]
+        assert batch["index"].tolist() == [sample["index"] for sample in alone]
+        for key in ("lr", "hr"):
+            assert torch.equal(batch[key], torch.stack([sample[key] for sample in alone]))
+
+
+def test_an_error_in_a_worker_is_still_one_line(folders):
+    (folders / "hr_24/00004.png").write_text("no image")
+    loader = DataLoader(SRDataset(spec(dataroot=folders), train=False), num_workers=2)
+    assert_error("cannot read image", folders / "hr_24/00004.png", of=lambda: list(loader))
+
+
+def test_an_open_lmdb_can_be_pickled(prepared):
+    dataset = SRDataset(prepared, train=False)
+    first = dataset[0]["hr"]
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]["hr"], first)
+
+
+# ---- errors
+
+
+def test_missing_dataroot_says_how_to_make_it(tmp_path):
+    root = tmp_path / "ffhq_8_24"
+    command = f"python data/prepare_data.py --path IMAGES --out {tmp_path / 'ffhq'} --size 8,24"
+    assert_error("datasets.train.dataroot", root, command, of=lambda: SRDataset(spec(dataroot=root), train=True))
+    lmdb_spec = spec(dataroot=root, datatype="lmdb")
+    assert_error("datasets.val.dataroot", f"{command} --lmdb", of=lambda: SRDataset(lmdb_spec, train=False))
+    other = spec(dataroot=tmp_path / "ffhq")
+    assert_error(command, f"set it to {root}", of=lambda: SRDataset(other, train=True))
+    assert_error("datasets.train.dataroot: missing", of=lambda: SRDataset(spec(), train=True))
+
+
+def test_missing_folders_of_the_general_layout(tmp_path, photos):
+    keys = spec(hr_dataroot=tmp_path / "no")
+    assert_error("datasets.train.hr_dataroot", tmp_path / "no", of=lambda: SRDataset(keys, train=True))
+    keys = spec(hr_dataroot=photos, lr_dataroot=tmp_path / "no")
+    assert_error("datasets.train.lr_dataroot", tmp_path / "no", of=lambda: SRDataset(keys, train=True))
+    keys = spec(hr_dataroot=photos, datatype="lmdb")
+    assert_error("datasets.train.datatype", of=lambda: SRDataset(keys, train=True))
+
+
+def test_the_other_datatype(prepared):
+    other = "img" if prepared["datatype"] == "lmdb" else "lmdb"
+    of = lambda: SRDataset({**prepared, "datatype": other}, train=True)  # noqa: E731
+    assert_error("datasets.train.datatype", prepared["dataroot"], f"set it to {prepared['datatype']}", of=of)
+
+
+def test_the_other_resolution(prepared):
+    of = lambda: SRDataset({**prepared, "r_resolution": 48}, train=True)  # noqa: E731
+    assert_error("hr_48", prepared["dataroot"], of=of)
+
+
+def test_halves_that_do_not_match(folders, tmp_path, picture):
+    for name in ("00002", "00003", "00005", "00006"):
+        (folders / f"lr_8/{name}.png").unlink()
+    of = lambda: SRDataset(spec(dataroot=folders), train=True)  # noqa: E731
+    assert_error("lr_8", "4 HR image(s) without their LR (00002, 00003, 00005, ...)", of=of)
+    (folders / "hr_24/00001.png").unlink()
+    for name in ("00002", "00003", "00005", "00006"):
+        (folders / f"hr_24/{name}.png").unlink()
+    assert_error("1 LR image(s) without their HR (00001)", of=of)
+    values = {"length": b"1", "hr_24_x": b"", "lr_8_y": b""}
+    root = write_lmdb(tmp_path / "db", values)
+    assert_error("(x)", root, of=lambda: SRDataset(spec(dataroot=root, datatype="lmdb"), train=True))
+
+
+def test_two_lr_images_for_one_hr_image(tmp_path, picture):
+    for path, size in (("hr/a", 24), ("lr/a", 8), ("lr/ax3", 8)):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        picture(size, size).save(tmp_path / f"{path}.png")
+    keys = spec(hr_dataroot=tmp_path / "hr", lr_dataroot=tmp_path / "lr")
+    assert_error("1 LR image(s) without their HR (ax3)", of=lambda: SRDataset(keys, train=True))
+
+
+def test_folders_without_images(tmp_path, folders):
+    (tmp_path / "empty").mkdir()
+    assert_error("no image in", tmp_path / "empty", of=lambda: SRDataset(spec(dataroot=tmp_path / "empty"), train=True))
+    for path in (folders / "hr_24").iterdir():
+        path.unlink()
+    assert_error("no image in", folders / "hr_24", of=lambda: SRDataset(spec(dataroot=folders), train=True))
+
+
+def test_two_files_of_one_name(photos, picture):
+    picture(24, 24).save(photos / "3.jpg")
+    assert_error(photos / "3.jpg", photos / "3.png", of=lambda: SRDataset(spec(dataroot=photos), train=True))
+
+
+def test_wrong_sizes(folders, picture):
+    picture(24, 23).save(folders / "hr_24/00002.png")
+    picture(9, 9).save(folders / "lr_8/00003.png")
+    dataset = SRDataset(spec(dataroot=folders), train=True)
+    assert_error(folders / "hr_24/00002.png", "24x23", "24x24", of=lambda: dataset[1])
+    assert_error(folders / "lr_8/00003.png", "9x9", "8x8", of=lambda: dataset[Draw(2, 0)])
+    assert dataset[3]["hr"].shape == (3, 24, 24)
+
+
+def test_general_images_that_cannot_be_cropped(tmp_path, picture):
+    for half, name, size in (
+        ("hr", "small", (50, 23)), ("lr", "small", (16, 7)), ("hr", "wrong", (60, 60)), ("lr", "wrong", (30, 30))
+    ):  # fmt: skip
+        (tmp_path / half).mkdir(exist_ok=True)
+        picture(*size).save(tmp_path / half / f"{name}.png")
+    keys = spec(hr_dataroot=tmp_path / "hr", lr_dataroot=tmp_path / "lr", use_crop=True)
+    dataset = SRDataset(keys, train=True)
+    assert_error(tmp_path / "hr/small.png", "50x23", "too small", of=lambda: dataset[0])
+    assert_error(tmp_path / "lr/wrong.png", "30x30", tmp_path / "hr/wrong.png", "60x60", of=lambda: dataset[1])
+    uneven = SRDataset({**keys, "l_resolution": 7}, train=True)
+    assert_error("r_resolution 24", "l_resolution 7", of=lambda: uneven[1])
+    whole = SRDataset({**keys, "use_crop": False}, train=True)
+    assert_error(tmp_path / "lr/wrong.png", "30x30", "use_crop", of=lambda: whole[1])
+
+
+def test_an_image_that_disappears_is_not_replaced(folders):
+    dataset = SRDataset(spec(dataroot=folders), train=True)
+    (folders / "lr_8/00004.png").unlink()
+    assert_error(folders / "lr_8/00004.png", "No such file", of=lambda: dataset[Draw(3, 0)])
+
+
+def test_lmdb_without_length(tmp_path, picture):
+    values = good_lmdb(picture)
+    del values["length"]
+    root = write_lmdb(tmp_path / "db", values)
+    assert_error(root, "without `length`", of=lambda: SRDataset(spec(dataroot=root, datatype="lmdb"), train=True))
+
+
+def test_lmdb_with_images_missing(tmp_path, picture):
+    root = write_lmdb(tmp_path / "db", {**good_lmdb(picture), "length": b"9"})
+    assert_error(root, "4", "`length` 9", of=lambda: SRDataset(spec(dataroot=root, datatype="lmdb"), train=True))
+
+
+def test_lmdb_with_a_damaged_image(tmp_path, picture):
+    whole = good_lmdb(picture)["hr_24_00002"]
+    root = write_lmdb(tmp_path / "db", {**good_lmdb(picture), "hr_24_00002": whole[: len(whole) // 2]})
+    dataset = SRDataset(spec(dataroot=root, datatype="lmdb"), train=True)
+    assert_error("cannot read image hr_24_00002", root, of=lambda: dataset[2])
+    assert np.array_equal(dataset.store.read(1)[1], Image.open(io.BytesIO(whole)))
+    with lmdb.open(str(root)) as env, env.begin(write=True) as txn:
+        txn.delete(b"lr_8_00003")
+    assert_error("lr_8_00003 is missing", root, of=lambda: LmdbStore.read(pickle.loads(pickle.dumps(dataset.store)), 3))
+
+
+@pytest.mark.parametrize("damage", ["cut", "junk", "empty"])
+def test_lmdb_that_is_damaged(tmp_path, picture, damage):
+    root = write_lmdb(tmp_path / "db", good_lmdb(picture))
+    whole = (root / "data.mdb").read_bytes()
+    content = {"cut": whole[: len(whole) // 2], "junk": b"junk" * 5000, "empty": b""}[damage]
+    (root / "data.mdb").write_bytes(content)
+    assert_error(root, of=lambda: SRDataset(spec(dataroot=root, datatype="lmdb"), train=True))
+
+
+def test_index_out_of_range(prepared):
+    dataset = SRDataset({**prepared, "data_len": 2}, train=False)
+    for index in (2, -1):
+        with pytest.raises(IndexError):
+            dataset[index]

@@ -1,0 +1,281 @@
+import io
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import DataError
+from data.images import (
+    centre_square,
+    encode_png,
+    image_extensions,
+    read_rgb,
+    read_rgba,
+    resize,
+    save_png,
+    to_image,
+    to_tensor,
+    to_uint8,
+)
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def read_grey(path):
+    """The grey levels of an image that must have come out grey."""
+    pixels = np.asarray(read_rgb(path))
+    assert pixels.shape[2] == 3
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[..., 0]
+
+
+# ---- modes
+
+
+def test_rgb_is_kept(tmp_path, picture):
+    picture(20, 10).save(tmp_path / "a.png")
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), picture(20, 10))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
+    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / f"a.{suffix}")
+    assert np.array_equal(read_grey(tmp_path / f"a.{suffix}"), RAMP)
+
+
+def test_16_bit_grey_rounds_to_the_nearest_level(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (30, 30), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert np.abs(read_grey(tmp_path / "a.png") - values / 257).max() <= 0.5
+
+
+def test_big_endian_16_bit_grey(tmp_path):
+    Image.frombytes("I;16B", (16, 16), (RAMP.astype(">u2") * 257).tobytes()).save(tmp_path / "a.tif")
+    assert np.array_equal(read_grey(tmp_path / "a.tif"), RAMP)
+
+
+def test_16_bit_values_in_32_bit_integers(tmp_path):
+    Image.fromarray(RAMP.astype(np.int32) * 257).save(tmp_path / "a.tif")
+    assert Image.open(tmp_path / "a.tif").mode == "I"
+    assert np.array_equal(read_grey(tmp_path / "a.tif"), RAMP)
+
+
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_floating_point_grey(tmp_path, white):
+    Image.fromarray((RAMP / 255 * white).astype(np.float32)).save(tmp_path / "a.tif")
+    assert np.array_equal(read_grey(tmp_path / "a.tif"), RAMP)
+
+
+def test_floating_point_overshoot_is_clipped(tmp_path):
+    Image.fromarray(np.array([[-0.1, 0.0, 0.5, 1.0, 1.2]], dtype=np.float32)).save(tmp_path / "a.tif")
+    assert read_grey(tmp_path / "a.tif").tolist() == [[0, 0, 128, 255, 255]]
+
+
+@pytest.mark.parametrize("values", [[0.0, np.nan], [-1.0, 1.0], [0.0, 1e9], [0, 70000], [-5, 9]])
+def test_ranges_without_a_known_white_are_refused(tmp_path, values):
+    dtype = np.int32 if isinstance(values[0], int) else np.float32
+    Image.fromarray(np.array([values], dtype=dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif: pixels from .* no known white"):
+        read_rgb(tmp_path / "a.tif")
+
+
+def test_grey_bilevel_and_palette(tmp_path, picture):
+    Image.fromarray(RAMP).save(tmp_path / "grey.png")
+    assert np.array_equal(read_grey(tmp_path / "grey.png"), RAMP)
+    Image.fromarray(RAMP > 99).save(tmp_path / "bilevel.png")
+    assert np.array_equal(read_grey(tmp_path / "bilevel.png"), (RAMP > 99) * 255)
+    indexed = picture(30, 20).quantize(16)
+    indexed.save(tmp_path / "palette.png")
+    colours = np.array(indexed.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    assert np.array_equal(read_rgb(tmp_path / "palette.png"), colours[np.asarray(indexed)])
+
+
+def test_cmyk(tmp_path):
+    inks = bytes([0, 0, 0, 0, 255, 0, 0, 0, 0, 255, 0, 0, 0, 0, 255, 0, 0, 0, 0, 255])
+    Image.frombytes("CMYK", (5, 1), inks).save(tmp_path / "a.tif")
+    expected = [[[255, 255, 255], [0, 255, 255], [255, 0, 255], [255, 255, 0], [0, 0, 0]]]
+    assert np.asarray(read_rgb(tmp_path / "a.tif")).tolist() == expected
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_alpha_is_composited_over_white(tmp_path, picture, suffix):
+    colour = np.asarray(picture(16, 16)).astype(float)
+    image = picture(16, 16)
+    image.putalpha(Image.fromarray(RAMP))
+    image.save(tmp_path / f"a.{suffix}", lossless=True, exact=True)
+    alpha = RAMP[..., None] / 255
+    assert np.abs(np.asarray(read_rgb(tmp_path / f"a.{suffix}")) - (colour * alpha + 255 * (1 - alpha))).max() <= 0.51
+
+
+def test_alpha_apart_keeps_the_stored_colour(tmp_path, picture):
+    image = picture(16, 16)
+    image.putalpha(Image.fromarray(RAMP))
+    image.save(tmp_path / "a.png")
+    rgb, alpha = read_rgba(tmp_path / "a.png")
+    assert np.array_equal(rgb, picture(16, 16))
+    assert np.array_equal(alpha, RAMP)
+
+
+def test_no_alpha(tmp_path, picture):
+    picture(8, 8).save(tmp_path / "a.png")
+    assert read_rgba(tmp_path / "a.png")[1] is None
+
+
+def test_transparent_colour_of_palette_grey_and_16_bit_files(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "grey.png", transparency=7)
+    assert read_grey(tmp_path / "grey.png")[0, 6:9].tolist() == [6, 255, 8]
+    palette = Image.fromarray(RAMP % 4).convert("P")
+    palette.save(tmp_path / "palette.png", transparency=2)
+    assert np.array_equal(read_rgba(tmp_path / "palette.png")[1], np.where(RAMP % 4 == 2, 0, 255))
+    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "deep.png", transparency=7 * 257)
+    assert read_grey(tmp_path / "deep.png")[0, 6:9].tolist() == [6, 255, 8]
+
+
+# ---- orientation
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda a: a),
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (4, np.flipud),
+        (5, lambda a: a.swapaxes(0, 1)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a, 2).swapaxes(0, 1)),
+        (8, np.rot90),
+    ],
+)
+def test_exif_orientation(tmp_path, picture, orientation, upright):
+    stored = picture(12, 7)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), upright(np.asarray(stored)))
+
+
+# ---- unreadable files
+
+
+def assert_unreadable(path, cause):
+    with pytest.raises(DataError) as caught:
+        read_rgb(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert cause in message
+    assert "\n" not in message
+
+
+def test_unreadable_files_are_named_in_one_line(tmp_path, picture):
+    assert_unreadable(tmp_path / "missing.png", "No such file")
+    (tmp_path / "text.png").write_text("no image\nat all")
+    assert_unreadable(tmp_path / "text.png", "not an image")
+    (tmp_path / "empty.png").touch()
+    assert_unreadable(tmp_path / "empty.png", "not an image")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "gif", "bmp"])
+def test_truncated_files_are_unreadable(tmp_path, picture, suffix):
+    picture(64, 64).save(tmp_path / f"whole.{suffix}")
+    whole = (tmp_path / f"whole.{suffix}").read_bytes()
+    (tmp_path / f"half.{suffix}").write_bytes(whole[: len(whole) // 2])
+    assert_unreadable(tmp_path / f"half.{suffix}", "cannot read image")
+
+
+def test_decompression_bombs_are_unreadable(tmp_path, picture, monkeypatch):
+    picture(64, 64).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert_unreadable(tmp_path / "a.png", "exceeds limit")
+
+
+def test_bytes_are_called_by_the_name_given(picture):
+    assert np.array_equal(read_rgb(encode_png(picture(9, 9))), picture(9, 9))
+    with pytest.raises(DataError, match=r"cannot read image key_7: not an image"):
+        read_rgb(b"junk", "key_7")
+
+
+def test_extensions():
+    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".bmp"} <= image_extensions()
+    assert not {".txt", ".json", ".h5", ".mpg", ".pdf"} & image_extensions()
+
+
+# ---- geometry
+
+
+@pytest.mark.parametrize(("width", "height", "box"), [(9, 4, (2, 0, 6, 4)), (4, 9, (0, 2, 4, 6)), (5, 5, (0, 0, 5, 5))])
+def test_centre_square(picture, width, height, box):
+    image = picture(width, height)
+    left, top, right, bottom = box
+    assert np.array_equal(centre_square(image), np.asarray(image)[top:bottom, left:right])
+
+
+def test_resize(picture):
+    image = picture(30, 20)
+    assert np.array_equal(resize(image, (7, 5)), image.resize((7, 5), Image.Resampling.BICUBIC))
+    assert np.array_equal(resize(image, (7, 5), "bilinear"), image.resize((7, 5), Image.Resampling.BILINEAR))
+    assert np.array_equal(resize(image, (30, 20)), image)
+
+
+# ---- tensors
+
+
+def test_tensor_range_and_layout(picture):
+    image = picture(5, 3)
+    tensor = to_tensor(image)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    expected = np.asarray(image).astype(np.float64).transpose(2, 0, 1) / 255 * 2 - 1
+    np.testing.assert_allclose(tensor.numpy(), expected, atol=1e-6)
+    assert to_tensor(Image.new("RGB", (1, 1), "black")).unique().tolist() == [-1]
+    assert to_tensor(Image.new("RGB", (1, 1), "white")).unique().tolist() == [1]
+
+
+def test_all_levels_survive_the_round_trip():
+    image = Image.fromarray(np.stack([RAMP, RAMP.T, 255 - RAMP], axis=-1))
+    assert np.array_equal(to_image(to_tensor(image)), image)
+    assert np.array_equal(to_uint8(to_tensor(image)), image)
+
+
+def test_to_uint8_clamps_and_rounds():
+    levels = torch.tensor([-2.0, -1.0, -1 + 0.9 / 127.5, -1 + 1.1 / 127.5, -1 + 1.6 / 127.5, 1.0, 7.0])
+    pixels = to_uint8(levels.expand(3, 1, -1).requires_grad_())
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (1, 7, 3)
+    assert pixels[0, :, 1].tolist() == [0, 0, 1, 1, 2, 255, 255]
+    halves = levels.bfloat16().expand(3, 1, -1)
+    assert np.array_equal(to_uint8(halves), to_uint8(halves.float()))
+
+
+# ---- writing
+
+
+def test_save_png(tmp_path, picture):
+    save_png(picture(9, 7), tmp_path / "a.png")
+    assert np.array_equal(Image.open(tmp_path / "a.png"), picture(9, 7))
+    assert Image.open(io.BytesIO(encode_png(picture(9, 7)))).format == "PNG"
+    save_png(picture(9, 7, seed=1), str(tmp_path / "a.png"))
+    assert np.array_equal(Image.open(tmp_path / "a.png"), picture(9, 7, seed=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("stage", ["fsync", "replace"])
+def test_a_failed_write_leaves_what_was_there(tmp_path, picture, monkeypatch, stage):
+    save_png(picture(9, 7), tmp_path / "a.png")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync") if stage == "fsync" else ("pathlib.Path.replace",)), full)
+    with pytest.raises(DataError, match=r"cannot write .*a\.png: No space left on device$"):
+        save_png(picture(9, 7, seed=1), tmp_path / "a.png")
+    monkeypatch.undo()
+    assert np.array_equal(Image.open(tmp_path / "a.png"), picture(9, 7))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_save_png_into_a_missing_folder(tmp_path, picture):
+    with pytest.raises(DataError, match=r"cannot write .*: No such file or directory$"):
+        save_png(picture(9, 7), tmp_path / "missing" / "a.png")
