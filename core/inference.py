@@ -66,7 +66,7 @@ def find_images(inputs, out):
         if path.is_dir():
             ours = out.resolve() if out.resolve() != path.resolve() else None
             for file in sorted(path.rglob("*")):
-                if file.is_file() and is_image(file) and ours not in file.resolve().parents:
+                if file.is_file() and is_image(file.name) and ours not in file.resolve().parents:
                     yield file, file.relative_to(path)
         elif path.exists():
             yield path, Path(path.name)
