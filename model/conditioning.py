@@ -46,11 +46,13 @@ class LREncoder(nn.Module):
 class ConditioningPyramid(nn.Module):
     """From the LR feature, the gain and shift of each implicit upsampler (spec: scale-adaptive conditioning of IDM)."""
 
-    def __init__(self, channels):  # of each UNet level
+    def __init__(self, inner_channel, channels):  # of g_0, and of each UNet level
         super().__init__()
         coarser = range(1, len(channels))
-        self.first = nn.Sequential(EqualConv2d(3, channels[0], 3, padding=1, bias=False), FusedLeakyReLU(channels[0]))
-        widths = [channels[0], *channels]  # g_0 has C·m_0 channels, g_{i+1} has C·m_i
+        self.first = nn.Sequential(
+            EqualConv2d(3, inner_channel, 3, padding=1, bias=False), FusedLeakyReLU(inner_channel)
+        )
+        widths = [inner_channel, *channels]  # g_0 has C channels, g_{i+1} has C·m_i
         self.down = nn.ModuleList(
             nn.Sequential(
                 EqualConv2d(widths[i - 1], widths[i], 3, stride=2, padding=1, bias=False), FusedLeakyReLU(widths[i])

@@ -33,14 +33,12 @@ RES_BLOCK = {
 }
 
 
-def is_reference_state(state):
-    """Whether a state dict has the key names of a published checkpoint."""
-    return "denoise_fn.downs.0.weight" in strip_wrapper(state)
-
-
-def strip_wrapper(state):
-    """Without the `module.` prefix that a data-parallel wrapper leaves on every key."""
-    return {key.removeprefix("module."): value for key, value in state.items()}
+def published(state):
+    """A published state dict without the `module.` prefix that a data-parallel wrapper leaves on every key."""
+    state = {key.removeprefix("module."): value for key, value in state.items()} if isinstance(state, dict) else {}
+    if "denoise_fn.downs.0.weight" not in state:
+        raise ModelError("not a published state dict: it has no key denoise_fn.downs.0.weight")
+    return state
 
 
 def read_architecture(state, image_size=128, norm_groups=32):
@@ -49,7 +47,7 @@ def read_architecture(state, image_size=128, norm_groups=32):
     The shapes do not tell the nominal image size, the number of groups of a GroupNorm, nor dropout: the first two are
     arguments, with the values of the published models, and dropout is 0.
     """
-    state = strip_wrapper(state)
+    state = published(state)
     inner = state["denoise_fn.downs.0.weight"].shape[0]
     levels, attending = [[]], set()  # the output channels of each residual block
     for n in range(1, 1 + _length(state, "denoise_fn.downs.", start=1)):
@@ -85,7 +83,7 @@ def convert_reference_state(state):
     Tensors that take no part in the forward pass may be there or not. Raises ModelError, with the list, where keys are
     missing or do not belong to the network.
     """
-    state = strip_wrapper(state)
+    state = published(state)
     names = reference_names(state)
     missing = [theirs for theirs in names.values() if theirs not in state]
     known = {*names.values(), *SCHEDULE_BUFFERS}
@@ -99,9 +97,7 @@ def convert_reference_state(state):
 
 def reference_names(state):
     """This project's parameter name -> the published key, for the architecture of a published state dict."""
-    state = strip_wrapper(state)
-    if not is_reference_state(state):
-        raise ModelError("not a published state dict: it has no key denoise_fn.downs.0.weight")
+    state = published(state)
     unet = read_architecture(state)["unet"]
     levels = len(unet["channel_multiplier"])
     return dict(_lr_encoder_names(state) + _conditioning_names(levels) + _unet_names(state, unet))
@@ -109,7 +105,7 @@ def reference_names(state):
 
 def parameter_order(state):
     """Published keys in the order in which a published optimiser numbers them: every parameter, no schedule buffer."""
-    return [key for key in strip_wrapper(state) if key not in SCHEDULE_BUFFERS]
+    return [key for key in published(state) if key not in SCHEDULE_BUFFERS]
 
 
 def _length(state, prefix, start):

@@ -19,24 +19,24 @@ class EncoderState:
 
 
 class UNetEncoder(nn.Module):
-    """[LR feature, noisy image] (B, 6, H, W) and a noise embedding (B, C) -> EncoderState."""
+    """[LR feature, noisy image] (B, 6, H, W) and a noise embedding (B, inner_channel) -> EncoderState."""
 
-    def __init__(self, in_channel, channels, attention, res_blocks, emb_channels, norm_groups, dropout):
+    def __init__(self, in_channel, inner_channel, channels, attention, res_blocks, norm_groups, dropout):
         super().__init__()
-        self.input = nn.Conv2d(in_channel, channels[0], 3, padding=1)
+        self.input = nn.Conv2d(in_channel, inner_channel, 3, padding=1)
         self.levels = nn.ModuleList()
         self.downsamples = nn.ModuleList()
-        width = channels[0]
+        width = inner_channel
         for level, out in enumerate(channels):
             blocks = nn.ModuleList()
             for _ in range(res_blocks):
-                blocks.append(ResidualBlock(width, out, emb_channels, norm_groups, dropout, attention[level]))
+                blocks.append(ResidualBlock(width, out, inner_channel, norm_groups, dropout, attention[level]))
                 width = out
             self.levels.append(blocks)
             if level + 1 < len(channels):
                 self.downsamples.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
-        self.mid1 = ResidualBlock(width, width, emb_channels, norm_groups, dropout, attention=True)
-        self.mid2 = ResidualBlock(width, width, emb_channels, norm_groups, dropout)
+        self.mid1 = ResidualBlock(width, width, inner_channel, norm_groups, dropout, attention=True)
+        self.mid2 = ResidualBlock(width, width, inner_channel, norm_groups, dropout)
 
     def forward(self, x, embedding):
         h = self.input(x)
@@ -51,30 +51,27 @@ class UNetEncoder(nn.Module):
         return EncoderState(tuple(skips), self.mid2(self.mid1(h, embedding), embedding))
 
     @staticmethod
-    def skip_channels(channels, res_blocks):
+    def skip_channels(inner_channel, channels, res_blocks):
         """Channels of the skips, in the order in which they are made."""
-        widths = [channels[0]]
+        widths = [inner_channel]
         for level, out in enumerate(channels):
             widths += [out] * (res_blocks + (level + 1 < len(channels)))
         return widths
 
 
 class UNetDecoder(nn.Module):
-    """EncoderState of B images, noise embeddings (K·B, C), gains and shifts -> prediction (K·B, 3, H, W)."""
+    """EncoderState of B images, K·B noise embeddings, gains and shifts of a Condition -> prediction (K·B, 3, H, W)."""
 
-    def __init__(self, out_channel, channels, attention, res_blocks, emb_channels, norm_groups, dropout):
+    def __init__(self, out_channel, inner_channel, channels, attention, res_blocks, norm_groups, dropout):
         super().__init__()
-        skips = UNetEncoder.skip_channels(channels, res_blocks)
+        skips = UNetEncoder.skip_channels(inner_channel, channels, res_blocks)
         width = channels[-1]
         levels, upsamplers = [], []  # from the coarsest level to the finest
         for level in reversed(range(len(channels))):
             blocks = nn.ModuleList()
             for _ in range(res_blocks + 1):
-                blocks.append(
-                    ResidualBlock(
-                        width + skips.pop(), channels[level], emb_channels, norm_groups, dropout, attention[level]
-                    )
-                )
+                shape = (width + skips.pop(), channels[level], inner_channel)
+                blocks.append(ResidualBlock(*shape, norm_groups, dropout, attention[level]))
                 width = channels[level]
             levels.append(blocks)
             if level > 0:

@@ -1,0 +1,220 @@
+"""Checkpoints: what a file holds, how it is found, written and read.
+
+A checkpoint is two files, named as the published ones are, PREFIX = I{step}_E{epoch}:
+
+`PREFIX_gen.safetensors`  the EMA network, packed where it is sparse, with the config in the metadata: all that
+                          inference needs.
+`PREFIX_opt.safetensors`  what else it takes to continue: the weights, the optimiser's state, counters. Random state and
+                          the position in the data follow from the seed and the step.
+
+Published `PREFIX_gen.pth` and `PREFIX_opt.pth` are read too, never with full unpickling.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from core.config import check_config
+from core.errors import UserError
+from data.images import write_atomically
+from model import build_network
+from model.reference import (
+    convert_reference_state,
+    parameter_order,
+    read_architecture,
+    reference_names,
+)
+from sparse import pack, unpack
+
+SUFFIXES = (".safetensors", ".pth")
+FORMAT = "smfdm"
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The network file of a checkpoint, and the training file beside it (None where there is none)."""
+
+    network: Path
+    training: Path | None
+
+
+@dataclass
+class TrainingState:
+    """What training continues from. `weights` and `optimizer` are keyed by this project's parameter names."""
+
+    weights: dict  # name -> tensor
+    ema: dict  # name -> tensor
+    masks: dict  # name -> bool tensor; empty for a dense network
+    optimizer: dict  # name -> {"exp_avg": tensor, ...}; empty to start afresh
+    masker: dict  # counters of the masker; empty to start afresh
+    step: int = 0
+
+
+def find_checkpoint(path):
+    """A file, a PREFIX, or a folder of checkpoints (its latest) -> CheckpointFiles."""
+    path = Path(path)
+    if path.is_dir():
+        latest = latest_prefix(path)
+        if latest is None:
+            raise UserError(f"{path}: no checkpoint in this folder (looked for I*_E*_gen.safetensors and *_gen.pth)")
+        path = latest
+    candidates = [path] if path.suffix in SUFFIXES else []
+    candidates += [Path(f"{path}{kind}{suffix}") for kind in ("_gen", "") for suffix in SUFFIXES]
+    network = next((file for file in candidates if file.is_file()), None)
+    if network is None:
+        raise UserError(f"{path}: no such checkpoint; give a file, or the PREFIX of PREFIX_gen.safetensors or .pth")
+    if network.stem.endswith("_opt"):
+        network = network.with_name(network.name.replace("_opt.", "_gen."))
+        if not network.is_file():
+            raise UserError(f"{path}: the network file {network.name} is not beside it")
+    training = network.with_name(network.name.replace("_gen.", "_opt."))
+    return CheckpointFiles(network, training if training != network and training.is_file() else None)
+
+
+def latest_prefix(folder):
+    """The prefix of the checkpoint with the most steps in a folder, or None."""
+    found = []
+    for file in Path(folder).glob("*_gen.*"):
+        match = re.fullmatch(r"(I(\d+)_E\d+)_gen\.(safetensors|pth)", file.name)
+        if match:
+            found.append((int(match[2]), file.with_name(match[1])))
+    return max(found)[1] if found else None
+
+
+def step_of(path):
+    """The training step of a checkpoint, by the name of its file; 0 where the name does not tell."""
+    match = re.match(r"I(\d+)_E\d+_gen", find_checkpoint(path).network.name)
+    return int(match[1]) if match else 0
+
+
+def load_network(path, device="cpu", config=None):
+    """A native or published checkpoint -> (network in evaluation mode on `device`, its whole config).
+
+    With a config, the network is built as that says, and a file that does not fit it is refused. Published files tell
+    the architecture by their shapes, apart from norm_groups (32) and image_size (128), which a config can tell.
+    """
+    state, _, own_config = read_network_file(find_checkpoint(path).network, config)
+    config = config or own_config
+    network = build_network(config["model"], initialised=False)
+    load_weights(network, state, path)
+    return network.to(device).eval(), config
+
+
+def read_network_file(file, config=None):
+    """A network file -> (dense state by our names, masks by name, config)."""
+    if file.suffix == ".pth":
+        state = read_pth(file)
+        model = config["model"] if config else read_architecture(state)
+        return convert_reference_state(state), {}, config or published_config(model, file.stem)
+    tensors, metadata = read_safetensors(file)
+    if "config" not in metadata:
+        raise UserError(f"{file}: no config in its metadata, so it is no network file of SMFDM")
+    state, masks = unpack(tensors)
+    own = check_config(json.loads(metadata["config"]), str(file))
+    if config:
+        refuse_other_network(config, own, file)
+    return state, masks, own
+
+
+def refuse_other_network(config, own, file):
+    """One line where the config and the file describe networks whose weights differ."""
+    for section in ("unet", "lr_encoder"):
+        for key, value in own["model"][section].items():
+            asked = config["model"][section][key]
+            if asked != value and key != "dropout":
+                raise UserError(f"{file}: trained with model.{section}.{key} = {value}, and the config says {asked}")
+
+
+def published_config(model, name):
+    """A whole config around the model section of a published file: the face experiment, 16 to 128."""
+    side = model["diffusion"]["image_size"]
+    spec = {"mode": "LRHR", "dataroot": "", "l_resolution": side // 8, "r_resolution": side, "batch_size": 1}
+    return check_config({"name": name, "model": model, "datasets": {"train": spec, "val": spec}}, name)
+
+
+def load_weights(network, state, where):
+    """Into the network, or one line that says which key does not fit."""
+    expected = network.state_dict()
+    for name in expected.keys() | state.keys():
+        ours, theirs = expected.get(name), state.get(name)
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            shapes = [tuple(tensor.shape) if tensor is not None else "nothing" for tensor in (theirs, ours)]
+            raise UserError(f"{where}: does not fit the network of the config: {name} is {shapes[0]}, not {shapes[1]}")
+    network.load_state_dict(state)
+
+
+def save_checkpoint(prefix, config, step, weights, ema, optimizer, masks, masker):
+    """Writes both files of a checkpoint, the network last: where it is, the other is whole.
+
+    weights, ema: name -> tensor; optimizer: name -> {key: tensor}; masks: name -> bool tensor; masker: its counters.
+    """
+    moments = {f"optimizer/{name}/{key}": t for name, state in optimizer.items() for key, t in state.items()}
+    packed = {f"weights/{name}": tensor for name, tensor in pack(weights, masks).items()}
+    counters = {"step": step, "masker": masker}
+    write_safetensors(f"{prefix}_opt.safetensors", packed | moments, {"training": json.dumps(counters)})
+    metadata = {"config": json.dumps(config), "step": str(step)}
+    write_safetensors(f"{prefix}_gen.safetensors", pack(ema, masks), metadata)
+
+
+def load_training_state(path, config):
+    """A checkpoint -> TrainingState. Without a training file beside it, training begins at step 0 from its weights."""
+    files = find_checkpoint(path)
+    ema, masks, _ = read_network_file(files.network, config)
+    if files.training is None:
+        return TrainingState(ema, ema, masks, {}, {})
+    if files.training.suffix == ".pth":
+        return TrainingState(ema, ema, masks, *_read_published_training(files))
+    tensors, metadata = read_safetensors(files.training)
+    try:
+        counters = json.loads(metadata["training"])
+        weights, _ = unpack({k.removeprefix("weights/"): t for k, t in tensors.items() if k.startswith("weights/")})
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{files.training}: not a training file of SMFDM") from error
+    optimizer = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer/"):
+            _, name, moment = key.split("/")
+            optimizer.setdefault(name, {})[moment] = tensor
+    return TrainingState(weights, ema, masks, optimizer, counters["masker"], counters["step"])
+
+
+def _read_published_training(files):
+    """A published `_opt.pth` -> (optimizer state by our names, no masker state, step)."""
+    saved = read_pth(files.training)
+    if not isinstance(saved, dict) or not {"iter", "optimizer"} <= saved.keys():
+        raise UserError(f"{files.training}: not a published training file: it has no 'iter' and 'optimizer'")
+    published = read_pth(files.network)
+    number = {key: index for index, key in enumerate(parameter_order(published))}
+    moments = saved["optimizer"]["state"]
+    names = reference_names(published)
+    optimizer = {ours: moments[number[theirs]] for ours, theirs in names.items() if number[theirs] in moments}
+    return optimizer, {}, int(saved["iter"])
+
+
+def read_pth(file):
+    """A published file, tensors and plain containers alone."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # on a damaged file the unpickler raises whatever it stumbles over
+        raise UserError(f"{file}: truncated, or not a file of tensors that torch can read safely") from error
+
+
+def read_safetensors(file):
+    """-> (tensors by name, metadata)."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            return {key: content.get_tensor(key) for key in content.keys()}, content.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: truncated, or not a safetensors file ({str(error).splitlines()[0]})") from error
+
+
+def write_safetensors(file, tensors, metadata):
+    """Whole or not at all."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(file, to_bytes(tensors, {"format": FORMAT, **metadata}))

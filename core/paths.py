@@ -1,0 +1,40 @@
+"""Where an experiment's files go: `experiments/<name>/`, by the config's `path` section."""
+
+from pathlib import Path
+
+from core.checkpoint import latest_prefix
+from core.errors import UserError
+
+
+def experiment_folder(config):
+    """A function from a key of config["path"] to the folder that it names."""
+    root = Path(config["path"]["root"]) / config["name"]
+    return lambda key: root / config["path"][key]
+
+
+def checkpoint_to_resume(config, resume):
+    """The checkpoint that training continues from, or None to start afresh.
+
+    `resume` is a checkpoint, "auto" for the latest of the experiment if it has one, or None; a fresh start where the
+    experiment has checkpoints already would mix two runs, and is refused.
+    """
+    folder = experiment_folder(config)("checkpoint")
+    latest = latest_prefix(folder) if folder.is_dir() else None
+    if resume == "auto":
+        return latest
+    if resume is None and latest is not None:
+        raise UserError(
+            f"{folder} holds checkpoints already: continue that run with -r auto, or start another with --set name=NAME"
+        )
+    return resume
+
+
+def checkpoint_to_validate(config, resume):
+    """The checkpoint that was asked for, or the latest of the experiment."""
+    if resume not in (None, "auto"):
+        return resume
+    folder = experiment_folder(config)("checkpoint")
+    latest = latest_prefix(folder) if folder.is_dir() else None
+    if latest is None:
+        raise UserError(f"no checkpoint to validate: give one with -r, or train first (none in {folder})")
+    return latest

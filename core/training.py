@@ -1,0 +1,269 @@
+"""The training loop.
+
+Nothing random is carried from step to step: what is drawn in a step follows from (seed, step), and which images it
+sees from its number, so a run continues exactly, and one process draws what several would.
+"""
+
+import itertools
+import signal
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from core.checkpoint import load_training_state, load_weights, save_checkpoint
+from core.device import allow_fast_matmul, autocast
+from core.ema import EMA
+from core.errors import UserError
+from core.logging import Board
+from core.optimization import build_optimizer, learning_rate
+from core.paths import experiment_folder
+from core.validation import validate_all
+from data import SRDataset, TrainStream
+from model import build_network
+from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, resize
+from model.schedule import NoiseSchedule
+from sparse import Masker
+
+
+class Trainer:
+    """Everything that training changes (network, EMA, optimiser, masks, step) and the loop that changes it."""
+
+    def __init__(self, config, run, log, resume=None):
+        allow_fast_matmul()
+        self.config, self.run, self.log = config, run, log
+        self.options = config["train"]
+        self.folder = experiment_folder(config)
+        torch.manual_seed(self.options["seed"])
+        saved = load_training_state(resume, config) if resume else None
+        self.step = saved.step if saved else 0
+        network = build_network(config["model"], initialised=saved is None)
+        if saved:
+            load_weights(network, saved.weights, resume)
+        self.network = network.to(run.device)
+        self.optimizer = build_optimizer(self.network.parameters(), self.options["optimizer"], run.device)
+        if saved:
+            self.load_moments(saved.optimizer)
+        self.masker = self.build_masker(saved)
+        self.ema = self.build_ema(saved)
+        self.schedule = NoiseSchedule(config["model"]["beta_schedule"]["train"])
+        self.objective = run.wrap(DiffusionLoss(self.network, self.options["loss"]))
+        self.images = SRDataset(config["datasets"]["train"], train=True)
+        self.board = Board(self.folder("tb_logger"), run.is_main, purge_step=self.step + 1)
+        self.losses = torch.zeros((), device=run.device)  # summed since the last line of the log
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Setting up, afresh or from a checkpoint.
+
+    def build_masker(self, saved):
+        """The masker that the config's `sparse` section describes; None for dense training."""
+        options = dict(self.config["sparse"])
+        if not options.pop("enabled"):
+            return None
+        options["update_until"] = round(options["update_until"] * self.options["n_iter"])
+        masker = Masker(
+            self.network,
+            self.optimizer,
+            **options,
+            seed=self.options["seed"],
+            synchronize=self.run.broadcast,
+        )
+        if saved and saved.masks:
+            masker.load_state_dict({**masker.state_dict(), **saved.masker, "masks": saved.masks})
+        return masker
+
+    def build_ema(self, saved):
+        options = self.options["ema_scheduler"]
+        ema = EMA(self.network, options["ema_decay"], options["step_start_ema"], options["update_ema_every"])
+        if saved:
+            load_weights(ema.network, saved.ema, "the checkpoint")
+            if self.masker:
+                self.masker.apply_to(dict(ema.network.named_parameters()))
+        return ema
+
+    def load_moments(self, moments):
+        """What a checkpoint holds of the optimiser's state: {parameter name: {key: tensor}}."""
+        wanted = {"sgd": {"momentum_buffer"}}.get(self.options["optimizer"]["type"], {"step", "exp_avg", "exp_avg_sq"})
+        for name, parameter in self.network.named_parameters():
+            state = moments.get(name, {})
+            if not wanted <= state.keys():
+                continue  # of another optimiser, or never updated: it starts afresh
+            self.optimizer.state[parameter] = {key: like(state[key], parameter) for key in wanted}
+
+    def batches(self):
+        """The batches of this process from the current step on, for ever."""
+        images = self.config["datasets"]["train"]
+        stream = TrainStream(
+            len(self.images), images["batch_size"], self.options["seed"], self.run.rank, self.run.world, self.step
+        )
+        workers = images["num_workers"]
+        return DataLoader(
+            self.images,
+            batch_sampler=stream,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.run.device.type == "cuda",
+        )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # The loop.
+
+    def fit(self):
+        """Trains to the last step, with checkpoints, validations and lines of the log on the way."""
+        n_iter = self.options["n_iter"]
+        if self.step >= n_iter:
+            raise UserError(f"the checkpoint is at step {self.step}, and train.n_iter is {n_iter}: raise it to go on")
+        self.log.info(self.summary())
+        remaining = itertools.islice(self.batches(), n_iter - self.step)
+        bar = tqdm(remaining, total=n_iter, initial=self.step, disable=None if self.run.is_main else True, unit="step")
+        self.since = time.perf_counter(), self.step
+        with stop_requested() as stop:
+            for batch in bar:
+                self.train_step(batch)
+                last = self.step == n_iter or stop.is_set
+                if self.step % self.options["print_freq"] == 0 or last:
+                    self.report(bar)
+                if self.step % self.options["save_checkpoint_freq"] == 0 or last:
+                    self.save()
+                if stop.is_set:
+                    raise KeyboardInterrupt
+                if self.step % self.options["val_freq"] == 0 or last:
+                    self.validate()
+        self.board.close()
+
+    def train_step(self, batch):
+        """One optimiser step: loss, gradients, weights, masks, average."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.options)
+        with autocast(self.run.device, self.options["precision"]):
+            loss = self.objective(*self.draw(batch))
+        loss.backward()
+        if self.options["grad_clip"]:
+            clip_grad_norm_(self.network.parameters(), self.options["grad_clip"])
+        self.optimizer.step()
+        self.step += 1
+        update = self.masker.step() if self.masker else None  # before the gradients go: growth rules look at them
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.network, self.step, self.masker)
+        self.losses += loss.detach()
+        if update:
+            self.report_update(update)
+
+    def draw(self, batch):
+        """A batch of the data -> what the objective takes, on the device. All noise of the step is drawn here."""
+        rank, world, device = self.run.rank, self.run.world, self.run.device
+        seed = int(np.random.SeedSequence((self.options["seed"], self.step)).generate_state(1, np.uint64)[0] >> 1)
+        here, there = torch.Generator().manual_seed(seed), torch.Generator(device).manual_seed(seed)
+        torch.manual_seed(seed + rank)  # for dropout
+
+        lr, hr = (batch[key].to(device, non_blocking=True) for key in ("lr", "hr"))
+        own = slice(rank * len(hr), (rank + 1) * len(hr))  # of what is drawn for the batch of all processes
+        levels = draw_noise_levels(self.schedule, world * len(hr), here)[own].to(device, non_blocking=True)
+        scale = 1.0
+        if self.options["continuous_scale"]:
+            scale, side = draw_side(lr.shape[-1], hr.shape[-1], here)
+            hr = resize(hr, (side, side)) if side != hr.shape[-1] else hr
+        noise = torch.randn((world * len(hr), *hr.shape[1:]), generator=there, device=device)[own]
+        return lr, hr, noise, levels, scale
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What is written on the way.
+
+    def report(self, bar):
+        """Loss since the last line, learning rate, speed; the only place where the host waits for the device."""
+        (start, first), self.since = self.since, (time.perf_counter(), self.step)
+        steps = self.step - first
+        loss = (self.run.mean(self.losses) / steps).item()
+        self.losses.zero_()
+        if not np.isfinite(loss):
+            raise UserError(f"the loss is {loss} at step {self.step}: lower train.optimizer.lr or set train.grad_clip")
+        rate = steps * self.config["datasets"]["train"]["batch_size"] * self.run.world / (self.since[0] - start)
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.board.scalars({"train/loss": loss, "train/lr": lr, "train/images_per_second": rate}, self.step)
+        bar.set_postfix(loss=f"{loss:.4f}")
+        where = f"step {self.step}/{self.options['n_iter']}  epoch {self.epoch}"
+        self.log.info(f"{where}  loss {loss:.4f}  lr {lr:.2e}  {rate:.1f} images/s")
+
+    def report_update(self, update):
+        """A prune-and-regrow update, by layer."""
+        self.board.scalars({f"density/{name}": density for name, density in self.masker.densities().items()}, self.step)
+        totals = {"pruned": sum(update.pruned.values()), "regrown": sum(update.regrown.values())}
+        self.board.scalars({f"sparse/{kind}": count for kind, count in totals.items()}, self.step)
+        self.board.scalars({f"pruned/{name}": count for name, count in update.pruned.items()}, self.step)
+        self.board.scalars({f"regrown/{name}": count for name, count in update.regrown.items()}, self.step)
+        self.board.scalars({"sparse/density": self.masker.density, "sparse/prune_rate": update.prune_rate}, self.step)
+
+    def validate(self):
+        """Metrics and pictures of the EMA network on every validation set of the config."""
+        reports = validate_all(self.ema.network, self.config, self.run, self.step, self.log, self.density)
+        for name, report in reports.items():
+            self.board.scalars({f"{name}/{key}": value for key, value in report["mean"].items()}, self.step)
+            if self.run.is_main:
+                self.board.image(f"{name}/lr_bicubic_sr_hr", report["picture"], self.step)
+        self.since = time.perf_counter(), self.step
+
+    def save(self):
+        """A checkpoint of this step, by the main process."""
+        if self.run.is_main:
+            prefix = Path(self.folder("checkpoint")) / f"I{self.step}_E{self.epoch}"
+            state = self.masker.state_dict() if self.masker else {"masks": {}}
+            masks = state.pop("masks")
+            moments = {name: self.optimizer.state[p] for name, p in self.network.named_parameters()}
+            weights, ema = self.network.state_dict(), self.ema.network.state_dict()
+            save_checkpoint(prefix, self.config, self.step, weights, ema, moments, masks, state)
+            self.log.info(f"saved {prefix}_gen.safetensors")
+        self.run.barrier()
+
+    @property
+    def epoch(self):
+        """How often the images have been seen, rounded up."""
+        seen = self.step * self.config["datasets"]["train"]["batch_size"] * self.run.world
+        return -(-seen // len(self.images))
+
+    @property
+    def density(self):
+        """Active share of the prunable weights."""
+        return self.masker.density if self.masker else 1.0
+
+    def summary(self):
+        parameters = sum(p.numel() for p in self.network.parameters())
+        sparsity = f"sparse momentum at density {self.density:.4g}" if self.masker else "dense"
+        images = self.config["datasets"]["train"]
+        return (
+            f"training {self.config['name']}: {parameters:,} parameters, {sparsity}; {len(self.images)} images, "
+            f"batch {images['batch_size']} × {self.run.world} on {self.run.device}; "
+            f"step {self.step} → {self.options['n_iter']}"
+        )
+
+
+def like(value, parameter):
+    """A moment as the optimiser makes it: float32, where the parameter is, and laid out in memory as it is."""
+    value = torch.as_tensor(value, dtype=torch.float32, device=parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value) if value.dim() else value
+
+
+class StopRequest:
+    is_set = False
+
+
+@contextmanager
+def stop_requested():
+    """While inside, the first Ctrl-C or SIGTERM only sets a flag, so that a step is finished and saved."""
+    request, before = StopRequest(), {}
+
+    def handle(number, frame):
+        request.is_set = True
+        signal.signal(number, before[number])  # the second one stops at once
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

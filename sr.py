@@ -1,0 +1,104 @@
+"""Trains or validates a super-resolution network from a config.
+
+python sr.py -p train -c config/faces_16_128.yaml                        train (torchrun starts one process a GPU)
+python sr.py -p train -c config/faces_16_128.yaml -r auto                continue the experiment's latest checkpoint
+python sr.py -p val -c config/faces_16_128.yaml -r PREFIX                validate a checkpoint
+"""
+
+import argparse
+import os
+
+from core.checkpoint import load_network, step_of
+from core.config import config_notices, load_config
+from core.distributed import Distributed
+from core.errors import one_line_errors
+from core.logging import start_logging, start_wandb
+from core.paths import checkpoint_to_resume, checkpoint_to_validate, experiment_folder
+from core.training import Trainer
+from core.validation import validate_all
+
+
+@one_line_errors()
+def main():
+    arguments = parse_arguments()
+    config = load_config(arguments.config, arguments.overrides, flags(arguments))
+    run = Distributed.from_environment(arguments.device)
+    log = start_logging(experiment_folder(config)("log"), config["phase"], run.is_main)
+    for notice in config_notices(config):
+        log.info(notice)
+    if arguments.enable_wandb and run.is_main:
+        start_wandb(config["wandb"]["project"], config["name"])
+    phase = train if config["phase"] == "train" else validate
+    phase(config, run, log, arguments.resume or config["path"]["resume_state"])
+    run.close()
+
+
+def train(config, run, log, resume):
+    Trainer(config, run, log, checkpoint_to_resume(config, resume)).fit()
+
+
+def validate(config, run, log, resume):
+    checkpoint = checkpoint_to_validate(config, resume)
+    network, _ = load_network(checkpoint, run.device, config)
+    validate_all(network, config, run, step_of(checkpoint), log, checkpoint=checkpoint)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("-c", "--config", required=True, help="YAML, or published JSON with // comments")
+    add("-p", "--phase", choices=("train", "val"), help="train, or validate (default: the config's phase)")
+    add("-r", "--resume", metavar="CHECKPOINT", help="file, folder, PREFIX of PREFIX_gen.*, or auto: the latest")
+    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("-gpu", "--gpu_ids", metavar="0,1", help="GPUs that may be used; torchrun starts one process for each")
+    add("-debug", action="store_true", help="print, validate and save every few steps, with short chains")
+    add("-enable_wandb", action="store_true", help="mirror TensorBoard to Weights & Biases (needs wandb)")
+    add("-use_ddim", action="store_true", help="sample by DDIM in place of the config's solver")
+
+    sparse = parser.add_argument_group("sparse momentum (each overrides the config's `sparse` section)")
+    add = sparse.add_argument
+    switch = sparse.add_mutually_exclusive_group()
+    switch.add_argument("--sparse", dest="sparse", action="store_true", default=None, help="train sparse")
+    switch.add_argument("--dense", dest="sparse", action="store_false", default=None, help="train dense")
+    add("--density", type=float, help="active share of the prunable weights, in (0, 1]")
+    add("--prune", metavar="RULE", help="magnitude, magnitude_variance, SET or global_magnitude")
+    add("--growth", metavar="RULE", help="momentum, gradient, random, momentum_neuron or global_momentum")
+    add("--redistribution", metavar="RULE", help="momentum, magnitude, nonzero, variance or none")
+    add("--prune-rate", "--prune_rate", "--death-rate", "--death_rate", type=float, help="of the first update")
+    add("--verbose", action="store_true", help="accepted; what an update pruned and regrew is in TensorBoard")
+
+    training = parser.add_argument_group("training (each overrides the config's `train` section)")
+    add = training.add_argument
+    add("--lr", type=float, help="learning rate")
+    add("--momentum", type=float, help="momentum of sgd")
+    add("--epochs", type=int, help="accepted; train.n_iter counts steps")
+    return parser.parse_args()
+
+
+def flags(arguments):
+    """The command line as {key of the config: value}; None where a flag was not given."""
+    if arguments.gpu_ids:
+        os.environ["CUDA_VISIBLE_DEVICES"] = arguments.gpu_ids  # before anything asks for a device
+    values = {
+        "phase": arguments.phase,
+        "sparse.enabled": arguments.sparse,
+        "sparse.density": arguments.density,
+        "sparse.prune": arguments.prune,
+        "sparse.growth": arguments.growth,
+        "sparse.redistribution": arguments.redistribution,
+        "sparse.prune_rate": arguments.prune_rate,
+        "train.optimizer.lr": arguments.lr,
+        "train.optimizer.momentum": arguments.momentum,
+        "sample.solver": "ddim" if arguments.use_ddim else None,
+    }
+    if arguments.debug:
+        values |= {"train.print_freq": 2, "train.val_freq": 4, "train.save_checkpoint_freq": 4, "sample.steps": 10}
+    return values
+
+
+if __name__ == "__main__":
+    main()

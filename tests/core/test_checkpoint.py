@@ -1,0 +1,154 @@
+"""Checkpoints: what goes in comes out, whatever is wrong is said in one line, and published files are read."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.checkpoint import find_checkpoint, load_network, load_training_state, save_checkpoint
+from core.errors import UserError
+from model import ModelError, build_network
+from model.reference import parameter_order
+
+
+@pytest.fixture
+def published(golden, tmp_path):
+    """A published checkpoint of the small recorded network: PREFIX, its state dict and its Adam moments by key."""
+    recorded = json.loads((golden / "network_tiny.json").read_text())
+    tensors = load_file(golden / "network_tiny.safetensors")
+    state = {}
+    for key, shape in recorded["all_state_dict_keys"].items():
+        state[key] = tensors.get(f"state.{key}", tensors.get(f"schedule.{key}", torch.zeros(shape)))
+    order = parameter_order(state)
+    generator = torch.Generator().manual_seed(0)
+    moments = {
+        number: {
+            "step": torch.tensor(7.0),
+            "exp_avg": torch.randn(state[key].shape, generator=generator),
+            "exp_avg_sq": torch.rand(state[key].shape, generator=generator),
+        }
+        for number, key in enumerate(order)
+        if not key.startswith(("imnet.", "encoder.sub_mean", "encoder.add_mean"))
+    }
+    groups = [{"lr": 1e-4, "params": list(range(len(order)))}]
+    training = {"epoch": 2, "iter": 7, "scheduler": None, "optimizer": {"state": moments, "param_groups": groups}}
+    prefix = tmp_path / "I7_E2"
+    torch.save(state, f"{prefix}_gen.pth")
+    torch.save(training, f"{prefix}_opt.pth")
+    return prefix, state, {order[number]: state for number, state in moments.items()}
+
+
+def random_masks(network, density=0.15):
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.rand(weight.shape, generator=generator) < density
+        for name, weight in network.prunable_parameters().items()
+    }
+
+
+def test_sparse_checkpoint_round_trip(small_config, tmp_path):
+    network = build_network(small_config["model"])
+    masks = random_masks(network)
+    weights = {name: tensor * masks.get(name, 1) for name, tensor in network.state_dict().items()}
+    ema = {name: tensor * 0.5 for name, tensor in weights.items()}
+    moments = {name: {"step": torch.tensor(3.0), "exp_avg": torch.randn_like(weights[name])} for name in weights}
+    counters = {"steps": 3, "updates": 1, "seed": 5}
+    save_checkpoint(tmp_path / "I3_E1", small_config, 3, weights, ema, moments, masks, counters)
+
+    loaded, config = load_network(tmp_path / "I3_E1")
+    assert config == small_config
+    assert all(torch.equal(tensor, ema[name]) for name, tensor in loaded.state_dict().items())
+    assert not loaded.training
+    state = load_training_state(tmp_path / "I3_E1", small_config)
+    assert (state.step, state.masker) == (3, counters)
+    assert all(torch.equal(state.weights[name], weights[name]) for name in weights)
+    assert all(torch.equal(state.masks[name], masks[name]) for name in masks)
+    assert all(torch.equal(state.optimizer[n][k], t) for n, kept in moments.items() for k, t in kept.items())
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".") or file.suffix == ".tmp"]
+
+
+def test_packed_file_is_a_fifth_of_the_dense(golden, tmp_path):
+    """At 15 % density, on the smallest network whose weights, like those of the real ones, are mostly convolutions."""
+    model = {
+        "unet": {"inner_channel": 64, "channel_multiplier": [1, 2], "attn_res": [], "res_blocks": 1},
+        "diffusion": {"image_size": 32},
+        "beta_schedule": {"train": {}},
+    }
+    from core.config import check_config
+
+    config = check_config({"name": "x", "model": model, "datasets": {}})
+    network = build_network(config["model"])
+    masks, weights = random_masks(network), network.state_dict()
+    save_checkpoint(tmp_path / "I1_E1", config, 1, weights, weights, {}, masks, {})
+    dense = 4 * sum(tensor.numel() for tensor in weights.values())
+    assert (tmp_path / "I1_E1_gen.safetensors").stat().st_size <= 0.2 * dense
+
+
+def test_how_a_checkpoint_may_be_named(small_checkpoint):
+    file = small_checkpoint.with_name("I3_E1_gen.safetensors")
+    for name in (small_checkpoint, file, small_checkpoint.parent, small_checkpoint.with_name("I3_E1_opt.safetensors")):
+        assert find_checkpoint(name).network == file
+
+
+def test_latest_is_by_steps(small_checkpoint, tmp_path):
+    for name in ("I9_E1", "I10_E1", "I8_E7"):
+        (tmp_path / f"{name}_gen.safetensors").write_bytes(b"")
+    assert find_checkpoint(tmp_path).network.name == "I10_E1_gen.safetensors"
+
+
+def test_published_network(published, golden):
+    """norm_groups is not in the file: the config tells it, and then the output is the recorded one."""
+    prefix, _, _ = published
+    _, guessed = load_network(prefix)
+    assert guessed["model"]["unet"]["channel_multiplier"] == [1, 2, 2]
+    assert guessed["model"]["beta_schedule"]["val"]["n_timestep"] == 40
+    guessed["model"]["unet"]["norm_groups"] = 16
+    network, _ = load_network(f"{prefix}_gen.pth", config=guessed)
+    tensors = load_file(golden / "network_tiny.safetensors")
+    with torch.no_grad():
+        condition = network.condition(tensors["square.lr_image"], (32, 32), 1.0)
+        eps = network(tensors["square.x_t"], tensors["square.noise_level"].flatten(), condition)
+    assert (eps - tensors["square.eps"]).norm() / tensors["square.eps"].norm() < 1e-5
+
+
+def test_published_training_state(published):
+    prefix, published_state, published_moments = published
+    _, config = load_network(prefix)
+    state = load_training_state(prefix, config)
+    assert state.step == 7 and not state.masks and not state.masker
+    pairs = {"encoder.input.weight": "denoise_fn.downs.0.weight", "lr_encoder.tail.bias": "encoder.tail.0.bias"}
+    for ours, theirs in pairs.items():
+        assert torch.equal(state.weights[ours], published_state[theirs])
+        assert torch.equal(state.optimizer[ours]["exp_avg"], published_moments[theirs]["exp_avg"])
+    assert all(kept["exp_avg"].shape == state.weights[name].shape for name, kept in state.optimizer.items())
+
+
+def test_bad_files(small_checkpoint, small_config, published, tmp_path):
+    whole = small_checkpoint.with_name("I3_E1_gen.safetensors").read_bytes()
+    (tmp_path / "cut_gen.safetensors").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut_gen.pth").write_bytes((published[0].parent / "I7_E2_gen.pth").read_bytes()[:5000])
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+    (tmp_path / "empty").mkdir()
+    for name in ("cut", "cut_gen.pth", "text.pth", "other.pth", "empty", "missing", "missing.pth"):
+        with pytest.raises((UserError, ModelError)) as error:
+            load_network(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_a_pickle_is_never_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    torch.save({"denoise_fn.downs.0.weight": Payload()}, tmp_path / "evil_gen.pth")
+    with pytest.raises(UserError):
+        load_network(tmp_path / "evil")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_config_of_another_network(small_checkpoint, small_config):
+    small_config["model"]["unet"]["inner_channel"] = 16
+    with pytest.raises(UserError, match=r"model\.unet\.inner_channel = 8, and the config says 16"):
+        load_network(small_checkpoint, config=small_config)
