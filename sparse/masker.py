@@ -57,6 +57,7 @@ class Masker:
         min_elements: int = 0,                # smaller tensors stay dense
         seed: int = 0,                        # of the first masks and of random growth
         synchronize: Callable[[list[Tensor]], None] | None = None,  # makes masks (uint8, in place) equal on all ranks
+        state: Mapping[str, Any] | None = None,  # a state_dict() to continue from: no first masks are drawn
     ):
         check_fraction("density", density, zero_allowed=False)
         check_fraction("prune_rate", prune_rate)
@@ -85,7 +86,10 @@ class Masker:
             raise SparseError(f"density={density} leaves none of the {self.prunable} prunable weights active")
         # The masks again, in the parameters' dtype and memory layout: applying them is then one fused kernel for all.
         self._multipliers = [torch.empty_like(parameter, requires_grad=False) for parameter in self.parameters.values()]
-        self._adopt(self._initial_masks(init))
+        if state is None:
+            self._adopt(self._initial_masks(init))
+        else:
+            self.load_state_dict(state)
 
     @property
     def active(self) -> int:
@@ -167,7 +171,11 @@ class Masker:
         return {"masks": dict(self.masks), "steps": self.steps, "updates": self.updates, "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state_dict() and apply its masks; one that does not fit is refused, and nothing changes."""
+        """Continue from a state_dict() and apply its masks; one that does not fit is refused, and nothing changes.
+
+        The masker's first masks have thinned the weights already: load weights after making the masker, or give the
+        state to the constructor.
+        """
         if missing := {"masks", "steps", "updates", "seed"} - set(state):
             raise SparseError(f"the masker's state lacks {', '.join(sorted(missing))}")
         self._check_masks(state["masks"])

@@ -17,11 +17,7 @@ def masker(golden_case):
     masks = golden_case.masks("init")
     density = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
     rules = {key: golden_case.record[key] for key in ("prune", "growth", "redistribution")}
-    masker = Masker(network, optimizer, density=density, **rules)
-    for name, weight in golden_case.all("before.weight").items():  # which the masker's first masks have thinned
-        network.get_parameter(name).data.copy_(weight)
-    masker.load_state_dict({"masks": masks, "steps": 5, "updates": 0, "seed": 0})
-    return masker
+    return Masker(network, optimizer, density, **rules, state={"masks": masks, "steps": 5, "updates": 0, "seed": 0})
 
 
 def layers_of(masker, rule):

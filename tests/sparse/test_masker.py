@@ -213,6 +213,18 @@ def test_saved_state_continues_identically(make, train, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), resumed.parameters(), strict=True))
 
 
+def test_a_masker_made_from_a_state_leaves_loaded_weights_whole(make, train):
+    network, optimizer = make()
+    masker = Masker(network, optimizer, 0.3)
+    train(network, optimizer, masker)
+    loaded, loaded_optimizer = make(seed=1)
+    loaded.load_state_dict(network.state_dict())
+    again = Masker(loaded, loaded_optimizer, 0.3, seed=9, state=masker.state_dict())
+    assert (again.steps, again.seed) == (1, 0)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), loaded.parameters(), strict=True))
+    check_budget(again, 0.3)
+
+
 def test_state_that_does_not_fit_is_refused_and_changes_nothing(make):
     masker = Masker(*make(), density=0.2)
     state, masks = masker.state_dict(), dict(masker.masks)
