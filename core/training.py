@@ -65,17 +65,20 @@ class Trainer:
         options = dict(self.config["sparse"])
         if not options.pop("enabled"):
             return None
-        options["update_until"] = round(options["update_until"] * self.options["n_iter"])
-        masker = Masker(
+        options["update_until"] = max(round(options["update_until"] * self.options["n_iter"]), 1)
+        seed = self.options["seed"]
+        state = None
+        if saved and saved.masks:
+            state = {"masks": saved.masks, "steps": 0, "updates": 0, "seed": seed, **saved.masker}
+        return Masker(
             self.network,
             self.optimizer,
             **options,
-            seed=self.options["seed"],
+            keep="largest" if saved else "random",  # of a dense checkpoint, what it has learnt
+            seed=seed,
             synchronize=self.run.broadcast,
+            state=state,
         )
-        if saved and saved.masks:
-            masker.load_state_dict({**masker.state_dict(), **saved.masker, "masks": saved.masks})
-        return masker
 
     def build_ema(self, saved):
         options = self.options["ema_scheduler"]

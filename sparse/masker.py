@@ -16,7 +16,18 @@ from sparse.optimizer_state import check_optimizer, has_moments, read_layers
 from sparse.prunable import prunable_parameters
 from sparse.prune import PRUNE_RULES, layer_prune_rates, prune_counts
 from sparse.schedule import PRUNE_RATE_SCHEDULES
-from sparse.selection import count_true, select_random
+from sparse.selection import count_true, select_largest, select_random
+
+
+def _choose_random(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return select_random(torch.ones_like(weight, dtype=torch.bool), count, generator)
+
+
+def _choose_largest(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return select_largest(weight.abs(), torch.ones_like(weight, dtype=torch.bool), count)
+
+
+FIRST_MASKS = {"random": _choose_random, "largest": _choose_largest}
 
 
 class UpdateReport(NamedTuple):
@@ -53,6 +64,7 @@ class Masker:
         prune_rate_schedule: str = "cosine",  # cosine | linear | constant, from step 0 to update_until
         update_until: int | None = None,      # the last step that may update; None: no last one, and the rate stays
         init: str = "constant",               # constant | erdos_renyi | erdos_renyi_kernel
+        keep: str = "random",                 # which weights start active: random | largest (of a trained network)
         exclude: Sequence[str] = (),          # patterns of parameter names that stay dense
         min_elements: int = 0,                # smaller tensors stay dense
         seed: int = 0,                        # of the first masks and of random growth
@@ -69,6 +81,7 @@ class Masker:
         check_name("redistribution", redistribution, REDISTRIBUTION_RULES)
         check_name("prune_rate_schedule", prune_rate_schedule, PRUNE_RATE_SCHEDULES)
         check_name("init", init, INITIAL_DENSITIES)
+        check_name("keep", keep, FIRST_MASKS)
 
         self.optimizer = optimizer
         self.update_every, self.update_until = update_every, update_until
@@ -87,7 +100,7 @@ class Masker:
         # The masks again, in the parameters' dtype and memory layout: applying them is then one fused kernel for all.
         self._multipliers = [torch.empty_like(parameter, requires_grad=False) for parameter in self.parameters.values()]
         if state is None:
-            self._adopt(self._initial_masks(init))
+            self._adopt(self._initial_masks(init, FIRST_MASKS[keep]))
         else:
             self.load_state_dict(state)
 
@@ -200,13 +213,13 @@ class Masker:
                 f"continue with density={active / self.prunable:.6g}"
             )
 
-    def _initial_masks(self, init: str) -> list[Tensor]:
+    def _initial_masks(self, init: str, choose: Callable) -> list[Tensor]:
         """Draw masks on the CPU, so that they are the same on every device."""
         shapes = [weight_shape(parameter) for parameter in self.parameters.values()]
         counts = initial_counts(init, shapes, self.budget)
         generator = torch.Generator().manual_seed(self.seed)
-        everywhere = [torch.ones(size, dtype=torch.bool) for size in self._sizes]
-        drawn = [select_random(layer, n, generator) for layer, n in zip(everywhere, counts, strict=True)]
+        weights = [parameter.detach().cpu().flatten() for parameter in self.parameters.values()]
+        drawn = [choose(weight, n, generator) for weight, n in zip(weights, counts, strict=True)]
         return [mask.to(p.device) for mask, p in zip(drawn, self.parameters.values(), strict=True)]
 
     def _applicable_rules(self) -> tuple[Callable, Callable, Callable]:

@@ -419,3 +419,15 @@ def test_masks_hold_on_cuda_with_random_growth(make, train):
     for step in range(6):
         train(network, optimizer, masker, seed=step)
         check_budget(masker, 0.15)
+
+
+def test_largest_weights_of_a_trained_network_are_kept():
+    """With keep="largest" each layer starts with its share of the budget, taken by magnitude."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 10))
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    masker = Masker(module, torch.optim.Adam(module.parameters()), density=0.2, keep="largest")
+    assert masker.active == round(0.2 * 900)
+    for name, mask in masker.masks.items():
+        assert before[name][mask].abs().min() >= before[name][~mask].abs().max()
+        assert torch.equal(masker.parameters[name].detach(), before[name] * mask)

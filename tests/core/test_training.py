@@ -1,0 +1,266 @@
+"""Training: it continues exactly, in one process or several, and keeps the budget of active weights."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from core.checkpoint import load_network, load_training_state
+from core.config import check_config
+from core.distributed import Distributed
+from core.logging import start_logging
+from core.optimization import build_optimizer, learning_rate
+from core.training import Trainer
+
+TRAIN = {
+    "n_iter": 8,
+    "val_freq": 100,
+    "save_checkpoint_freq": 4,
+    "print_freq": 2,
+    "optimizer": {"lr": 1e-3},
+    "grad_clip": 1.0,
+    "warmup": 2,
+    "lr_schedule": "cosine",
+    "ema_scheduler": {"step_start_ema": 2, "ema_decay": 0.5},
+}
+SPARSE = {"enabled": True, "density": 0.15, "update_every": 3, "update_until": 1.0}
+
+
+@pytest.fixture
+def config(small_config):
+    """The small experiment, to be trained sparse on its five images in batches of two."""
+    config = copy.deepcopy(small_config)
+    config["datasets"]["train"] = {**config["datasets"]["val"], "batch_size": 2, "augment": True, "name": "waves"}
+    del config["datasets"]["val"]
+    config["model"]["unet"]["dropout"] = 0.1
+    return check_config(config | {"train": copy.deepcopy(TRAIN), "sparse": dict(SPARSE)})
+
+
+def fit(config, name, resume=None):
+    """Trains to the end -> the trainer."""
+    config = check_config(config | {"name": name})
+    log = start_logging(os.devnull + "-none", "train", is_main=False)
+    trainer = Trainer(config, Distributed.from_environment("cpu"), log, resume)
+    trainer.fit()
+    return trainer
+
+
+def checkpoint(config, name, prefix):
+    return f"{config['path']['root']}/{name}/checkpoint/{prefix}"
+
+
+def files(prefix):
+    loaded = {kind: load_file(f"{prefix}_{kind}.safetensors") for kind in ("gen", "opt")}
+    return {f"{kind}/{key}": tensor for kind, tensors in loaded.items() for key, tensor in tensors.items()}
+
+
+def test_continuing_is_exact(config):
+    """Eight steps are four, and four more from the checkpoint: weights, moments, EMA and masks to the last bit."""
+    fit(config, "whole")
+    fit(config, "continued", resume=checkpoint(config, "whole", "I4_E2"))
+    whole = files(checkpoint(config, "whole", "I8_E4"))
+    continued = files(checkpoint(config, "continued", "I8_E4"))
+    assert whole.keys() == continued.keys()
+    assert not [key for key in whole if not torch.equal(whole[key], continued[key])]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_masks_hold_after_every_step(config, optimizer, monkeypatch):
+    config["train"]["optimizer"]["type"] = optimizer
+    step, seen = Trainer.train_step, []
+
+    def checked(self, batch):
+        step(self, batch)
+        active = 0
+        for name, mask in self.masker.masks.items():
+            weight, average = self.masker.parameters[name], dict(self.ema.network.named_parameters())[name]
+            assert not weight[~mask].any() and not average[~mask].any()
+            active += int(mask.sum())
+        assert active == round(0.15 * self.masker.prunable)
+        seen.append({name: mask.clone() for name, mask in self.masker.masks.items()})
+
+    monkeypatch.setattr(Trainer, "train_step", checked)
+    fit(config, optimizer)
+    moved = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in pairwise(seen)]
+    assert moved == [False, True, False, False, True, False, False]  # updates at steps 3 and 6
+
+
+def test_dense_training_and_its_files(config):
+    trainer = fit(config | {"sparse": {"enabled": False}}, "dense")
+    network, saved = load_network(checkpoint(config, "dense", "I8_E4"))
+    assert saved["name"] == "dense" and trainer.masker is None
+    averages = trainer.ema.network.state_dict()
+    assert all(torch.equal(tensor, averages[name]) for name, tensor in network.state_dict().items())
+
+
+def test_training_learns(config):
+    """On five images and a wide enough network the loss falls well below that of predicting nothing (0.8 for ε)."""
+    config["train"] |= {"n_iter": 150, "save_checkpoint_freq": 1000, "print_freq": 50}
+    config["train"]["optimizer"]["lr"] = 5e-3
+    config["model"]["unet"]["dropout"] = 0.0
+    losses = []
+    trainer_report = Trainer.report
+
+    def report(self, bar):
+        steps = self.step - self.since[1]
+        losses.append(self.losses.item() / steps)
+        trainer_report(self, bar)
+
+    Trainer.report = report
+    try:
+        fit(config, "learn")
+    finally:
+        Trainer.report = trainer_report
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_learning_rate():
+    train = {"optimizer": {"lr": 2.0}, "warmup": 4, "lr_schedule": "cosine", "n_iter": 104}
+    assert [learning_rate(step, train) for step in range(4)] == [0.5, 1.0, 1.5, 2.0]
+    assert learning_rate(4, train) == 2.0 and learning_rate(54, train) == pytest.approx(1.0)
+    assert learning_rate(104, train) == pytest.approx(0.0, abs=1e-9)
+    assert learning_rate(99, train | {"lr_schedule": "constant"}) == 2.0
+
+
+def test_optimizer_of_config(config):
+    parameter = [torch.nn.Parameter(torch.zeros(1))]
+    options = config["train"]["optimizer"]
+    for kind, expected in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
+        assert type(build_optimizer(parameter, options | {"type": kind}, torch.device("cpu"))) is expected
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command, as a user types it.
+
+
+def write(config, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def sr(pytestconfig, *arguments, launcher=(), **options):
+    command = [sys.executable, *launcher, str(pytestconfig.rootpath / "sr.py"), "--device", "cpu", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
+
+
+def test_two_processes_train_as_one(config, tmp_path, pytestconfig):
+    """The same images and noise, so the same losses and masks, with half of each batch in each of two processes."""
+    config["model"]["unet"]["dropout"] = 0.0  # each process draws its own
+    config["datasets"]["train"] |= {"num_workers": 1}
+    results = {}
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    for name, batch, start in (("one", 2, ()), ("two", 1, launcher)):
+        config["datasets"]["train"]["batch_size"] = batch
+        file = write(config | {"name": name}, tmp_path)
+        done = sr(pytestconfig, "-p", "train", "-c", file, launcher=start)
+        assert done.returncode == 0, done.stderr
+        results[name] = [line.split("loss ")[1].split()[0] for line in done.stdout.splitlines() if "loss " in line]
+    assert len(results["one"]) == 4
+    losses = {name: [float(loss) for loss in found] for name, found in results.items()}
+    assert losses["one"] == pytest.approx(losses["two"], abs=1.1e-4)  # as printed
+    state = [load_training_state(checkpoint(config, name, "I8_E4"), None) for name in ("one", "two")]
+    for name, weight in state[0].weights.items():
+        assert torch.allclose(weight, state[1].weights[name], atol=1e-5), name
+    assert all(torch.equal(mask, state[1].masks[name]) for name, mask in state[0].masks.items())
+
+
+def test_a_stopped_run_is_saved_and_continues(config, tmp_path, pytestconfig):
+    config["train"] |= {"n_iter": 100_000, "save_checkpoint_freq": 100_000, "print_freq": 1}
+    file = write(config, tmp_path)
+    command = [sys.executable, str(pytestconfig.rootpath / "sr.py"), "--device", "cpu", "-c", str(file)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in run.stdout:
+        if line.startswith("step 3/"):
+            break
+    time.sleep(0.1)
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130 and errors.strip().splitlines()[-1] == "interrupted"
+
+    refused = sr(pytestconfig, "-c", file)
+    assert refused.returncode == 2 and "-r auto" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    folder = tmp_path / "experiments" / "small" / "checkpoint"
+    (saved,) = (int(found.name.split("_")[0][1:]) for found in folder.glob("*_gen.safetensors"))
+    more = sr(pytestconfig, "-c", file, "-r", "auto", "--set", f"train.n_iter={saved + 2}")
+    assert more.returncode == 0 and f"step {saved} → {saved + 2}" in more.stdout, more.stderr
+
+
+def test_a_killed_run_leaves_whole_files(config, tmp_path, pytestconfig):
+    config["train"] |= {"n_iter": 100_000, "save_checkpoint_freq": 1, "print_freq": 1}
+    file = write(config, tmp_path)
+    command = [sys.executable, str(pytestconfig.rootpath / "sr.py"), "--device", "cpu", "-c", str(file)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in run.stdout:
+        if line.startswith("step 5/"):
+            break
+    run.kill()
+    run.wait()
+    folder = tmp_path / "experiments" / "small" / "checkpoint"
+    found = sorted(folder.glob("*_gen.safetensors"))
+    assert len(found) >= 4
+    for path in found:
+        state = load_training_state(path, None)
+        assert state.step == int(path.name[1:].split("_")[0]) and state.optimizer
+
+
+def test_command_line_flags(config, tmp_path, pytestconfig):
+    """--dense and the sparse rules reach the checkpoint's config."""
+    config["train"]["n_iter"] = 1
+    file = write(config, tmp_path)
+    flags = ["--sparse", "--density", "0.3", "--prune", "SET", "--growth", "random", "--redistribution", "none"]
+    done = sr(pytestconfig, "-p", "train", "-c", file, *flags, "--prune-rate", "0.4", "--lr", "0.01", "--set", "name=a")
+    assert done.returncode == 0, done.stderr
+    saved = load_network(tmp_path / "experiments" / "a" / "checkpoint")[1]
+    wanted = {"density": 0.3, "prune": "SET", "growth": "random", "redistribution": "none", "prune_rate": 0.4}
+    assert saved["sparse"] | wanted == saved["sparse"] and saved["train"]["optimizer"]["lr"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--set", "train.n_itr=3"], "n_itr"),
+        (["--density", "1.5"], "sparse.density"),
+        (["-r", "nowhere/I3_E1"], "nowhere/I3_E1"),
+        (["--set", "datasets.train.dataroot=nowhere"], "nowhere"),
+        (["-c", "nowhere.yaml"], "nowhere.yaml"),
+        (["-p", "val"], "datasets.val"),
+    ],
+)
+def test_bad_input_is_one_line(config, tmp_path, pytestconfig, arguments, told):
+    done = sr(pytestconfig, "-c", write(config, tmp_path), *arguments)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and told in done.stderr, done.stderr
+    assert not list((tmp_path / "experiments").rglob("*.safetensors"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+def test_a_step_on_cuda_is_that_on_the_cpu(config):
+    """One step from the same weights and the same noise, in float32."""
+    config["train"] |= {"n_iter": 1, "precision": "float32", "warmup": 0}
+    config["train"]["optimizer"] = {"type": "sgd", "lr": 0.1}
+    config["model"]["unet"]["dropout"] = 0.0
+    config = check_config(config)
+    log = start_logging(os.devnull + "-none", "train", is_main=False)
+    weights, drawn = {}, None
+    for device in ("cpu", "cuda"):
+        trainer = Trainer(check_config(config | {"name": device}), Distributed.from_environment(device), log)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        batch = next(iter(trainer.batches()))
+        drawn = trainer.draw(batch) if drawn is None else drawn  # the generators of the two devices differ
+        trainer.draw = lambda batch, d=drawn, to=device: tuple(x.to(to) if torch.is_tensor(x) else x for x in d)
+        trainer.train_step(batch)
+        weights[device] = {name: tensor.cpu() for name, tensor in trainer.network.state_dict().items()}
+    for name, weight in weights["cpu"].items():
+        assert torch.allclose(weight, weights["cuda"][name], atol=1e-5), name
