@@ -1,5 +1,7 @@
 import io
+import multiprocessing
 import pickle
+import sys
 import traceback
 
 import lmdb
@@ -233,6 +235,20 @@ def test_an_error_in_a_worker_is_still_one_line(folders):
     (folders / "hr_24/00004.png").write_text("no image")
     loader = DataLoader(SRDataset(spec(dataroot=folders), train=False), num_workers=2)
     assert_error("cannot read image", folders / "hr_24/00004.png", of=lambda: list(loader))
+
+
+def opens_its_own_environment(store, parents):
+    store.read(0)
+    sys.exit(0 if store._env is not parents else 1)
+
+
+def test_a_forked_process_opens_its_own_lmdb(tmp_path, picture):
+    store = LmdbStore(write_lmdb(tmp_path / "db", good_lmdb(picture)), 8, 24)
+    store.read(0)
+    child = multiprocessing.get_context("fork").Process(target=opens_its_own_environment, args=(store, store._env))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 def test_an_open_lmdb_can_be_pickled(prepared):
