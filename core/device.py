@@ -37,6 +37,11 @@ def autocast(device, precision="auto"):
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def uses_graphs(device):
+    """Whether the device can record its work once and replay it."""
+    return device.type == "cuda"
+
+
 def allow_fast_matmul():
     """TF32 for what stays in float32 on a GPU, and convolution algorithms chosen by measurement."""
     torch.backends.cuda.matmul.allow_tf32 = True

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from core.device import pick_device
 
@@ -38,25 +37,16 @@ class Distributed:
     def is_main(self):
         return self.rank == 0
 
-    def wrap(self, module):
-        """The module with gradients averaged over processes."""
-        if self.world == 1:
-            return module
-        ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
-
     def broadcast(self, tensors):
         """Makes each tensor equal to that of rank 0, in place."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def mean(self, tensor):
-        """The mean of a tensor over processes."""
+    def sum(self, tensor):
+        """The sum of a tensor over processes, in place."""
         if self.world > 1:
-            tensor = tensor.clone()
             dist.all_reduce(tensor)
-            tensor /= self.world
         return tensor
 
     def gather(self, value):

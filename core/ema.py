@@ -9,7 +9,7 @@ class EMA:
     """A second network whose weights follow those of the first: e ← d·e + (1-d)·w, every `every` steps from `start`.
 
     Before `start` it is a plain copy. An average over steps with changing masks has more non-zeros than the budget, so
-    the current masks multiply it at every update: it has exactly the density of the network.
+    whenever the masks change they multiply it: it has exactly the density of the network.
     """
 
     def __init__(self, network, decay=0.9999, start=5000, every=1):
@@ -18,14 +18,14 @@ class EMA:
         self.averages = list(self.network.parameters())
 
     @torch.no_grad()
-    def update(self, network, step, masker=None):
+    def update(self, network, step):
         """After the optimiser step that ends `step` (counted from 1)."""
         weights = [parameter.detach() for parameter in network.parameters()]
         if step < self.start:
             torch._foreach_copy_(self.averages, weights)
         elif step % self.every == 0:
             torch._foreach_lerp_(self.averages, weights, 1 - self.decay)
-        else:
-            return
-        if masker is not None:
-            masker.apply_to(dict(self.network.named_parameters()))
+
+    def mask(self, masker):
+        """After the masks have changed."""
+        masker.apply_to(dict(self.network.named_parameters()))

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core.checkpoint import load_training_state, load_weights, save_checkpoint
-from core.device import allow_fast_matmul, autocast
+from core.device import allow_fast_matmul, autocast, uses_graphs
 from core.ema import EMA
 from core.errors import UserError
+from core.gradients import FlatGradients, ForwardBackward
 from core.logging import Board
 from core.optimization import build_optimizer, learning_rate
 from core.paths import experiment_folder
@@ -52,7 +52,14 @@ class Trainer:
         self.masker = self.build_masker(saved)
         self.ema = self.build_ema(saved)
         self.schedule = NoiseSchedule(config["model"]["beta_schedule"]["train"])
-        self.objective = run.wrap(DiffusionLoss(self.network, self.options["loss"]))
+        run.broadcast(parameter.data for parameter in self.network.parameters())
+        self.gradients = FlatGradients(self.network.parameters())
+        self.forward_backward = ForwardBackward(
+            DiffusionLoss(self.network, self.options["loss"]),
+            self.gradients,
+            context=lambda: autocast(run.device, self.options["precision"]),
+            graphs=uses_graphs(run.device) and self.options["cuda_graphs"],
+        )
         self.images = SRDataset(config["datasets"]["train"], train=True)
         self.board = Board(self.folder("tb_logger"), run.is_main, purge_step=self.step + 1)
         self.losses = torch.zeros((), device=run.device)  # summed since the last line of the log
@@ -86,7 +93,7 @@ class Trainer:
         if saved:
             load_weights(ema.network, saved.ema, "the checkpoint")
             if self.masker:
-                self.masker.apply_to(dict(ema.network.named_parameters()))
+                ema.mask(self.masker)
         return ema
 
     def load_moments(self, moments):
@@ -101,9 +108,8 @@ class Trainer:
     def batches(self):
         """The batches of this process from the current step on, for ever."""
         images = self.config["datasets"]["train"]
-        stream = TrainStream(
-            len(self.images), images["batch_size"], self.options["seed"], self.run.rank, self.run.world, self.step
-        )
+        batch = images["batch_size"] * self.options["accumulate"]
+        stream = TrainStream(len(self.images), batch, self.options["seed"], self.run.rank, self.run.world, self.step)
         workers = images["num_workers"]
         return DataLoader(
             self.images,
@@ -143,22 +149,25 @@ class Trainer:
         """One optimiser step: loss, gradients, weights, masks, average."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.options)
-        with autocast(self.run.device, self.options["precision"]):
-            loss = self.objective(*self.draw(batch))
-        loss.backward()
+        self.gradients.zero()
+        accumulate = self.options["accumulate"]
+        tensors, scale = self.draw(batch)
+        for part in zip(*(tensor.chunk(accumulate) for tensor in tensors), strict=True):
+            self.losses += self.forward_backward(part, (scale,), weight=1 / (accumulate * self.run.world)) / accumulate
+        self.run.sum(self.gradients.buffer)
         if self.options["grad_clip"]:
-            clip_grad_norm_(self.network.parameters(), self.options["grad_clip"])
+            self.gradients.clip(self.options["grad_clip"])
         self.optimizer.step()
         self.step += 1
-        update = self.masker.step() if self.masker else None  # before the gradients go: growth rules look at them
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.network, self.step, self.masker)
-        self.losses += loss.detach()
+        update = self.masker.step() if self.masker else None
+        self.ema.update(self.network, self.step)
         if update:
+            self.ema.mask(self.masker)
             self.report_update(update)
 
     def draw(self, batch):
-        """A batch of the data -> what the objective takes, on the device. All noise of the step is drawn here."""
+        """A batch of the data -> the tensors (lr, hr, noise, noise level) and the scale that the objective takes, on
+        the device. All noise of the step is drawn here."""
         rank, world, device = self.run.rank, self.run.world, self.run.device
         seed = int(np.random.SeedSequence((self.options["seed"], self.step)).generate_state(1, np.uint64)[0] >> 1)
         here, there = torch.Generator().manual_seed(seed), torch.Generator(device).manual_seed(seed)
@@ -169,10 +178,10 @@ class Trainer:
         levels = draw_noise_levels(self.schedule, world * len(hr), here)[own].to(device, non_blocking=True)
         scale = 1.0
         if self.options["continuous_scale"]:
-            scale, side = draw_side(lr.shape[-1], hr.shape[-1], here)
+            scale, side = draw_side(lr.shape[-1], hr.shape[-1], self.options["scale_step"], here)
             hr = resize(hr, (side, side)) if side != hr.shape[-1] else hr
         noise = torch.randn((world * len(hr), *hr.shape[1:]), generator=there, device=device)[own]
-        return lr, hr, noise, levels, scale
+        return (lr, hr, noise, levels), scale
 
     # -----------------------------------------------------------------------------------------------------------------
     # What is written on the way.
@@ -181,11 +190,11 @@ class Trainer:
         """Loss since the last line, learning rate, speed; the only place where the host waits for the device."""
         (start, first), self.since = self.since, (time.perf_counter(), self.step)
         steps = self.step - first
-        loss = (self.run.mean(self.losses) / steps).item()
+        loss = (self.run.sum(self.losses) / self.run.world / steps).item()
         self.losses.zero_()
         if not np.isfinite(loss):
             raise UserError(f"the loss is {loss} at step {self.step}: lower train.optimizer.lr or set train.grad_clip")
-        rate = steps * self.config["datasets"]["train"]["batch_size"] * self.run.world / (self.since[0] - start)
+        rate = steps * self.images_per_step / (self.since[0] - start)
         lr = self.optimizer.param_groups[0]["lr"]
         self.board.scalars({"train/loss": loss, "train/lr": lr, "train/images_per_second": rate}, self.step)
         bar.set_postfix(loss=f"{loss:.4f}")
@@ -225,8 +234,12 @@ class Trainer:
     @property
     def epoch(self):
         """How often the images have been seen, rounded up."""
-        seen = self.step * self.config["datasets"]["train"]["batch_size"] * self.run.world
-        return -(-seen // len(self.images))
+        return -(-self.step * self.images_per_step // len(self.images))
+
+    @property
+    def images_per_step(self):
+        """Of all processes together."""
+        return self.config["datasets"]["train"]["batch_size"] * self.options["accumulate"] * self.run.world
 
     @property
     def density(self):

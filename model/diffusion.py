@@ -1,5 +1,7 @@
 """Training: what is drawn for a batch, and the loss (spec: conditioning on a continuous noise level, WaveGrad, SR3)."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,10 +17,15 @@ def draw_noise_levels(schedule, batch, generator):
     return (levels[t] + position * (levels[t - 1] - levels[t])).float()
 
 
-def draw_side(lr_side, hr_side, generator):
-    """Continuous scale: p ~ U(0, 1) -> (p of the rounded size, side round(l + (h - l)·p)), one for the whole batch."""
+def draw_side(lr_side, hr_side, step, generator):
+    """Continuous scale: p ~ U(0, 1) -> side l + (h - l)·p, one for the whole batch, rounded up to a multiple of `step`.
+
+    Returns (p of the rounded side, side). A step of 1 gives every size, as published; a larger one bounds how many
+    sizes there are, and so how many programs a GPU has to prepare.
+    """
     p = torch.rand((), generator=generator).item()
-    side = max(round(lr_side + (hr_side - lr_side) * p), lr_side + 1)
+    side = lr_side + (hr_side - lr_side) * p
+    side = min(max(math.ceil(side / step) * step, lr_side + 1), hr_side)
     return (side - lr_side) / (hr_side - lr_side), side
 
 

@@ -24,11 +24,18 @@ def test_noise_levels_are_uniform_within_uniform_steps():
 
 def test_drawn_sides_span_the_scales():
     generator = torch.Generator().manual_seed(0)
-    drawn = [draw_side(16, 128, generator) for _ in range(4000)]
+    drawn = [draw_side(16, 128, 1, generator) for _ in range(4000)]
     sides = [side for _, side in drawn]
     assert min(sides) == 17 and max(sides) == 128
     assert all(p == pytest.approx((side - 16) / 112) for p, side in drawn)
-    assert sum(sides) / len(sides) == pytest.approx(72, abs=2)
+    assert sum(sides) / len(sides) == pytest.approx(72.5, abs=2)
+
+
+def test_bounded_sides_are_multiples_of_the_step():
+    generator = torch.Generator().manual_seed(0)
+    sides = [draw_side(16, 100, 8, generator)[1] for _ in range(2000)]
+    assert set(sides) == {24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 100}
+    assert sides.count(64) == pytest.approx(2000 * 8 / 84, rel=0.25)
 
 
 def test_v_is_a_rotation_of_image_and_noise():

@@ -1,0 +1,77 @@
+"""All gradients of a network in one buffer, and the forward and backward pass that fills it."""
+
+import torch
+
+
+class FlatGradients:
+    """Gives every parameter a gradient that is a view into one buffer, laid out in memory as the parameter is.
+
+    Clearing, averaging over processes and clipping are then one operation each, and the addresses never change, as a
+    CUDA graph needs it. Nothing may set a gradient to None.
+    """
+
+    def __init__(self, parameters):
+        parameters = list(parameters)
+        self.buffer = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+        offset = 0
+        for parameter in parameters:
+            parameter.grad = self.buffer.as_strided(parameter.shape, parameter.stride(), offset)
+            offset += parameter.numel()
+
+    def zero(self):
+        self.buffer.zero_()
+
+    def clip(self, max_norm):
+        """Scales all gradients so that their common norm is at most max_norm, without telling the host."""
+        self.buffer *= (max_norm / (self.buffer.norm() + 1e-6)).clamp(max=1)
+
+
+class ForwardBackward:
+    """objective(*tensors, *constants) and its backward pass, which adds to the gradients -> the loss, a new tensor.
+
+    On a GPU the launches of a step's several thousand kernels take longer than the kernels, so each combination of
+    shapes and constants is captured once as a CUDA graph and replayed from then on. The graphs share their memory:
+    what one leaves behind is the gradients and the loss, and both are outside it.
+    """
+
+    def __init__(self, objective, gradients, context, graphs):
+        self.objective = objective
+        self.gradients = gradients
+        self.context = context  # a function that makes the autocast context
+        self.graphs = {} if graphs else None
+        self.pool = torch.cuda.graph_pool_handle() if graphs else None
+
+    def __call__(self, tensors, constants=(), weight=1.0):
+        """The gradients of weight·loss are added."""
+        if self.graphs is None:
+            return self.run(tensors, constants, weight)
+        key = (*(tensor.shape for tensor in tensors), *constants, weight)
+        if key not in self.graphs:
+            self.graphs[key] = self.capture(tensors, constants, weight)
+        graph, inputs, loss = self.graphs[key]
+        torch._foreach_copy_(inputs, list(tensors))
+        graph.replay()
+        return loss.clone()
+
+    def run(self, tensors, constants, weight):
+        with self.context():
+            loss = self.objective(*tensors, *constants)
+        (weight * loss).backward()
+        return loss.detach()
+
+    def capture(self, tensors, constants, weight):
+        """(graph, the tensors that it reads, the tensor that it writes the loss to)."""
+        before = self.gradients.buffer.clone()
+        inputs = [tensor.clone() for tensor in tensors]
+        loss = torch.zeros((), device=inputs[0].device)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # libraries choose their kernels and make their workspaces outside the capture
+                self.run(inputs, constants, weight)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            loss.copy_(self.run(inputs, constants, weight))
+        self.gradients.buffer.copy_(before)
+        return graph, inputs, loss
