@@ -24,13 +24,24 @@ def _pixel_centres(n):
 def nearest_pixels(source, target, device):
     """For each of `target` pixels of a line, the nearest of `source` pixels.
 
-    Returns (index, offset), both (target,): the source pixel, and the offset from its centre,
-    δ = (coord - coord_q)·source, in [-1, 1].
+    Returns (index, offset, regular): (target,) source pixels; (target,) offsets from their centres,
+    δ = (coord - coord_q)·source, in [-1, 1]; and whether they are the pixels that torch's "nearest-exact" takes, which
+    differs in where it breaks ties.
     """
     coord = _pixel_centres(target)
     index = (((coord + 1) * source - 1) / 2).round().long().clamp(0, source - 1)
     offset = (coord - _pixel_centres(source)[index]) * source
-    return index.to(device), offset.to(device)
+    regular = torch.equal(index, (2 * torch.arange(target) + 1) * source // (2 * target))
+    return index.to(device), offset.to(device), regular
+
+
+def nearest(x, size):
+    """x (B, C, h, w) -> the nearest source pixels (B, C, H, W), and the offsets of rows (H,) and of columns (W,)."""
+    rows, row_offset, rows_regular = nearest_pixels(x.shape[2], size[0], x.device)
+    columns, column_offset, columns_regular = nearest_pixels(x.shape[3], size[1], x.device)
+    if rows_regular and columns_regular:  # of the two, the one with a fast backward pass
+        return F.interpolate(x, size=tuple(size), mode="nearest-exact"), row_offset, column_offset
+    return x.index_select(2, rows).index_select(3, columns), row_offset, column_offset
 
 
 class ImplicitUpsampler(nn.Module):
@@ -56,8 +67,7 @@ class ImplicitUpsampler(nn.Module):
         h = self.activation(modulated.flatten(0, 1))
         on_feature, on_offset, bias = self.affine()
         h = F.conv2d(h, on_feature[:, :, None, None], bias)
-        rows, row_offset = nearest_pixels(h.shape[2], size[0], h.device)
-        columns, column_offset = nearest_pixels(h.shape[3], size[1], h.device)
+        h, row_offset, column_offset = nearest(h, size)
         per_row = torch.outer(on_offset[:, 0], row_offset)[:, :, None]  # (C, H, 1)
         per_column = torch.outer(on_offset[:, 1], column_offset)[:, None, :]  # (C, 1, W)
-        return h.index_select(2, rows).index_select(3, columns) + (per_row + per_column).to(h.dtype)
+        return h + (per_row + per_column).to(h.dtype)

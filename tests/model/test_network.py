@@ -77,7 +77,11 @@ def test_every_parameter_takes_part(tiny):
 @pytest.mark.parametrize(("source", "target"), [(8, 16), (14, 27), (3, 7), (5, 40), (1, 4), (6, 6)])
 def test_nearest_pixel_and_offset(source, target):
     """Against a search over all source pixels in float64; where two are equally near, either will do."""
-    index, offset = nearest_pixels(source, target, torch.device("cpu"))
+    index, offset, regular = nearest_pixels(source, target, torch.device("cpu"))
+    if regular:
+        resized = F.interpolate(torch.arange(source)[None, None, None].float(), size=(1, target), mode="nearest-exact")
+        assert torch.equal(resized.flatten().long(), index)
+    assert regular or (source, target) == (14, 27)  # the middle of 27 lies between two of 14
     centres = (2 * torch.arange(target, dtype=torch.float64) + 1) / target - 1
     sources = (2 * torch.arange(source, dtype=torch.float64) + 1) / source - 1
     distance = (centres[:, None] - sources).abs()
