@@ -62,6 +62,7 @@ class ForwardBackward:
     def capture(self, tensors, constants, weight):
         """(graph, the tensors that it reads, the tensor that it writes the loss to)."""
         before = self.gradients.buffer.clone()
+        random_state = torch.cuda.get_rng_state()  # dropout is to draw in the first replay what it draws without graphs
         inputs = [tensor.clone() for tensor in tensors]
         loss = torch.zeros((), device=inputs[0].device)
         stream = torch.cuda.Stream()
@@ -74,4 +75,5 @@ class ForwardBackward:
         with torch.cuda.graph(graph, pool=self.pool):
             loss.copy_(self.run(inputs, constants, weight))
         self.gradients.buffer.copy_(before)
+        torch.cuda.set_rng_state(random_state)
         return graph, inputs, loss

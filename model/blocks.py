@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from model.group_norm import group_norm_silu
+
 
 class EqualConv2d(nn.Conv2d):
     """Convolution with an equalised learning rate (Karras et al. 2018): weights ~ N(0, 1), scaled by 1/sqrt(fan_in)."""
@@ -52,6 +54,11 @@ class NoiseLevelEmbedding(nn.Module):
         return self.project(F.silu(self.expand(waves)))  # (N, C)
 
 
+def normalise(norm, x, shift=None, silu=True):
+    """A GroupNorm's silu(norm(x + shift)), or without the SiLU: x (B, C, H, W), shift (B, C) or None."""
+    return group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, shift, silu)
+
+
 class SelfAttention(nn.Module):
     """One head of attention over all pixels, with a residual connection."""
 
@@ -62,7 +69,8 @@ class SelfAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x):  # (B, C, H, W)
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)  # each (B, H·W, C)
+        pixels = self.qkv(normalise(self.norm, x, silu=False)).flatten(2).transpose(1, 2)  # (B, H·W, 3·C)
+        q, k, v = pixels.chunk(3, dim=2)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
 
@@ -82,7 +90,7 @@ class ResidualBlock(nn.Module):
         self.attention = SelfAttention(out_channels, norm_groups) if attention else nn.Identity()
 
     def forward(self, x, embedding):  # (B, C_in, H, W), (B, C_emb)
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.noise(embedding)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = F.conv2d(normalise(self.norm1, x), self.conv1.weight, padding=1)
+        h = normalise(self.norm2, h, shift=self.noise(embedding) + self.conv1.bias)
+        h = self.conv2(self.dropout(h))
         return self.attention(h + self.shortcut(x))  # (B, C_out, H, W)

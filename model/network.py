@@ -48,9 +48,10 @@ class Network(nn.Module):
         lr_image (B, 3, h, w) in [-1, 1]; size (H, W), the target; scale p in [0, 1], a float or (B,), 1 for the full
         size that the network was trained for (`relative_scale`).
         """
-        scale = torch.as_tensor(scale, dtype=lr_image.dtype, device=lr_image.device).expand(len(lr_image))
+        scales = lr_image.new_ones(len(lr_image), 1)
+        scales = scales * (scale.view(-1, 1) if isinstance(scale, torch.Tensor) else scale)  # copies no float to a GPU
         lr_feature = self.lr_encoder(lr_image, tuple(size))
-        return Condition(lr_feature, *self.conditioning(lr_feature, scale[:, None]))
+        return Condition(lr_feature, *self.conditioning(lr_feature, scales))
 
     def encode(self, x_t, noise_level, condition):
         """x_t (B, 3, H, W) at noise level (B,) -> EncoderState (skips and bottleneck)."""

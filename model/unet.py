@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from model.blocks import ResidualBlock
+from model.blocks import ResidualBlock, normalise
 from model.implicit_upsampler import ImplicitUpsampler
 
 
@@ -90,7 +89,7 @@ class UNetDecoder(nn.Module):
                 h = block(torch.cat([h, repeat(skips.pop(), repeats)], dim=1), embedding)
             if n < len(self.upsamplers):
                 h = self.upsamplers[n](h, gains[-1 - n], shifts[-1 - n], skips[-1].shape[2:])
-        return self.output(F.silu(self.norm(h)))
+        return self.output(normalise(self.norm, h))
 
 
 def repeat(x, times):

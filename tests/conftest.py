@@ -18,6 +18,18 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
+def exact_float32():
+    """Float32 arithmetic on a GPU that is not shortened to TF32."""
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    yield
+    for switch, value in zip(switches, before, strict=True):
+        switch.allow_tf32 = value
+
+
+@pytest.fixture
 def golden():
     """The folder of tensors recorded from the published code."""
     return GOLDEN

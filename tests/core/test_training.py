@@ -306,7 +306,7 @@ def test_clipping_is_by_the_common_norm():
 
 
 @pytest.mark.cuda
-def test_a_step_on_cuda_is_that_on_the_cpu(config):
+def test_a_step_on_cuda_is_that_on_the_cpu(config, exact_float32):
     """One step from the same weights and the same noise, in float32."""
     config["train"] |= {"n_iter": 1, "precision": "float32", "warmup": 0}
     config["train"]["optimizer"] = {"type": "sgd", "lr": 0.1}
@@ -327,9 +327,11 @@ def test_a_step_on_cuda_is_that_on_the_cpu(config):
 
 
 @pytest.mark.cuda
-def test_graphs_train_as_eager_steps_do(config):
+def test_graphs_train_as_eager_steps_do(config, exact_float32):
     """Several sizes, each captured once; dropout draws anew in every replay."""
     config["train"] |= {"n_iter": 12, "save_checkpoint_freq": 100}
+    config["train"]["optimizer"] |= {"type": "sgd", "lr": 0.02}
+    config["sparse"]["update_every"] = 100
     config = check_config(config)
     log = start_logging(os.devnull + "-none", "train", is_main=False)
     weights = {}
@@ -341,4 +343,4 @@ def test_graphs_train_as_eager_steps_do(config):
         assert len(trainer.forward_backward.graphs or ()) == (3 if graphs else 0)
         weights[graphs] = trainer.network.state_dict()
     for name, weight in weights[False].items():
-        assert torch.allclose(weight, weights[True][name], atol=2e-3), name
+        assert torch.allclose(weight, weights[True][name], atol=1e-4), name

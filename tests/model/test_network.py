@@ -32,10 +32,8 @@ def test_recorded_outputs(tiny, case):
 @pytest.mark.cuda
 @pytest.mark.parametrize("case", ["square", "odd"])
 @torch.inference_mode()
-def test_recorded_outputs_on_cuda(tiny, case):
-    network = copy.deepcopy(tiny.network).cuda()
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        _, prediction = run(network, tiny.tensors, case, "cuda")
+def test_recorded_outputs_on_cuda(tiny, case, exact_float32):
+    _, prediction = run(copy.deepcopy(tiny.network).cuda(), tiny.tensors, case, "cuda")
     assert relative_error(prediction.cpu(), tiny.tensors[f"{case}.eps"]) < 1e-4
 
 

@@ -395,14 +395,13 @@ def test_refuses(network, options, message):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize(("solver", "eta"), [("ddpm", 0.0), ("ddim", 0.7), ("dpm++", 0.0)])
-def test_cuda_agrees_with_the_cpu(network, solver, eta):
+def test_cuda_agrees_with_the_cpu(network, solver, eta, exact_float32):
     draws = torch.randn(11, 2, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     options = {"solver": solver, "eta": eta, "consistency": 1}
     plan = plan_of("uniform:4", steps=10)
     expected = sample(network, lr_images(2), SIZE, plan, noise=lambda i, shape: draws[i], **options)
     on_gpu = copy.deepcopy(network).cuda()
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        image = sample(on_gpu, lr_images(2), SIZE, plan, noise=lambda i, shape: draws[i], **options)
+    image = sample(on_gpu, lr_images(2), SIZE, plan, noise=lambda i, shape: draws[i], **options)
     assert image.is_cuda
     assert relative_error(image.cpu(), expected) < 1e-3
 

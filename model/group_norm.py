@@ -1,0 +1,482 @@
+"""GroupNorm with SiLU over channels-last memory: Triton kernels on a GPU, plain PyTorch everywhere else.
+
+The forward and the backward pass are two sweeps each over the rows (pixels) of (B, H·W, C): one sums every group, chunk
+by chunk, one combines the chunks and writes the result. Where one program can sum a group whole, there is no launch for
+the first sweep. No atomics: equal inputs give equal bits.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # builds of torch for the CPU come without it
+    triton = None
+
+HAS_KERNELS = triton is not None
+KERNEL_DEVICE = "cpu" if HAS_KERNELS and triton.knobs.runtime.interpret else "cuda"  # the interpreter runs on the CPU
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+TILE = 4096  # elements of a program's tile, 16 a thread
+LANES = 64  # channels of a tile: 128 bytes of a row in half precision
+PROGRAMS = 1024  # enough of them to fill the largest GPU
+MAX_CHUNKS = 128  # of an image's rows; every program of the second sweep combines them all
+WHOLE_LANES, WHOLE_ELEMENTS = 16, 16384  # up to so many channels × rows, one program does both sweeps of its groups
+
+
+def group_norm_silu(
+    x: Tensor,                     # (B, C, H, W), float32, bfloat16, float16 or float64
+    weight: Tensor,                # (C,)
+    bias: Tensor,                  # (C,)
+    groups: int,                   # divides C
+    eps: float = 1e-5,
+    shift: Tensor | None = None,   # (B, C), added to every pixel before the norm
+    silu: bool = True,             # False: the norm alone
+) -> Tensor:  # fmt: skip
+    """silu(group_norm(x + shift[:, :, None, None])) in x's dtype and channels-last, computed in float32 (Wu & He 2018).
+
+    Differentiable once in x, weight, bias and shift. Shapes that do not fit raise what `F.group_norm` raises.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    if not _kernels_take(x, weight, bias, groups, shift):
+        return _plain(x, weight, bias, groups, eps, shift, silu)
+    shift = None if shift is None else shift.contiguous()
+    return _Fused.apply(x, weight.contiguous(), bias.contiguous(), shift, groups, eps, silu)
+
+
+def _kernels_take(x, weight, bias, groups, shift):
+    if not HAS_KERNELS or x.device.type != KERNEL_DEVICE or x.dtype not in KERNEL_DTYPES or x.dim() != 4:
+        return False
+    batch, channels, height, width = x.shape
+    fits = 0 < batch < 2**16 and 0 < height * width * channels < 2**31 and 0 < channels <= 4096  # offsets are int32
+    fits = fits and groups > 0 and channels % groups == 0 and weight.shape == bias.shape == (channels,)
+    return fits and (shift is None or shift.shape == (batch, channels))
+
+
+def _plain(x, weight, bias, groups, eps, shift, silu):
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    shift = x.new_zeros(x.shape[:2], dtype=dtype) if shift is None else shift.to(dtype)
+    # PyTorch's channels-last kernel for the CPU loses the variance of a group whose mean is large, so that goes first;
+    # the norm does not depend on it, nor does the gradient.
+    level = (x.detach().mean((2, 3), dtype=dtype) + shift.detach()).unflatten(1, (groups, -1)).mean(2, keepdim=True)
+    offset = (shift.unflatten(1, (groups, -1)) - level).flatten(1)
+    y = F.group_norm(x.to(dtype) + offset[:, :, None, None], groups, weight.to(dtype), bias.to(dtype), eps)
+    return (F.silu(y) if silu else y).to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+
+class _Fused(torch.autograd.Function):
+    """The kernels with their gradient; torch.compile sees two opaque operators, which eager mode need not pay for."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, shift, groups, eps, silu):
+        run = _forward_operator if torch.compiler.is_compiling() else _forward
+        y, statistics = run(x, weight, bias, shift, groups, eps, silu)
+        ctx.save_for_backward(x, weight, bias, shift, statistics)
+        ctx.silu = silu
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, weight, bias, shift, statistics = ctx.saved_tensors
+        run = _backward_operator if torch.compiler.is_compiling() else _backward
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        dx, dparameters, dshift = run(dy, x, weight, bias, shift, statistics, ctx.silu)
+        dweight, dbias = dparameters.sum(0).unbind()
+        dshift = None if shift is None else dshift
+        return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), dshift, None, None, None
+
+
+def _forward(x, weight, bias, shift, groups, eps, silu):
+    """-> y (B, C, H, W); mean and 1/std of each group, (B, 2, groups)."""
+    y, statistics = _empty_outputs(x, weight, bias, shift, groups, eps, silu)
+    batch, channels, height, width = x.shape
+    plan = _plan(batch, channels, height * width, groups)
+    sizes = (height * width, plan.rows, channels, groups)
+    partial = None
+    with torch.cuda.device_of(x):
+        if plan.chunks > 1:
+            partial = x.new_empty(batch, plan.chunks, 2, groups, dtype=torch.float32)
+            _moments_kernel[plan.sums_grid](x, shift, partial, *sizes, **plan.sums)
+        _forward_kernel[plan.result_grid](
+            x, weight, bias, shift, partial, y, statistics, eps, *sizes, silu, plan.pooled, **plan.result
+        )
+    return y, statistics
+
+
+def _empty_outputs(x, weight, bias, shift, groups, eps, silu):
+    statistics = x.new_empty(x.shape[0], 2, groups, dtype=torch.float32)
+    return torch.empty_like(x, memory_format=torch.channels_last), statistics
+
+
+def _backward(dy, x, weight, bias, shift, statistics, silu):
+    """-> gradients: of x; of weight and bias, for each image, (B, 2, C); of shift, empty where there is none."""
+    dx, dparameters, dshift = _empty_gradients(dy, x, weight, bias, shift, statistics, silu)
+    batch, channels, height, width = x.shape
+    groups = statistics.shape[2]
+    plan = _plan(batch, channels, height * width, groups)
+    inputs = (dy, x, weight, bias, shift, statistics)
+    sizes = (height * width, plan.rows, channels, groups, silu)
+    group_sums = channel_sums = None
+    with torch.cuda.device_of(x):
+        if plan.chunks > 1:
+            group_sums = x.new_empty(batch, plan.chunks, 2, groups, dtype=torch.float32)
+            channel_sums = x.new_empty(batch, plan.chunks, 3, channels, dtype=torch.float32)
+            _gradient_sums_kernel[plan.sums_grid](*inputs, group_sums, channel_sums, *sizes, **plan.sums)
+        _backward_kernel[plan.result_grid](
+            *inputs, group_sums, channel_sums, dx, dparameters, dshift, *sizes, plan.pooled, **plan.result
+        )
+    return dx, dparameters, dshift
+
+
+def _empty_gradients(dy, x, weight, bias, shift, statistics, silu):
+    dparameters = x.new_empty(x.shape[0], 2, x.shape[1], dtype=torch.float32)
+    dshift = x.new_empty(0) if shift is None else torch.empty_like(shift)
+    return torch.empty_like(x, memory_format=torch.channels_last), dparameters, dshift
+
+
+_forward_operator = torch.library.custom_op(
+    "smfdm::group_norm_silu",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor bias, Tensor? shift, int groups, float eps, bool silu)"
+    " -> (Tensor, Tensor)",
+)
+_forward_operator.register_fake(_empty_outputs)
+
+_backward_operator = torch.library.custom_op(
+    "smfdm::group_norm_silu_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor? shift, Tensor statistics, bool silu)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+_backward_operator.register_fake(_empty_gradients)
+
+
+class _Plan(NamedTuple):
+    """How the work is cut into programs, (tiles of channels, chunks of rows, images) of them in a grid."""
+
+    chunks: int  # 1: one program sums all rows of its groups, so that there is no first sweep
+    rows: int  # of a chunk
+    pooled: int  # chunks to combine, rounded up to a power of two; 0 for one
+    sums: dict  # tile of the first sweep: whole groups
+    sums_grid: tuple
+    result: dict  # tile of the second sweep
+    result_grid: tuple
+
+
+@functools.cache
+def _plan(batch, channels, rows, groups):
+    group = channels // groups
+    whole = _whole_groups(group, groups, WHOLE_LANES)
+    if whole * rows <= WHOLE_ELEMENTS:
+        sums, chunk = _tile(whole, group, rows), rows
+    else:
+        sums = _tile(_whole_groups(group, groups, LANES), group, rows)
+        wanted = min(MAX_CHUNKS, _ceil_div(PROGRAMS, batch * _ceil_div(channels, sums["CHANNELS"])))
+        blocks = _ceil_div(rows, sums["BLOCK_ROWS"])
+        chunk = _ceil_div(blocks, wanted) * sums["BLOCK_ROWS"]
+    chunks = _ceil_div(rows, chunk)
+    even = min(channels & -channels, LANES)  # the power of two in the channels: a tile of it leaves no lane idle
+    result = _tile(even, group, rows) if chunks > 1 and even >= LANES // 2 else sums
+    sums_grid, result_grid = ((_ceil_div(channels, tile["CHANNELS"]), chunks, batch) for tile in (sums, result))
+    return _Plan(chunks, chunk, 0 if chunks == 1 else _power_of_two(chunks), sums, sums_grid, result, result_grid)
+
+
+def _whole_groups(group, groups, lanes):
+    """Channels of a power of two of groups, about `lanes` in all; their 16-byte accesses are aligned."""
+    count = 1
+    while 2 * count * group <= lanes and count < groups:
+        count *= 2
+    return count * group
+
+
+def _tile(channels, group, rows):
+    lanes = _power_of_two(channels)
+    groups = max(1, channels // group) + (2 if channels % group and group % channels else 0)  # two of them cut
+    block = min(_power_of_two(rows), max(1, TILE // lanes))
+    return {
+        "CHANNELS": channels,
+        "BLOCK_C": lanes,
+        "BLOCK_G": _power_of_two(groups),
+        "BLOCK_ROWS": block,
+        "num_warps": min(8, max(1, lanes * block // 512)),
+    }
+
+
+def _ceil_div(a, b):
+    return -(-a // b)
+
+
+def _power_of_two(n):
+    """The smallest one that is not below n."""
+    return 1 << (n - 1).bit_length()
+
+
+# The kernels, for ROWS pixels of C channels in GROUPS groups. Of a tile's BLOCK_C lanes, CHANNELS are used.
+
+
+def jit(kernel):
+    """Compiled for the channels, not for every image size."""
+    return triton.jit(kernel, do_not_specialize=("ROWS", "rows")) if HAS_KERNELS else kernel
+
+
+@jit
+def _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G):
+    """Channels of this program, which lanes hold one; their groups, which of these exist; which lane is in which."""
+    first, lane = tl.program_id(0) * CHANNELS, tl.arange(0, BLOCK_C)
+    channel = first + lane
+    held = (lane < CHANNELS) & (channel < C)
+    group = first // (C // GROUPS) + tl.arange(0, BLOCK_G)
+    member = held[:, None] & (channel[:, None] // (C // GROUPS) == group[None, :])
+    return channel, held, group, group < GROUPS, member
+
+
+@jit
+def _pixels(start, last, channel, held, C, BLOCK_ROWS):
+    """Offsets of a tile in its image, and which of its elements there are."""
+    row = start + tl.arange(0, BLOCK_ROWS)
+    return row[:, None] * C + channel[None, :], (row < last)[:, None] & held[None, :]
+
+
+@jit
+def _channel_shift(shift, batch, channel, held, C):
+    if shift is None:
+        return tl.zeros([channel.shape[0]], tl.float32)
+    else:  # noqa: RET505 - a kernel returns once on each side of what is known at compile time
+        return tl.load(shift + batch * C + channel, mask=held, other=0.0).to(tl.float32)
+
+
+@jit
+def _to_groups(value, member):
+    return tl.sum(tl.where(member, value[:, None], 0.0), 0)
+
+
+@jit
+def _to_channels(value, member):
+    return tl.sum(tl.where(member, value[None, :], 0.0), 1)
+
+
+@jit
+def _pool(mean, m2, count):
+    """Mean and sum of squared deviations of the union over axis 0 (Chan, Golub & LeVeque 1983)."""
+    total = tl.maximum(tl.sum(count, 0), 1.0)
+    pooled = tl.sum(count * mean, 0) / total
+    deviation = mean - pooled[None, :]
+    return pooled, tl.sum(m2 + count * deviation * deviation, 0)
+
+
+@jit
+def _moments(x, offset, channel, held, member, first, last, C, BLOCK_ROWS):
+    """Mean and sum of squared deviations of x + offset for each group, over rows first to last."""
+    mean = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
+    m2 = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
+    for start in range(first, last, BLOCK_ROWS):  # each element of the tile for itself (Welford 1962)
+        at, seen = _pixels(start, last, channel, held, C, BLOCK_ROWS)
+        value = tl.load(x + at, mask=seen, other=0.0).to(tl.float32)
+        step = tl.where(seen, value - mean, 0.0)
+        mean += step * (1.0 / ((start - first) // BLOCK_ROWS + 1))
+        m2 += step * (value - mean)
+    count = (last - first - tl.arange(0, BLOCK_ROWS) + BLOCK_ROWS - 1) // BLOCK_ROWS
+    mean, m2 = _pool(mean, m2, count[:, None].to(tl.float32))
+    count = tl.where(member, (last - first).to(tl.float32), 0.0)
+    return _pool((mean + offset)[:, None], tl.where(member, m2[:, None], 0.0), count)
+
+
+@jit
+def _moments_kernel(
+    x, shift, partial,  # partial (B, chunks, 2, GROUPS): mean and sum of squared deviations
+    ROWS, rows, C: tl.constexpr, GROUPS: tl.constexpr,
+    CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+):  # fmt: skip
+    chunk, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    first, last = chunk * rows, tl.minimum(chunk * rows + rows, ROWS)
+    channel, held, group, exists, member = _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G)
+    offset = _channel_shift(shift, batch, channel, held, C)
+    x += batch * ROWS * C
+    mean, m2 = _moments(x, offset, channel, held, member, first, last, C, BLOCK_ROWS)
+    partial += (batch * tl.num_programs(1) + chunk) * 2 * GROUPS + group
+    tl.store(partial, mean, mask=exists)
+    tl.store(partial + GROUPS, m2, mask=exists)
+
+
+@jit
+def _pool_chunks(partial, batch, group, exists, ROWS, rows, C, GROUPS, CHUNKS):
+    chunk, chunks = tl.arange(0, CHUNKS), tl.num_programs(1)
+    partial += (batch * chunks + chunk)[:, None] * 2 * GROUPS + group[None, :]
+    seen = (chunk < chunks)[:, None] & exists[None, :]
+    mean = tl.load(partial, mask=seen, other=0.0)
+    m2 = tl.load(partial + GROUPS, mask=seen, other=0.0)
+    count = tl.minimum(ROWS - chunk * rows, rows) * (C // GROUPS)
+    return _pool(mean, m2, tl.where(seen, count[:, None].to(tl.float32), 0.0))
+
+
+@jit
+def _forward_kernel(
+    x, weight, bias, shift, partial,
+    y, statistics, eps,  # statistics (B, 2, GROUPS): mean and 1/std
+    ROWS, rows, C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr, CHUNKS: tl.constexpr,
+    CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+):  # fmt: skip
+    chunk = tl.program_id(1)
+    batch = (tl.num_programs(2) - 1 - tl.program_id(2)).to(tl.int64)  # the cache holds the images summed last
+    first, last = chunk * rows, tl.minimum(chunk * rows + rows, ROWS)
+    channel, held, group, exists, member = _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G)
+    offset = _channel_shift(shift, batch, channel, held, C)
+    x += batch * ROWS * C
+    y += batch * ROWS * C
+    if CHUNKS == 0:
+        mean, m2 = _moments(x, offset, channel, held, member, first, last, C, BLOCK_ROWS)
+    else:
+        mean, m2 = _pool_chunks(partial, batch, group, exists, ROWS, rows, C, GROUPS, CHUNKS)
+    rstd = 1.0 / tl.sqrt_rn(m2 / (ROWS * (C // GROUPS)) + eps)
+    statistics += batch * 2 * GROUPS + group
+    tl.store(statistics, mean, mask=exists & (chunk == 0))
+    tl.store(statistics + GROUPS, rstd, mask=exists & (chunk == 0))
+
+    centre = _to_channels(mean, member) - offset
+    scale = _to_channels(rstd, member) * tl.load(weight + channel, mask=held, other=0.0)
+    level = tl.load(bias + channel, mask=held, other=0.0)
+    for start in range(first, last, BLOCK_ROWS):
+        at, seen = _pixels(start, last, channel, held, C, BLOCK_ROWS)
+        value = tl.load(x + at, mask=seen, other=0.0).to(tl.float32)
+        value = (value - centre[None, :]) * scale[None, :] + level[None, :]
+        if SILU:
+            value *= tl.sigmoid(value)
+        tl.store(y + at, value, mask=seen)
+
+
+# With x̂ = (x + shift − mean)·rstd, u = weight·x̂ + bias and N = rows × channels of a group:
+#     du = dy·silu'(u)     dbias = Σ du     dweight = Σ du·x̂
+#     dx = rstd·(weight·du − m − m̂·x̂)     m = Σ weight·du / N     m̂ = Σ weight·du·x̂ / N     (sums over the group)
+#     dshift = Σ dx = rstd·(weight·Σ du − rows·m − m̂·Σ x̂)                                   (sums over the rows)
+
+
+@jit
+def _channel_constants(weight, bias, shift, statistics, batch, channel, held, C, GROUPS):
+    """What to subtract from x, 1/std, weight and bias."""
+    statistics += batch * 2 * GROUPS + channel // (C // GROUPS)
+    centre = tl.load(statistics, mask=held, other=0.0) - _channel_shift(shift, batch, channel, held, C)
+    rstd = tl.load(statistics + GROUPS, mask=held, other=0.0)
+    weight = tl.load(weight + channel, mask=held, other=0.0).to(tl.float32)
+    bias = tl.load(bias + channel, mask=held, other=0.0).to(tl.float32)
+    return centre, rstd, weight, bias
+
+
+@jit
+def _normal_and_gradient(x, dy, at, seen, constants, SILU):
+    """x̂ and du; du is 0 where nothing is seen."""
+    centre, rstd, weight, bias = constants
+    normal = (tl.load(x + at, mask=seen, other=0.0).to(tl.float32) - centre[None, :]) * rstd[None, :]
+    gradient = tl.load(dy + at, mask=seen, other=0.0).to(tl.float32)
+    if SILU:
+        u = normal * weight[None, :] + bias[None, :]
+        gate = tl.sigmoid(u)
+        gradient *= gate * (1.0 + u * (1.0 - gate))
+    return normal, gradient
+
+
+@jit
+def _gradient_sums(x, dy, constants, channel, held, first, last, C, SILU, SHIFTED, BLOCK_ROWS):
+    """Σ du, Σ du·x̂ and, where there is a shift, Σ x̂ of each channel over rows first to last."""
+    sum_du = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
+    sum_dux = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
+    sum_x = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
+    for start in range(first, last, BLOCK_ROWS):
+        at, seen = _pixels(start, last, channel, held, C, BLOCK_ROWS)
+        normal, du = _normal_and_gradient(x, dy, at, seen, constants, SILU)
+        sum_du += du
+        sum_dux += du * normal
+        if SHIFTED:
+            sum_x += tl.where(seen, normal, 0.0)
+    return tl.sum(sum_du, 0), tl.sum(sum_dux, 0), tl.sum(sum_x, 0)
+
+
+@jit
+def _gradient_sums_kernel(
+    dy, x, weight, bias, shift, statistics,
+    group_sums,  # (B, chunks, 2, GROUPS): Σ weight·du, Σ weight·du·x̂
+    channel_sums,  # (B, chunks, 3, C): Σ du, Σ du·x̂, Σ x̂
+    ROWS, rows, C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr,
+    CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+):  # fmt: skip
+    chunk, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    first, last = chunk * rows, tl.minimum(chunk * rows + rows, ROWS)
+    channel, held, group, exists, member = _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G)
+    constants = _channel_constants(weight, bias, shift, statistics, batch, channel, held, C, GROUPS)
+    x += batch * ROWS * C
+    dy += batch * ROWS * C
+    shifted: tl.constexpr = shift is not None
+    sum_du, sum_dux, sum_x = _gradient_sums(x, dy, constants, channel, held, first, last, C, SILU, shifted, BLOCK_ROWS)
+    part = batch * tl.num_programs(1) + chunk
+    group_sums += part * 2 * GROUPS + group
+    tl.store(group_sums, _to_groups(constants[2] * sum_du, member), mask=exists)
+    tl.store(group_sums + GROUPS, _to_groups(constants[2] * sum_dux, member), mask=exists)
+    channel_sums += part * 3 * C + channel
+    tl.store(channel_sums, sum_du, mask=held)
+    tl.store(channel_sums + C, sum_dux, mask=held)
+    tl.store(channel_sums + 2 * C, sum_x, mask=held)
+
+
+@jit
+def _sum_chunks(sums, batch, width, index, exists, CHUNKS):
+    """Sum over axis 1 of (B, chunks, width), at the columns `index`."""
+    chunk, chunks = tl.arange(0, CHUNKS), tl.num_programs(1)
+    sums += (batch * chunks + chunk)[:, None] * width + index[None, :]
+    return tl.sum(tl.load(sums, mask=(chunk < chunks)[:, None] & exists[None, :], other=0.0), 0)
+
+
+@jit
+def _backward_kernel(
+    dy, x, weight, bias, shift, statistics, group_sums, channel_sums,
+    dx, dparameters, dshift,  # dparameters (B, 2, C): of weight and bias
+    ROWS, rows, C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr, CHUNKS: tl.constexpr,
+    CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+):  # fmt: skip
+    chunk = tl.program_id(1)
+    batch = (tl.num_programs(2) - 1 - tl.program_id(2)).to(tl.int64)  # the cache holds the images summed last
+    first, last = chunk * rows, tl.minimum(chunk * rows + rows, ROWS)
+    channel, held, group, exists, member = _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G)
+    constants = _channel_constants(weight, bias, shift, statistics, batch, channel, held, C, GROUPS)
+    _, rstd, weight, _ = constants
+    x += batch * ROWS * C
+    dy += batch * ROWS * C
+    dx += batch * ROWS * C
+    shifted: tl.constexpr = shift is not None
+    if CHUNKS == 0:
+        sum_du, sum_dux, sum_x = _gradient_sums(
+            x, dy, constants, channel, held, first, last, C, SILU, shifted, BLOCK_ROWS
+        )
+        group_du, group_dux = _to_groups(weight * sum_du, member), _to_groups(weight * sum_dux, member)
+    else:
+        group_du = _sum_chunks(group_sums, batch, 2 * GROUPS, group, exists, CHUNKS)
+        group_dux = _sum_chunks(group_sums + GROUPS, batch, 2 * GROUPS, group, exists, CHUNKS)
+    mean_du = _to_channels(group_du, member) / (ROWS * (C // GROUPS))
+    mean_dux = _to_channels(group_dux, member) / (ROWS * (C // GROUPS))
+
+    for start in range(first, last, BLOCK_ROWS):
+        at, seen = _pixels(start, last, channel, held, C, BLOCK_ROWS)
+        normal, du = _normal_and_gradient(x, dy, at, seen, constants, SILU)
+        value = rstd[None, :] * (weight[None, :] * du - mean_du[None, :] - mean_dux[None, :] * normal)
+        tl.store(dx + at, value, mask=seen)
+
+    dparameters += batch * 2 * C + channel
+    if chunk == 0:
+        if CHUNKS > 0:
+            sum_du = _sum_chunks(channel_sums, batch, 3 * C, channel, held, CHUNKS)
+            sum_dux = _sum_chunks(channel_sums + C, batch, 3 * C, channel, held, CHUNKS)
+            sum_x = _sum_chunks(channel_sums + 2 * C, batch, 3 * C, channel, held, CHUNKS)
+        tl.store(dparameters, sum_dux, mask=held)
+        tl.store(dparameters + C, sum_du, mask=held)
+        if shifted:
+            value = rstd * (weight * sum_du - ROWS * mean_du - mean_dux * sum_x)
+            tl.store(dshift + batch * C + channel, value, mask=held)
