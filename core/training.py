@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core.checkpoint import load_training_state, load_weights, save_checkpoint
+from core.cross_checks import validation_sets
 from core.device import allow_fast_matmul, autocast, uses_graphs
 from core.ema import EMA
 from core.errors import UserError
@@ -61,6 +62,8 @@ class Trainer:
             graphs=uses_graphs(run.device) and self.options["cuda_graphs"],
         )
         self.images = SRDataset(config["datasets"]["train"], train=True)
+        for name in validation_sets(config):
+            SRDataset(config["datasets"][name], train=False)  # better an error now than in an hour
         self.board = Board(self.folder("tb_logger"), run.is_main, purge_step=self.step + 1)
         self.losses = torch.zeros((), device=run.device)  # summed since the last line of the log
 

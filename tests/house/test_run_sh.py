@@ -1,0 +1,42 @@
+"""run.sh as a newcomer meets it: a clean script, and one clear line where something is missing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run(pytestconfig, *arguments, cwd, **environment):
+    command = ["sh", str(pytestconfig.rootpath / "run.sh"), *arguments]
+    return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+
+
+def test_shellcheck(pytestconfig):
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    scripts = [str(pytestconfig.rootpath / name) for name in ("run.sh", ".ci/run")]
+    done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_unknown_command(pytestconfig, tmp_path):
+    done = run(pytestconfig, "trian", cwd=tmp_path)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "trian" in done.stderr
+
+
+def test_training_without_data_says_what_to_prepare(pytestconfig, tmp_path):
+    options = ["--set", f"path.root={tmp_path}", "--set", "datasets.train.dataroot=no/FFHQ_16_128"]
+    done = run(pytestconfig, *options, cwd=tmp_path, SMFDM_PYTHON=sys.executable, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "no/FFHQ_16_128" in done.stderr and "data/prepare_data.py" in done.stderr
+
+
+def test_python_that_is_too_old(pytestconfig, tmp_path):
+    """No interpreter that is new enough on the PATH: one line, no traceback."""
+    script = (pytestconfig.rootpath / "run.sh").read_text()
+    (tmp_path / "run.sh").write_text(script)
+    for name in ("sh", "dirname", "cat", "cksum", "cut"):
+        (tmp_path / name).symlink_to(next(p for p in (Path("/bin", name), Path("/usr/bin", name)) if p.exists()))
+    environment = {"PATH": str(tmp_path)}
+    done = subprocess.run(["/bin/sh", "run.sh", "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: no Python 3.10")
+    assert len(done.stderr.splitlines()) == 1
