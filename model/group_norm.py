@@ -43,7 +43,7 @@ def group_norm_silu(
 ) -> Tensor:  # fmt: skip
     """silu(group_norm(x + shift[:, :, None, None])) in x's dtype and channels-last, computed in float32 (Wu & He 2018).
 
-    Differentiable once in x, weight, bias and shift. Shapes that do not fit raise what `F.group_norm` raises.
+    Differentiable once in x, weight, bias and shift. Shapes that do not fit raise RuntimeError.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     if not _kernels_take(x, weight, bias, groups, shift):
