@@ -2,6 +2,7 @@
 
 from data.dataset import SRDataset
 from data.errors import DataError
+from data.loader import train_loader
 from data.stream import Draw, TrainStream
 
-__all__ = ["DataError", "Draw", "SRDataset", "TrainStream"]
+__all__ = ["DataError", "Draw", "SRDataset", "TrainStream", "train_loader"]

@@ -154,3 +154,9 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise DataError(f"cannot write {path}: {reason(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Removes what killed processes left of `write_atomically` in a folder. None may be writing there now."""
+    for file in Path(folder).glob(".*.tmp"):
+        file.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from data.errors import DataError
 
 
 class Draw(NamedTuple):
-    """One training sample: which image, and the seed of everything random about it (flip, crop)."""
+    """One training sample: which image, and the seed of everything random about it (flip, crop), unlike any other's."""
 
     index: int
     seed: int
@@ -50,8 +50,7 @@ class TrainStream:
     def element(self, k: int) -> Draw:
         """Element k of the endless stream."""
         epoch, position = divmod(k, self.length)
-        seed = np.random.SeedSequence((self.seed, 1, k)).generate_state(1, np.uint64)[0]
-        return Draw(int(self._order(epoch)[position]), int(seed))
+        return Draw(int(self._order(epoch)[position]), seed=(self.seed << 64) + k)
 
     def epoch_of(self, step: int) -> int:
         """The epoch, from 0, in which a step begins."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import lmdb
 
 from data.errors import DataError, reason
-from data.images import write_atomically
+from data.images import remove_unfinished, write_atomically
 from data.stores import errors_of_lmdb, names_with_prefix
 
 
@@ -20,8 +20,7 @@ class FolderWriter:
         for folder in self.folders:
             try:
                 folder.mkdir(exist_ok=True)
-                for leftover in folder.glob(".*.tmp"):  # of a run that was killed
-                    leftover.unlink()
+                remove_unfinished(folder)
             except OSError as error:
                 raise DataError(f"cannot use folder {folder}: {reason(error)}") from None
 

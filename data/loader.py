@@ -1,0 +1,53 @@
+"""How training reads: the batches of one process, one after the other, for ever."""
+
+import multiprocessing
+import os
+import signal
+import threading
+
+from torch.utils.data import DataLoader
+
+from data.dataset import SRDataset
+from data.stream import TrainStream
+
+
+def train_loader(
+    images: SRDataset,
+    batch_size: int,  # samples of a step, in each process
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    start_step: int = 0,
+    workers: int = 0,  # processes that read; 0: this one does
+    pin_memory: bool = False,
+) -> DataLoader:
+    """The endless batches of one process from a step on: {"lr": float32 (B, 3, l, l), "hr": float32 (B, 3, r, r), ...}.
+
+    They are the same whatever `workers` is.
+    """
+    return DataLoader(
+        images,
+        batch_sampler=TrainStream(len(images), batch_size, seed, rank, world, start_step),
+        num_workers=workers,
+        worker_init_fn=obey_parent_alone,
+        pin_memory=pin_memory,
+    )
+
+
+def obey_parent_alone(worker: int) -> None:
+    """Lets a reading process live as long as its parent wants it to.
+
+    Terminals, torchrun and SLURM signal all processes of a job at once, and the parent that then finishes and saves its
+    step would find its readers dead.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # there is none on macOS, where any SIGTERM ends a reader
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_asks, daemon=True).start()
+
+
+def _end_when_parent_asks() -> None:
+    parent = multiprocessing.parent_process().pid
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -1,0 +1,85 @@
+import multiprocessing
+import subprocess
+import sys
+from itertools import islice
+
+import pytest
+import torch
+
+from data import SRDataset, train_loader
+from data.images import remove_unfinished, write_atomically
+
+
+@pytest.fixture
+def spec(photos):
+    """The photographs as a plain folder of HR images."""
+    return {"dataroot": str(photos), "l_resolution": 8, "r_resolution": 24, "augment": True}
+
+
+@pytest.fixture
+def images(spec):
+    return SRDataset(spec, train=True)
+
+
+def take(count, *arguments, **options):
+    return list(islice(train_loader(*arguments, **options), count))
+
+
+def assert_equal(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        assert batch["name"] == other["name"] and torch.equal(batch["index"], other["index"])
+        assert torch.equal(batch["lr"], other["lr"]) and torch.equal(batch["hr"], other["hr"])
+
+
+def test_batches_do_not_depend_on_the_readers(images):
+    batches = take(6, images, 3, seed=1)
+    assert batches[0]["lr"].shape == (3, 3, 8, 8) and batches[0]["hr"].shape == (3, 3, 24, 24)
+    assert_equal(batches, take(6, images, 3, seed=1, workers=2))
+    assert_equal(batches[4:], take(2, images, 3, seed=1, start_step=4))
+
+
+def test_processes_share_a_batch(images):
+    whole = take(3, images, 4, seed=1)
+    halves = zip(*(take(3, images, 2, seed=1, rank=rank, world=2) for rank in range(2)), strict=True)
+    joined = [
+        {key: a[key] + b[key] if key == "name" else torch.cat([a[key], b[key]]) for key in a} for a, b in halves
+    ]
+    assert_equal(whole, joined)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a reader cannot tell who sent a signal")
+def test_only_the_parent_ends_readers(images):
+    """A signal to all processes of a job, from elsewhere, leaves the readers alive."""
+    batches = iter(train_loader(images, 2, seed=1, workers=2))
+    found = list(islice(batches, 2))  # one of each reader, so both are at work
+    readers = multiprocessing.active_children()
+    for name in ("-INT", "-TERM"):
+        subprocess.run(["kill", name, *(str(reader.pid) for reader in readers)], check=True)
+    found += islice(batches, 19)
+    assert_equal(found, take(21, images, 2, seed=1))
+    assert len(readers) == 2 and all(reader.is_alive() for reader in readers)
+    for reader in readers:
+        reader.terminate()
+        reader.join(timeout=10)
+        assert reader.exitcode == 0
+
+
+def test_readers_end_when_the_parent_fails(spec, pytestconfig):
+    script = (
+        "from data import SRDataset, train_loader\n"
+        f"batches = iter(train_loader(SRDataset({spec!r}, train=True), 2, seed=1, workers=2))\n"
+        "next(batches)\n"
+        "1 / 0\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and done.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_what_a_killed_writer_leaves_is_removed(tmp_path):
+    write_atomically(tmp_path / "whole.png", b"whole")
+    (tmp_path / ".0123.tmp").write_bytes(b"ha")
+    remove_unfinished(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["whole.png"]
+    remove_unfinished(tmp_path / "nowhere")
