@@ -8,16 +8,24 @@ python sr.py -p val -c config/faces_16_128.yaml -r PREFIX                validat
 import argparse
 import os
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from core.checkpoint import load_network, step_of
 from core.config import config_notices, load_config
 from core.distributed import Distributed
 from core.errors import one_line_errors
 from core.logging import start_logging, start_wandb
-from core.paths import checkpoint_to_resume, checkpoint_to_validate, experiment_folder
+from core.paths import (
+    checkpoint_to_resume,
+    checkpoint_to_validate,
+    experiment_folder,
+    remove_unfinished_checkpoints,
+)
 from core.training import Trainer
 from core.validation import validate_all
 
 
+@record  # a traceback reaches the report of torchrun
 @one_line_errors()
 def main():
     arguments = parse_arguments()
@@ -34,13 +42,20 @@ def main():
 
 
 def train(config, run, log, resume):
-    Trainer(config, run, log, checkpoint_to_resume(config, resume)).fit()
+    if run.is_main:
+        remove_unfinished_checkpoints(config)
+    Trainer(config, run, log, of_main(run, checkpoint_to_resume(config, resume))).fit()
 
 
 def validate(config, run, log, resume):
-    checkpoint = checkpoint_to_validate(config, resume)
+    checkpoint = of_main(run, checkpoint_to_validate(config, resume))
     network, _ = load_network(checkpoint, run.device, config)
     validate_all(network, config, run, step_of(checkpoint), log, checkpoint=checkpoint)
+
+
+def of_main(run, checkpoint):
+    """The checkpoint that the main process found: a folder that machines share may not look the same on all at once."""
+    return run.gather(checkpoint)[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

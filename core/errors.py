@@ -1,7 +1,12 @@
 """What the user can mend, said in one line."""
 
+import hashlib
+import json
+import os
 import sys
+import time
 from contextlib import contextmanager
+from pathlib import Path
 
 from data.errors import DataError
 from model.errors import ModelError
@@ -21,8 +26,27 @@ def one_line_errors():
     try:
         yield
     except USER_ERRORS as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        say_once(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say_once("interrupted")
         sys.exit(130)
+
+
+def say_once(line):
+    """Prints the last words of this process on stderr, unless a process beside it, of the same torchrun, has said them.
+
+    torchrun finds them in its error file, and repeats them in its report on the processes that failed.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file:
+        message = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        folder = Path(error_file).parent.parent  # that of this attempt, with a folder for each process
+        try:
+            Path(error_file).write_text(json.dumps({"message": message}))
+            (folder / f"said_{hashlib.sha256(line.encode()).hexdigest()}").touch(exist_ok=False)
+        except FileExistsError:
+            return
+        except OSError:
+            pass  # then each process says it
+    print(line, file=sys.stderr, flush=True)

@@ -4,12 +4,18 @@ from pathlib import Path
 
 from core.checkpoint import latest_prefix
 from core.errors import UserError
+from data.images import remove_unfinished
 
 
 def experiment_folder(config):
     """A function from a key of config["path"] to the folder that it names."""
     root = Path(config["path"]["root"]) / config["name"]
     return lambda key: root / config["path"][key]
+
+
+def remove_unfinished_checkpoints(config):
+    """Removes what a process that was killed had half written. For the main process, before it writes."""
+    remove_unfinished(experiment_folder(config)("checkpoint"))
 
 
 def checkpoint_to_resume(config, resume):
