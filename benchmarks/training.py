@@ -42,6 +42,7 @@ from model.schedule import NoiseSchedule
 
 FULL = {"config": "config/faces_16_128.yaml", "batch": 32, "steps": 20, "repeats": 5}
 SMALL = {"config": "config/demo.yaml", "batch": 2, "steps": 1, "repeats": 3}
+DRAWS = 4  # times as many steps are measured with continuous scale: every one draws a size, and they differ in cost
 PEAK_SIDE = 8192  # of the matrices whose product shows what the device can do
 
 STEPS = {  # ways to train, in the order of the table
@@ -197,22 +198,22 @@ def measure(config, run, steps, repeats):
     images, density = run.world * len(batch["hr"]), trainer.masker.density
     figures = {"peak_memory": peak_memory(training_steps(trainer, batch, steps), run.device)}  # with nothing beside it
 
-    def time_steps(**blocks):
+    def time_steps(steps, **blocks):
         return per_call(time_in_turn(blocks, repeats, run), steps)
 
     ways = {"sparse": trainer, "dense": make_trainer(config, run, "sparse", enabled=False)}
     if run.world > 1:
         ways["alone"] = make_trainer(config, replace(run, rank=0, world=1))
-    seconds = time_steps(**{name: training_steps(way, batch, steps) for name, way in ways.items()})
+    seconds = time_steps(steps, **{name: training_steps(way, batch, steps) for name, way in ways.items()})
     figures |= time_masker(trainer.masker, repeats, run)
     del trainer, ways
     free()
     continuous = make_trainer(config, run, "train", continuous_scale=True)
-    seconds |= time_steps(continuous=training_steps(continuous, batch, steps))
+    seconds |= time_steps(DRAWS * steps, continuous=training_steps(continuous, batch, DRAWS * steps))
     del continuous
     free()
     with plain_operations():
-        seconds |= time_steps(plain=repeated(plain_step(config, run, batch), steps))
+        seconds |= time_steps(steps, plain=repeated(plain_step(config, run, batch), steps))
     free()
 
     sparse, dense = median(seconds["sparse"]), median(seconds["dense"])
