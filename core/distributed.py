@@ -8,6 +8,7 @@ import torch
 from torch import distributed as dist
 
 from core.device import pick_device
+from core.rendezvous import attempt_store
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,11 @@ class Distributed:
         if device.type == "cuda":
             device = pick_device(f"cuda:{int(os.environ['LOCAL_RANK'])}")
             torch.cuda.set_device(device)
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=30)
-        )
-        return cls(dist.get_rank(), world, device)
+        timeout = datetime.timedelta(minutes=30)  # one may wait so long for the images that another validates
+        store, rank, world = attempt_store(timeout)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+        return cls(rank, world, device)
 
     @property
     def is_main(self):

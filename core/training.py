@@ -5,14 +5,11 @@ sees from its number, so a run continues exactly, and one process draws what sev
 """
 
 import itertools
-import signal
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core.checkpoint import load_training_state, load_weights, save_checkpoint
@@ -24,8 +21,9 @@ from core.gradients import FlatGradients, ForwardBackward
 from core.logging import Board
 from core.optimization import build_optimizer, learning_rate
 from core.paths import experiment_folder
+from core.stopping import stop_requested
 from core.validation import validate_all
-from data import SRDataset, TrainStream
+from data import SRDataset, train_loader
 from model import build_network
 from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, resize
 from model.schedule import NoiseSchedule
@@ -110,16 +108,16 @@ class Trainer:
 
     def batches(self):
         """The batches of this process from the current step on, for ever."""
-        images = self.config["datasets"]["train"]
-        batch = images["batch_size"] * self.options["accumulate"]
-        stream = TrainStream(len(self.images), batch, self.options["seed"], self.run.rank, self.run.world, self.step)
-        workers = images["num_workers"]
-        return DataLoader(
+        images, run = self.config["datasets"]["train"], self.run
+        return train_loader(
             self.images,
-            batch_sampler=stream,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=self.run.device.type == "cuda",
+            images["batch_size"] * self.options["accumulate"],
+            self.options["seed"],
+            run.rank,
+            run.world,
+            self.step,
+            workers=images["num_workers"],
+            pin_memory=run.device.type == "cuda",
         )
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -134,15 +132,16 @@ class Trainer:
         remaining = itertools.islice(self.batches(), n_iter - self.step)
         bar = tqdm(remaining, total=n_iter, initial=self.step, disable=None if self.run.is_main else True, unit="step")
         self.since = time.perf_counter(), self.step
-        with stop_requested() as stop:
+        with stop_requested(self.run) as stop:
             for batch in bar:
                 self.train_step(batch)
-                last = self.step == n_iter or stop.is_set
+                stopping = stop.agreed()
+                last = self.step == n_iter or stopping
                 if self.step % self.options["print_freq"] == 0 or last:
                     self.report(bar)
                 if self.step % self.options["save_checkpoint_freq"] == 0 or last:
                     self.save()
-                if stop.is_set:
+                if stopping:
                     raise KeyboardInterrupt
                 if self.step % self.options["val_freq"] == 0 or last:
                     self.validate()
@@ -264,25 +263,3 @@ def like(value, parameter):
     """A moment as the optimiser makes it: float32, where the parameter is, and laid out in memory as it is."""
     value = torch.as_tensor(value, dtype=torch.float32, device=parameter.device)
     return torch.empty_like(parameter, requires_grad=False).copy_(value) if value.dim() else value
-
-
-class StopRequest:
-    is_set = False
-
-
-@contextmanager
-def stop_requested():
-    """While inside, the first Ctrl-C or SIGTERM only sets a flag, so that a step is finished and saved."""
-    request, before = StopRequest(), {}
-
-    def handle(number, frame):
-        request.is_set = True
-        signal.signal(number, before[number])  # the second one stops at once
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, handle)
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
