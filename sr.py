@@ -34,6 +34,8 @@ def main():
     log = start_logging(experiment_folder(config)("log"), config["phase"], run.is_main)
     for notice in config_notices(config):
         log.info(notice)
+    if arguments.epochs is not None:
+        log.info("--epochs has no effect: train.n_iter counts the steps of a run")
     if arguments.enable_wandb and run.is_main:
         start_wandb(config["wandb"]["project"], config["name"])
     phase = train if config["phase"] == "train" else validate
@@ -90,7 +92,7 @@ def parse_arguments():
     add = training.add_argument
     add("--lr", type=float, help="learning rate")
     add("--momentum", type=float, help="momentum of sgd")
-    add("--epochs", type=int, help="accepted; train.n_iter counts steps")
+    add("--epochs", type=int, help="no effect: train.n_iter counts steps")
     return parser.parse_args()
 
 
