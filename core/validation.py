@@ -187,7 +187,7 @@ def describe_run(network, config, key, run, step, density, checkpoint):
     """The part of a report that says what was validated, and how, so that it can be done again."""
     spec = config["datasets"][key]
     told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "data_len", "l_resolution", "r_resolution")
-    libraries = ("torch", "numpy", "pillow", "scikit-image")
+    libraries = {"torch": torch.__version__} | {name: version(name) for name in ("numpy", "pillow", "scikit-image")}
     return {
         "config": config["name"],
         "checkpoint": None if checkpoint is None else str(checkpoint),
@@ -198,7 +198,7 @@ def describe_run(network, config, key, run, step, density, checkpoint):
         "settings": {**config["sample"], "batch_size": spec["batch_size"]},
         "device": describe(run.device),
         "processes": run.world,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+        "versions": {"python": platform.python_version(), **libraries},
     }
 
 
