@@ -1,16 +1,14 @@
 """What the benchmarks share: timing, the device in words, a table, a JSON file."""
 
-import platform
 import time
-from importlib.metadata import version
 from statistics import median
 
 import torch
 
-from core.device import describe, synchronize
+from core.device import describe, synchronize, versions
 from core.report import write_json
 
-LIBRARIES = ("torch", "numpy", "pillow", "lmdb")
+LIBRARIES = ("numpy", "pillow", "lmdb")
 
 
 def time_in_turn(functions, repeats, run):
@@ -58,10 +56,10 @@ def spread(values):
 
 def environment(device):
     """Where something was measured, for a report."""
-    versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    told = versions(LIBRARIES)
     if device.type == "cuda":
-        versions |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    return {"device": describe(device), "versions": versions}
+        told |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return {"device": describe(device), "versions": told}
 
 
 def table(header, rows):

@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+from importlib.metadata import version
 
 import torch
 
@@ -52,6 +53,13 @@ def synchronize(device):
     """Wait until the device has done all that was asked of it, so that a clock read next is true."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def versions(libraries):
+    """{"python", "torch", and each of the libraries: its version}, for reports. A package's version does not tell the
+    build of torch, so that is asked of torch."""
+    named = {"python": platform.python_version(), "torch": torch.__version__}
+    return named | {name: version(name) for name in libraries}
 
 
 def describe(device):

@@ -1,8 +1,6 @@
 """Validation: every image of a set is super-resolved, measured beside bicubic upsampling, saved and reported."""
 
-import platform
 import time
-from importlib.metadata import version
 from itertools import chain
 from statistics import fmean
 from typing import NamedTuple
@@ -13,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.cross_checks import validation_sets
-from core.device import describe, synchronize
+from core.device import describe, synchronize, versions
 from core.metrics import load_lpips, lr_consistency, psnr, ssim
 from core.paths import experiment_folder
 from core.report import comparison, grid, table, write_json
@@ -187,7 +185,6 @@ def describe_run(network, config, key, run, step, density, checkpoint):
     """The part of a report that says what was validated, and how, so that it can be done again."""
     spec = config["datasets"][key]
     told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "data_len", "l_resolution", "r_resolution")
-    libraries = {"torch": torch.__version__} | {name: version(name) for name in ("numpy", "pillow", "scikit-image")}
     return {
         "config": config["name"],
         "checkpoint": None if checkpoint is None else str(checkpoint),
@@ -198,7 +195,7 @@ def describe_run(network, config, key, run, step, density, checkpoint):
         "settings": {**config["sample"], "batch_size": spec["batch_size"]},
         "device": describe(run.device),
         "processes": run.world,
-        "versions": {"python": platform.python_version(), **libraries},
+        "versions": versions(("numpy", "pillow", "scikit-image")),
     }
 
 
