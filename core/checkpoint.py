@@ -122,8 +122,8 @@ def read_network_file(file, config=None):
 
 
 def refuse_other_network(config, own, file):
-    """One line where the config and the file describe networks whose weights differ."""
-    for section in ("unet", "lr_encoder"):
+    """One line where the config and the file describe networks that differ in their weights or in what they predict."""
+    for section in ("unet", "lr_encoder", "diffusion"):
         for key, value in own["model"][section].items():
             asked = config["model"][section][key]
             if asked != value and key != "dropout":

@@ -148,6 +148,15 @@ def test_a_pickle_is_never_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_config_of_another_prediction(small_checkpoint, small_config):
+    """The weights fit, and would be read as what they are not."""
+    small_config["model"]["diffusion"]["prediction"] = {"v": "epsilon", "epsilon": "v"}[
+        small_config["model"]["diffusion"]["prediction"]
+    ]
+    with pytest.raises(UserError, match=r"model\.diffusion\.prediction"):
+        load_network(small_checkpoint, config=small_config)
+
+
 def test_config_of_another_network(small_checkpoint, small_config):
     small_config["model"]["unet"]["inner_channel"] = 16
     with pytest.raises(UserError, match=r"model\.unet\.inner_channel = 8, and the config says 16"):
