@@ -127,7 +127,8 @@ class Trainer:
         """Trains to the last step, with checkpoints, validations and lines of the log on the way."""
         n_iter = self.options["n_iter"]
         if self.step >= n_iter:
-            raise UserError(f"the checkpoint is at step {self.step}, and train.n_iter is {n_iter}: raise it to go on")
+            self.log.info(f"at step {self.step}, nothing is left to train: raise train.n_iter ({n_iter}) to go on")
+            return
         self.log.info(self.summary())
         remaining = itertools.islice(self.batches(), n_iter - self.step)
         bar = tqdm(remaining, total=n_iter, initial=self.step, disable=None if self.run.is_main else True, unit="step")

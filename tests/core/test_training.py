@@ -74,6 +74,14 @@ def test_continuing_is_exact(config):
     assert not [key for key in whole if not torch.equal(whole[key], continued[key])]
 
 
+def test_a_finished_run_has_nothing_to_do(config):
+    """Started again, as run.sh does, it trains no step and is no error, so that validation follows."""
+    fit(config, "done")
+    saved = files(checkpoint(config, "done", "I8_E4"))
+    assert fit(config, "done", resume=checkpoint(config, "done", "I8_E4")).step == 8
+    assert all(torch.equal(tensor, saved[key]) for key, tensor in files(checkpoint(config, "done", "I8_E4")).items())
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_masks_hold_after_every_step(config, optimizer, monkeypatch):
     config["train"]["optimizer"]["type"] = optimizer
