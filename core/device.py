@@ -44,7 +44,7 @@ def uses_graphs(device):
 
 
 def allow_fast_matmul():
-    """TF32 for what stays in float32 on a GPU, and convolution algorithms chosen by measurement."""
+    """TF32 for what stays in float32 on a GPU."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
 
