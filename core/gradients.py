@@ -72,7 +72,8 @@ class ForwardBackward:
                 self.run(inputs, constants, weight)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # thread_local: NCCL's watchdog and the loader's pinning thread may ask the driver things meanwhile
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             loss.copy_(self.run(inputs, constants, weight))
         self.gradients.buffer.copy_(before)
         torch.cuda.set_rng_state(random_state)
