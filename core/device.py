@@ -8,7 +8,7 @@ import torch
 
 from core.errors import UserError
 
-PRECISIONS = ("auto", "float32", "bf16")
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name="auto"):
@@ -26,16 +26,24 @@ def pick_device(name="auto"):
     return device
 
 
-def autocast(device, precision="auto"):
-    """The context in which the network runs: bf16 autocast, or nothing.
+def autocast(device, precision="auto", sampling=False):
+    """The context in which the network runs: autocast to "bf16" or "fp16", or nothing for "float32".
 
-    "auto" is bf16 on a GPU that computes in it, float32 elsewhere; "float32" and "bf16" are taken at their word.
+    "auto" is float32 where the processor has no units for half precision. Where it has them, it is bf16 for training,
+    whose gradients need the range, and on CPUs; on a GPU it is fp16 for sampling, which rounds eight times more finely.
     """
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        precision = automatic_precision(device, sampling)
     if precision == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=HALVES[precision])
+
+
+def automatic_precision(device, sampling):
+    if device.type == "cuda":
+        return "float32" if not torch.cuda.is_bf16_supported() else "fp16" if sampling else "bf16"
+    has_matrix_units = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    return "bf16" if sampling and has_matrix_units else "float32"
 
 
 def uses_graphs(device):

@@ -75,8 +75,9 @@ class ConditioningPyramid(nn.Module):
             g = down(self.blur(g))
             s1, s2 = scale1(scale), scale2(scale)  # (B, C_i)
             r = torch.rsqrt(s1.square() + s2.square() + 1e-8)
-            gains.append((s1 * r)[:, :, None, None])
-            shifts.append(shift(g) * (s2 * r)[:, :, None, None])
+            shifted = shift(g)
+            gains.append((s1 * r).to(shifted.dtype)[:, :, None, None])
+            shifts.append(shifted * (s2 * r).to(shifted.dtype)[:, :, None, None])
         return tuple(gains), tuple(shifts)
 
 

@@ -15,15 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # builds of torch for the CPU come without it
-    triton = None
-
-HAS_KERNELS = triton is not None
-KERNEL_DEVICE = "cpu" if HAS_KERNELS and triton.knobs.runtime.interpret else "cuda"  # the interpreter runs on the CPU
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from model.kernels import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, ceil_div, jit, repeated, tl, tracked
 
 TILE = 4096  # elements of a program's tile, 16 a thread
 LANES = 64  # channels of a tile: 128 bytes of a row in half precision
@@ -38,27 +30,41 @@ def group_norm_silu(
     bias: Tensor,                  # (C,)
     groups: int,                   # divides C
     eps: float = 1e-5,
-    shift: Tensor | None = None,   # (B, C), added to every pixel before the norm
+    shift: Tensor | None = None,   # (K·B, C), added to every pixel before the norm
     silu: bool = True,             # False: the norm alone
+    plus: Tensor | None = None,    # (K·B, C, H, W) or (B, C, H, W), added before the norm
 ) -> Tensor:  # fmt: skip
-    """silu(group_norm(x + shift[:, :, None, None])) in x's dtype and channels-last, computed in float32 (Wu & He 2018).
+    """silu(group_norm(x + plus + shift[:, :, None, None])) in x's dtype and channels-last, computed in float32 (Wu & He
+    2018): (K·B, C, H, W). Where x or plus has only B images, they serve all K: image n is added to image n mod B.
 
-    Differentiable once in x, weight, bias and shift. Shapes that do not fit raise RuntimeError.
+    Differentiable once in every tensor. Shapes that do not fit raise RuntimeError.
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    if not _kernels_take(x, weight, bias, groups, shift):
+    images = max(len(t) for t in (x, shift, plus) if t is not None)
+    if plus is not None or images > len(x):
+        plus = None if plus is None else plus.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        if _kernels_take(x, weight, bias, groups, shift, plus, images) and not tracked(x, weight, bias, shift, plus):
+            return _forward(x, weight, bias, _rows(shift), groups, eps, silu, plus, images)[0]
+        x, plus = repeated(x, images), None if plus is None else repeated(plus, images)
+        x = x if plus is None else x + plus
+    if not _kernels_take(x, weight, bias, groups, shift, None, images):
         return _plain(x, weight, bias, groups, eps, shift, silu)
-    shift = None if shift is None else shift.contiguous()
-    return _Fused.apply(x, weight.contiguous(), bias.contiguous(), shift, groups, eps, silu)
+    return _Fused.apply(x, weight.contiguous(), bias.contiguous(), _rows(shift), groups, eps, silu)
 
 
-def _kernels_take(x, weight, bias, groups, shift):
+def _kernels_take(x, weight, bias, groups, shift, plus, images):
     if not HAS_KERNELS or x.device.type != KERNEL_DEVICE or x.dtype not in KERNEL_DTYPES or x.dim() != 4:
         return False
     batch, channels, height, width = x.shape
-    fits = 0 < batch < 2**16 and 0 < height * width * channels < 2**31 and 0 < channels <= 4096  # offsets are int32
+    fits = 0 < images < 2**16 and 0 < height * width * channels < 2**31 and 0 < channels <= 4096  # offsets are int32
     fits = fits and groups > 0 and channels % groups == 0 and weight.shape == bias.shape == (channels,)
-    return fits and (shift is None or shift.shape == (batch, channels))
+    fits = fits and batch > 0 and images % batch == 0 and (shift is None or shift.shape == (images, channels))
+    return fits and (plus is None or (plus.shape[1:] == x.shape[1:] and images % len(plus) == 0))
+
+
+def _rows(shift):
+    """The shift with its channels side by side; its rows may be those of a wider table."""
+    return shift if shift is None or shift.stride(1) == 1 else shift.contiguous()
 
 
 def _plain(x, weight, bias, groups, eps, shift, silu):
@@ -95,26 +101,32 @@ class _Fused(torch.autograd.Function):
         return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), dshift, None, None, None
 
 
-def _forward(x, weight, bias, shift, groups, eps, silu):
-    """-> y (B, C, H, W); mean and 1/std of each group, (B, 2, groups)."""
-    y, statistics = _empty_outputs(x, weight, bias, shift, groups, eps, silu)
-    batch, channels, height, width = x.shape
-    plan = _plan(batch, channels, height * width, groups)
-    sizes = (height * width, plan.rows, channels, groups)
+def _forward(x, weight, bias, shift, groups, eps, silu, plus=None, images=None):
+    """-> y (images, C, H, W); mean and 1/std of each group, (images, 2, groups)."""
+    images = images or len(x)
+    y, statistics = _empty_outputs(x, weight, bias, shift, groups, eps, silu, plus, images)
+    channels, height, width = x.shape[1:]
+    plan = _plan(images, channels, height * width, groups)
+    sizes = (height * width, plan.rows, _row_length(shift), len(x), 1 if plus is None else len(plus), channels, groups)
     partial = None
     with torch.cuda.device_of(x):
         if plan.chunks > 1:
-            partial = x.new_empty(batch, plan.chunks, 2, groups, dtype=torch.float32)
-            _moments_kernel[plan.sums_grid](x, shift, partial, *sizes, **plan.sums)
+            partial = x.new_empty(images, plan.chunks, 2, groups, dtype=torch.float32)
+            _moments_kernel[plan.sums_grid](x, plus, shift, partial, *sizes, **plan.sums)
         _forward_kernel[plan.result_grid](
-            x, weight, bias, shift, partial, y, statistics, eps, *sizes, silu, plan.pooled, **plan.result
+            x, plus, weight, bias, shift, partial, y, statistics, eps, *sizes, silu, plan.pooled, **plan.result
         )
     return y, statistics
 
 
-def _empty_outputs(x, weight, bias, shift, groups, eps, silu):
-    statistics = x.new_empty(x.shape[0], 2, groups, dtype=torch.float32)
-    return torch.empty_like(x, memory_format=torch.channels_last), statistics
+def _row_length(shift):
+    return 0 if shift is None else shift.stride(0)
+
+
+def _empty_outputs(x, weight, bias, shift, groups, eps, silu, plus=None, images=None):
+    images = images or len(x)
+    y = x.new_empty(images, *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+    return y, x.new_empty(images, 2, groups, dtype=torch.float32)
 
 
 def _backward(dy, x, weight, bias, shift, statistics, silu):
@@ -124,7 +136,7 @@ def _backward(dy, x, weight, bias, shift, statistics, silu):
     groups = statistics.shape[2]
     plan = _plan(batch, channels, height * width, groups)
     inputs = (dy, x, weight, bias, shift, statistics)
-    sizes = (height * width, plan.rows, channels, groups, silu)
+    sizes = (height * width, plan.rows, _row_length(shift), channels, groups, silu)
     group_sums = channel_sums = None
     with torch.cuda.device_of(x):
         if plan.chunks > 1:
@@ -139,18 +151,20 @@ def _backward(dy, x, weight, bias, shift, statistics, silu):
 
 def _empty_gradients(dy, x, weight, bias, shift, statistics, silu):
     dparameters = x.new_empty(x.shape[0], 2, x.shape[1], dtype=torch.float32)
-    dshift = x.new_empty(0) if shift is None else torch.empty_like(shift)
+    dshift = x.new_empty(0) if shift is None else shift.new_empty(shift.shape)
     return torch.empty_like(x, memory_format=torch.channels_last), dparameters, dshift
 
 
 _forward_operator = torch.library.custom_op(
     "smfdm::group_norm_silu",
-    _forward,
+    lambda x, weight, bias, shift, groups, eps, silu: _forward(x, weight, bias, shift, groups, eps, silu),
     mutates_args=(),
     schema="(Tensor x, Tensor weight, Tensor bias, Tensor? shift, int groups, float eps, bool silu)"
     " -> (Tensor, Tensor)",
 )
-_forward_operator.register_fake(_empty_outputs)
+_forward_operator.register_fake(
+    lambda x, weight, bias, shift, groups, eps, silu: _empty_outputs(x, weight, bias, shift, groups, eps, silu)
+)
 
 _backward_operator = torch.library.custom_op(
     "smfdm::group_norm_silu_backward",
@@ -182,13 +196,13 @@ def _plan(batch, channels, rows, groups):
         sums, chunk = _tile(whole, group, rows), rows
     else:
         sums = _tile(_whole_groups(group, groups, LANES), group, rows)
-        wanted = min(MAX_CHUNKS, _ceil_div(PROGRAMS, batch * _ceil_div(channels, sums["CHANNELS"])))
-        blocks = _ceil_div(rows, sums["BLOCK_ROWS"])
-        chunk = _ceil_div(blocks, wanted) * sums["BLOCK_ROWS"]
-    chunks = _ceil_div(rows, chunk)
+        wanted = min(MAX_CHUNKS, ceil_div(PROGRAMS, batch * ceil_div(channels, sums["CHANNELS"])))
+        blocks = ceil_div(rows, sums["BLOCK_ROWS"])
+        chunk = ceil_div(blocks, wanted) * sums["BLOCK_ROWS"]
+    chunks = ceil_div(rows, chunk)
     even = min(channels & -channels, LANES)  # the power of two in the channels: a tile of it leaves no lane idle
     result = _tile(even, group, rows) if chunks > 1 and even >= LANES // 2 else sums
-    sums_grid, result_grid = ((_ceil_div(channels, tile["CHANNELS"]), chunks, batch) for tile in (sums, result))
+    sums_grid, result_grid = ((ceil_div(channels, tile["CHANNELS"]), chunks, batch) for tile in (sums, result))
     return _Plan(chunks, chunk, 0 if chunks == 1 else _power_of_two(chunks), sums, sums_grid, result, result_grid)
 
 
@@ -213,21 +227,12 @@ def _tile(channels, group, rows):
     }
 
 
-def _ceil_div(a, b):
-    return -(-a // b)
-
-
 def _power_of_two(n):
     """The smallest one that is not below n."""
     return 1 << (n - 1).bit_length()
 
 
 # The kernels, for ROWS pixels of C channels in GROUPS groups. Of a tile's BLOCK_C lanes, CHANNELS are used.
-
-
-def jit(kernel):
-    """Compiled for the channels, not for every image size."""
-    return triton.jit(kernel, do_not_specialize=("ROWS", "rows")) if HAS_KERNELS else kernel
 
 
 @jit
@@ -249,11 +254,19 @@ def _pixels(start, last, channel, held, C, BLOCK_ROWS):
 
 
 @jit
-def _channel_shift(shift, batch, channel, held, C):
+def _channel_shift(shift, batch, shift_row, channel, held):
     if shift is None:
         return tl.zeros([channel.shape[0]], tl.float32)
     else:  # noqa: RET505 - a kernel returns once on each side of what is known at compile time
-        return tl.load(shift + batch * C + channel, mask=held, other=0.0).to(tl.float32)
+        return tl.load(shift + batch * shift_row + channel, mask=held, other=0.0).to(tl.float32)
+
+
+@jit
+def _load(x, plus, at, seen):
+    value = tl.load(x + at, mask=seen, other=0.0).to(tl.float32)
+    if plus is not None:
+        value += tl.load(plus + at, mask=seen, other=0.0).to(tl.float32)
+    return value
 
 
 @jit
@@ -276,34 +289,38 @@ def _pool(mean, m2, count):
 
 
 @jit
-def _moments(x, offset, channel, held, member, first, last, C, BLOCK_ROWS):
+def _moments(x, plus, offset, channel, held, member, first, last, C, BLOCK_ROWS):
     """Mean and sum of squared deviations of x + offset for each group, over rows first to last."""
-    mean = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
-    m2 = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
-    for start in range(first, last, BLOCK_ROWS):  # each element of the tile for itself (Welford 1962)
+    at, seen = _pixels(first, last, channel, held, C, BLOCK_ROWS)
+    pivot = _load(x, plus, at, seen)  # of each element of the tile for itself: near the mean, so that little cancels
+    total = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
+    squares = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
+    for start in range(first + BLOCK_ROWS, last, BLOCK_ROWS):
         at, seen = _pixels(start, last, channel, held, C, BLOCK_ROWS)
-        value = tl.load(x + at, mask=seen, other=0.0).to(tl.float32)
-        step = tl.where(seen, value - mean, 0.0)
-        mean += step * (1.0 / ((start - first) // BLOCK_ROWS + 1))
-        m2 += step * (value - mean)
-    count = (last - first - tl.arange(0, BLOCK_ROWS) + BLOCK_ROWS - 1) // BLOCK_ROWS
-    mean, m2 = _pool(mean, m2, count[:, None].to(tl.float32))
+        step = tl.where(seen, _load(x, plus, at, seen) - pivot, 0.0)
+        total += step
+        squares += step * step
+    count = ((last - first - tl.arange(0, BLOCK_ROWS) + BLOCK_ROWS - 1) // BLOCK_ROWS)[:, None].to(tl.float32)
+    step = total / tl.maximum(count, 1.0)
+    mean, m2 = _pool(pivot + step, squares - total * step, count)
     count = tl.where(member, (last - first).to(tl.float32), 0.0)
     return _pool((mean + offset)[:, None], tl.where(member, m2[:, None], 0.0), count)
 
 
 @jit
 def _moments_kernel(
-    x, shift, partial,  # partial (B, chunks, 2, GROUPS): mean and sum of squared deviations
-    ROWS, rows, C: tl.constexpr, GROUPS: tl.constexpr,
+    x, plus, shift, partial,  # partial (B, chunks, 2, GROUPS): mean and sum of squared deviations
+    ROWS, rows, shift_row, x_images, plus_images, C: tl.constexpr, GROUPS: tl.constexpr,
     CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
     chunk, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
     first, last = chunk * rows, tl.minimum(chunk * rows + rows, ROWS)
     channel, held, group, exists, member = _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G)
-    offset = _channel_shift(shift, batch, channel, held, C)
-    x += batch * ROWS * C
-    mean, m2 = _moments(x, offset, channel, held, member, first, last, C, BLOCK_ROWS)
+    offset = _channel_shift(shift, batch, shift_row, channel, held)
+    x += batch % x_images * ROWS * C
+    if plus is not None:
+        plus += batch % plus_images * ROWS * C
+    mean, m2 = _moments(x, plus, offset, channel, held, member, first, last, C, BLOCK_ROWS)
     partial += (batch * tl.num_programs(1) + chunk) * 2 * GROUPS + group
     tl.store(partial, mean, mask=exists)
     tl.store(partial + GROUPS, m2, mask=exists)
@@ -322,20 +339,23 @@ def _pool_chunks(partial, batch, group, exists, ROWS, rows, C, GROUPS, CHUNKS):
 
 @jit
 def _forward_kernel(
-    x, weight, bias, shift, partial,
+    x, plus, weight, bias, shift, partial,
     y, statistics, eps,  # statistics (B, 2, GROUPS): mean and 1/std
-    ROWS, rows, C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr, CHUNKS: tl.constexpr,
+    ROWS, rows, shift_row, x_images, plus_images,
+    C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr, CHUNKS: tl.constexpr,
     CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
     chunk = tl.program_id(1)
     batch = (tl.num_programs(2) - 1 - tl.program_id(2)).to(tl.int64)  # the cache holds the images summed last
     first, last = chunk * rows, tl.minimum(chunk * rows + rows, ROWS)
     channel, held, group, exists, member = _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G)
-    offset = _channel_shift(shift, batch, channel, held, C)
-    x += batch * ROWS * C
+    offset = _channel_shift(shift, batch, shift_row, channel, held)
+    x += batch % x_images * ROWS * C
+    if plus is not None:
+        plus += batch % plus_images * ROWS * C
     y += batch * ROWS * C
     if CHUNKS == 0:
-        mean, m2 = _moments(x, offset, channel, held, member, first, last, C, BLOCK_ROWS)
+        mean, m2 = _moments(x, plus, offset, channel, held, member, first, last, C, BLOCK_ROWS)
     else:
         mean, m2 = _pool_chunks(partial, batch, group, exists, ROWS, rows, C, GROUPS, CHUNKS)
     rstd = 1.0 / tl.sqrt_rn(m2 / (ROWS * (C // GROUPS)) + eps)
@@ -348,7 +368,7 @@ def _forward_kernel(
     level = tl.load(bias + channel, mask=held, other=0.0)
     for start in range(first, last, BLOCK_ROWS):
         at, seen = _pixels(start, last, channel, held, C, BLOCK_ROWS)
-        value = tl.load(x + at, mask=seen, other=0.0).to(tl.float32)
+        value = _load(x, plus, at, seen)
         value = (value - centre[None, :]) * scale[None, :] + level[None, :]
         if SILU:
             value *= tl.sigmoid(value)
@@ -362,10 +382,10 @@ def _forward_kernel(
 
 
 @jit
-def _channel_constants(weight, bias, shift, statistics, batch, channel, held, C, GROUPS):
+def _channel_constants(weight, bias, shift, statistics, batch, shift_row, channel, held, C, GROUPS):
     """What to subtract from x, 1/std, weight and bias."""
     statistics += batch * 2 * GROUPS + channel // (C // GROUPS)
-    centre = tl.load(statistics, mask=held, other=0.0) - _channel_shift(shift, batch, channel, held, C)
+    centre = tl.load(statistics, mask=held, other=0.0) - _channel_shift(shift, batch, shift_row, channel, held)
     rstd = tl.load(statistics + GROUPS, mask=held, other=0.0)
     weight = tl.load(weight + channel, mask=held, other=0.0).to(tl.float32)
     bias = tl.load(bias + channel, mask=held, other=0.0).to(tl.float32)
@@ -406,13 +426,13 @@ def _gradient_sums_kernel(
     dy, x, weight, bias, shift, statistics,
     group_sums,  # (B, chunks, 2, GROUPS): Σ weight·du, Σ weight·du·x̂
     channel_sums,  # (B, chunks, 3, C): Σ du, Σ du·x̂, Σ x̂
-    ROWS, rows, C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr,
+    ROWS, rows, shift_row, C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr,
     CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
     chunk, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
     first, last = chunk * rows, tl.minimum(chunk * rows + rows, ROWS)
     channel, held, group, exists, member = _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G)
-    constants = _channel_constants(weight, bias, shift, statistics, batch, channel, held, C, GROUPS)
+    constants = _channel_constants(weight, bias, shift, statistics, batch, shift_row, channel, held, C, GROUPS)
     x += batch * ROWS * C
     dy += batch * ROWS * C
     shifted: tl.constexpr = shift is not None
@@ -439,14 +459,14 @@ def _sum_chunks(sums, batch, width, index, exists, CHUNKS):
 def _backward_kernel(
     dy, x, weight, bias, shift, statistics, group_sums, channel_sums,
     dx, dparameters, dshift,  # dparameters (B, 2, C): of weight and bias
-    ROWS, rows, C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr, CHUNKS: tl.constexpr,
+    ROWS, rows, shift_row, C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr, CHUNKS: tl.constexpr,
     CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
     chunk = tl.program_id(1)
     batch = (tl.num_programs(2) - 1 - tl.program_id(2)).to(tl.int64)  # the cache holds the images summed last
     first, last = chunk * rows, tl.minimum(chunk * rows + rows, ROWS)
     channel, held, group, exists, member = _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G)
-    constants = _channel_constants(weight, bias, shift, statistics, batch, channel, held, C, GROUPS)
+    constants = _channel_constants(weight, bias, shift, statistics, batch, shift_row, channel, held, C, GROUPS)
     _, rstd, weight, _ = constants
     x += batch * ROWS * C
     dy += batch * ROWS * C

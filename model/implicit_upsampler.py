@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.blocks import FusedLeakyReLU
+from model.blocks import FusedLeakyReLU, in_full_precision, kept_when_frozen
+from model.pointwise import can_spread, modulate, spread
 
 
 def _pixel_centres(n):
@@ -35,13 +36,14 @@ def nearest_pixels(source, target, device):
     return index.to(device), offset.to(device), regular
 
 
+@in_full_precision  # autocast would make float32 of the pixels
 def nearest(x, size):
-    """x (B, C, h, w) -> the nearest source pixels (B, C, H, W), and the offsets of rows (H,) and of columns (W,)."""
-    rows, row_offset, rows_regular = nearest_pixels(x.shape[2], size[0], x.device)
-    columns, column_offset, columns_regular = nearest_pixels(x.shape[3], size[1], x.device)
+    """x (B, C, h, w) -> the nearest source pixels (B, C, H, W)."""
+    rows, _, rows_regular = nearest_pixels(x.shape[2], size[0], x.device)
+    columns, _, columns_regular = nearest_pixels(x.shape[3], size[1], x.device)
     if rows_regular and columns_regular:  # of the two, the one with a fast backward pass
-        return F.interpolate(x, size=tuple(size), mode="nearest-exact"), row_offset, column_offset
-    return x.index_select(2, rows).index_select(3, columns), row_offset, column_offset
+        return F.interpolate(x, size=tuple(size), mode="nearest-exact")
+    return x.index_select(2, rows).index_select(3, columns)
 
 
 class ImplicitUpsampler(nn.Module):
@@ -55,19 +57,24 @@ class ImplicitUpsampler(nn.Module):
         self.linear1 = nn.Linear(channels + 2, self.hidden)
         self.linear2 = nn.Linear(self.hidden, channels)
 
-    def affine(self):
-        """The two linear layers as one: A (C, C) on features, B (C, 2) on (row, column) offsets, c (C,)."""
+    @kept_when_frozen
+    @in_full_precision
+    def affine(self, source, size, dtype):
+        """The two linear layers as one: A (C, C, 1, 1) on features, in dtype, and what the offsets from source pixels
+        add at every row (H, C), with the bias, and at every column (W, C)."""
         weight = self.linear2.weight @ self.linear1.weight
         bias = self.linear2.weight @ self.linear1.bias + self.linear2.bias
-        return weight[:, :-2], weight[:, -2:], bias
+        row_offset, column_offset = (nearest_pixels(source[n], size[n], weight.device)[1] for n in (0, 1))
+        per_row = torch.outer(row_offset, weight[:, -2]) + bias
+        per_column = torch.outer(column_offset, weight[:, -1])
+        return weight[:, :-2, None, None].to(dtype), per_row, per_column
 
     def forward(self, h, gain, shift, size):
         """h (K·B, C, h, w), gain (B, C, 1, 1), shift (B, C, h, w), size (H, W) -> (K·B, C, H, W)."""
-        modulated = h.unflatten(0, (-1, len(gain))) * gain + shift
-        h = self.activation(modulated.flatten(0, 1))
-        on_feature, on_offset, bias = self.affine()
-        h = F.conv2d(h, on_feature[:, :, None, None], bias)
-        h, row_offset, column_offset = nearest(h, size)
-        per_row = torch.outer(on_offset[:, 0], row_offset)[:, :, None]  # (C, H, 1)
-        per_column = torch.outer(on_offset[:, 1], column_offset)[:, None, :]  # (C, 1, W)
-        return h + (per_row + per_column).to(h.dtype)
+        source, size = tuple(h.shape[2:]), tuple(size)
+        on_feature, per_row, per_column = self.affine(source, size, h.dtype)
+        h = F.conv2d(modulate(h, gain, shift, self.activation.bias), on_feature)
+        if can_spread(h, per_row):
+            rows, columns = (nearest_pixels(source[n], size[n], h.device)[0] for n in (0, 1))
+            return spread(h, rows, columns, per_row, per_column)
+        return nearest(h, size) + (per_row.T[:, :, None] + per_column.T[:, None, :]).to(h.dtype)

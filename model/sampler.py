@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from operator import index
 
 import torch
 from torch import Tensor, nn
 
+from model.compiled import compiled_for_sampling
 from model.diffusion import resize
 from model.errors import ModelError
 from model.plan import SamplingPlan, is_int
-from model.solvers import Step, solver_steps
+from model.solvers import solver_steps
+from model.steps import Noise, take_steps
 
-__all__ = ["SamplingPlan", "sample"]
+__all__ = ["DECODES", "SamplingPlan", "sample"]
 
-Noise = Callable[[int, tuple[int, ...]], Tensor]
+DECODES = ("every", "ends", "first")
 
 
 # no_grad and not inference_mode: a table that the network makes here and keeps may take part in training later.
@@ -32,9 +35,11 @@ def sample(
     consistency: int = 0,  # rounds of back-projection of each ŷ_0 onto the LR image
     start: float | None = None,  # begin at (the timestep nearest to) this noise level, from the up-sampled LR image
     prior_noise: float = 0.0,  # weight of the initial noise added before key steps; 0.003 in the literature
+    decode: str = "every",  # every step of a group | its ends, predictions between them interpolated | its first alone
     decode_batch: int | None = None,  # the most steps decoded at once; None: a whole group
     scale: float | Tensor = 1.0,  # the network's scale p in [0, 1], one or (B,)
     callback: Callable[[int, int, Tensor, Tensor], None] | None = None,  # (order, timestep, x, ŷ_0) after each step
+    compiled: bool = True,  # capture the network's launches once for each shape, where the device can replay them
 ) -> Tensor:
     """Super-resolve a batch of LR images by the reverse diffusion: -> (B, 3, H, W) in [-1, 1], float32.
 
@@ -42,7 +47,7 @@ def sample(
     are float32 whatever the network computes in. The network samples in eval mode; every module's mode is put back.
     Raises ModelError where an argument is out of its range or does not fit the others.
     """
-    check_settings(eta, consistency, start, prior_noise, decode_batch)
+    check_settings(eta, consistency, start, prior_noise, decode, decode_batch)
     check_inputs(network, lr_image, size, plan, scale)
     batch, shape = len(lr_image), (len(lr_image), 3, *size)
     device = next((parameter.device for parameter in network.parameters()), lr_image.device)
@@ -58,7 +63,9 @@ def sample(
     steps = solver_steps(solver, network.prediction, alphas_cumprod, eta, device)
     levels = alphas_cumprod.sqrt().float().to(device)[:, None].expand(-1, batch)  # (S, B)
 
-    with evaluating(network):
+    told = callback and (lambda order, x, x0: callback(order, timesteps[order], x, x0))
+
+    with evaluating(network), compiled_for_sampling(network, compiled) as network:
         condition = network.condition(lr_image, size, scale)
         x = initial_noise = noise(0, shape)
         if start is not None:
@@ -68,35 +75,25 @@ def sample(
             if prior_noise and 2 * group.start >= plan.steps:
                 x = x + prior_noise * initial_noise
             state = network.encode(x, levels[group.start], condition)
-            for orders in split(group, decode_batch):
-                predictions = network.decode(state, levels[orders.start : orders.stop], condition)  # (K, B, 3, H, W)
-                for order, prediction in zip(orders, predictions.float(), strict=True):
-                    x0_before, x0 = x0, clean_estimate(steps[order], x, prediction, lr_image, consistency)
-                    x = next_state(steps[order], x, x0, x0_before, noise, order)
-                    if callback:
-                        callback(order, timesteps[order], x, x0)
+            decoder = partial(network.decode, state, condition=condition)
+            for orders, predictions in predictions_of_group(decoder, levels, group, decode, decode_batch):
+                x, x0 = take_steps(steps, orders, x, x0, predictions, noise, lr_image, consistency, told)
     return x
 
 
-def clean_estimate(step: Step, x: Tensor, prediction: Tensor, lr_image: Tensor, consistency: int) -> Tensor:
-    """ŷ_0 in [-1, 1] of the state and the prediction, after `consistency` rounds of back-projection onto the LR image
-    (Irani & Peleg 1991): ŷ_0 += up(x_lr - down(ŷ_0))."""
-    x0 = torch.addcmul(step.from_prediction * prediction, step.from_state, x)
-    for _ in range(consistency):
-        x0 = x0 + resize(lr_image - resize(x0, lr_image.shape[2:]), x0.shape[2:])
-    return x0.clamp(-1, 1)
-
-
-def next_state(step: Step, x: Tensor, x0: Tensor, x0_before: Tensor | None, noise: Noise, order: int) -> Tensor:
-    """The state after one step of the solver: the terms of `model.solvers`, those that are zero left out."""
-    x_next = step.clean * x0
-    if step.state is not None:
-        x_next = torch.addcmul(x_next, step.state, x)
-    if step.previous is not None:
-        x_next = torch.addcmul(x_next, step.previous, x0_before)
-    if step.noise is not None:
-        x_next = torch.addcmul(x_next, step.noise, noise(order + 1, x.shape))
-    return x_next
+def predictions_of_group(decoder, levels, group, decode, decode_batch) -> Iterator[tuple[range, Tensor]]:
+    """(orders, their predictions (K, B, 3, H, W)) of a group, in one run or several; decoder takes levels (K, B)."""
+    last = group.stop - 1
+    if decode == "every" or len(group) == 1:
+        for orders in split(group, decode_batch):
+            yield orders, decoder(levels[orders.start : orders.stop])
+    elif decode == "first":
+        held = decoder(levels[group.start : group.start + 1])
+        yield group, held.expand(len(group), *held.shape[1:])
+    else:
+        ends = decoder(levels[group.start : group.stop : last - group.start]).float()
+        weight = torch.linspace(0, 1, len(group), device=ends.device)[:, None, None, None, None]
+        yield group, torch.lerp(ends[:1], ends[1:], weight)
 
 
 def noisy(image: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:
@@ -119,7 +116,10 @@ def seeded_noise(seeds: Sequence[int], batch: int, device: torch.device) -> Nois
     require(len(generators) == batch, f"{len(generators)} seeds for {batch} images: give one for each")
 
     def noise(i, shape):
-        return torch.stack([torch.randn(shape[1:], generator=generator, device=device) for generator in generators])
+        drawn = torch.empty(shape, device=device)
+        for image, generator in zip(drawn, generators, strict=True):
+            image.normal_(generator=generator)
+        return drawn
 
     return noise
 
@@ -147,7 +147,8 @@ def evaluating(network: nn.Module):
             module.training = True
 
 
-def check_settings(eta, consistency, start, prior_noise, decode_batch):
+def check_settings(eta, consistency, start, prior_noise, decode, decode_batch):
+    require(decode in DECODES, f"decode must be one of {', '.join(DECODES)}, not {decode!r}")
     require(is_number(eta) and 0 <= eta <= 1, f"eta must lie in [0, 1], not {eta!r}")
     require(is_int(consistency) and consistency >= 0, f"consistency must be a number of rounds, not {consistency!r}")
     require(start is None or (is_number(start) and 0 < start < 1), f"start must lie in (0, 1), not {start!r}")

@@ -9,6 +9,7 @@ Given the network's prediction at a step, that step is linear in what is known, 
 So a solver is a function from the ᾱ = γ² of the chain to the last four columns. Tables are computed in float64.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,17 +101,30 @@ def clean_image(prediction: str, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor
     raise ModelError(f'prediction must be "epsilon" or "v", not {prediction!r}')
 
 
-def solver_steps(solver: str, prediction: str, alphas_cumprod: Tensor, eta: float, device) -> list[Step]:
+class Steps(Sequence):
+    """The steps of a chain, in the order in which they are taken; as one table for whoever takes several at once."""
+
+    def __init__(self, table: Tensor, device):  # (S, 6) float64, a row for each step
+        self.table = table.float().to(device)
+        scalars = [row.unbind() for row in self.table.unbind()]
+        nonzero = (table != 0).tolist()  # decided here, on the host, so that the chain never looks at a value
+        self.steps = [
+            Step(*(scalar if used else None for scalar, used in zip(*row, strict=True)))
+            for row in zip(scalars, nonzero, strict=True)
+        ]
+
+    def __getitem__(self, order):
+        return self.steps[order]
+
+    def __len__(self):
+        return len(self.steps)
+
+
+def solver_steps(solver: str, prediction: str, alphas_cumprod: Tensor, eta: float, device) -> Steps:
     """The steps of a chain over timesteps of the given ᾱ, float64 (S,), in the order in which they are taken."""
     if solver not in SOLVERS:
         hint = did_you_mean(str(solver), SOLVERS)
         raise ModelError(f"solver {solver!r} is not known{hint} (known: {', '.join(SOLVERS)})")
     chain = torch.cat([alphas_cumprod, alphas_cumprod.new_ones(1)])
     update = ddim(chain, eta) if solver == "ddim" else SOLVERS[solver](chain)
-    table = torch.stack([*clean_image(prediction, alphas_cumprod), *update], dim=1)  # (S, 6)
-    scalars = [row.unbind() for row in table.float().to(device).unbind()]
-    nonzero = (table != 0).tolist()  # decided here, on the host, so that the chain never looks at a value
-    return [
-        Step(*(scalar if used else None for scalar, used in zip(*row, strict=True)))
-        for row in zip(scalars, nonzero, strict=True)
-    ]
+    return Steps(torch.stack([*clean_image(prediction, alphas_cumprod), *update], dim=1), device)

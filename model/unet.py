@@ -1,11 +1,11 @@
 """The UNet, encoder and decoder apart, so that a sampler can run the encoder at key steps alone."""
 
+import itertools
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from model.blocks import ResidualBlock, normalise
+from model.blocks import ResidualBlock, noise_shifts, normalise
 from model.implicit_upsampler import ImplicitUpsampler
 
 
@@ -38,16 +38,17 @@ class UNetEncoder(nn.Module):
         self.mid2 = ResidualBlock(width, width, inner_channel, norm_groups, dropout)
 
     def forward(self, x, embedding):
+        shifts = iter(noise_shifts([*itertools.chain(*self.levels), self.mid1, self.mid2], embedding))
         h = self.input(x)
         skips = [h]
         for level, blocks in enumerate(self.levels):
             for block in blocks:
-                h = block(h, embedding)
+                h = block(h, next(shifts))
                 skips.append(h)
             if level < len(self.downsamples):
                 h = self.downsamples[level](h)
                 skips.append(h)
-        return EncoderState(tuple(skips), self.mid2(self.mid1(h, embedding), embedding))
+        return EncoderState(tuple(skips), self.mid2(self.mid1(h, next(shifts)), next(shifts)))
 
     @staticmethod
     def skip_channels(inner_channel, channels, res_blocks):
@@ -82,16 +83,11 @@ class UNetDecoder(nn.Module):
 
     def forward(self, state, embedding, gains, shifts):
         skips = list(state.skips)
-        repeats = len(embedding) // len(state.bottleneck)
-        h = repeat(state.bottleneck, repeats)
+        noise = iter(noise_shifts([*itertools.chain(*self.levels)], embedding))
+        h = state.bottleneck  # of B images until the embedding first makes a difference between steps
         for n, blocks in enumerate(self.levels):
             for block in blocks:
-                h = block(torch.cat([h, repeat(skips.pop(), repeats)], dim=1), embedding)
+                h = block(h, next(noise), skips.pop())
             if n < len(self.upsamplers):
                 h = self.upsamplers[n](h, gains[-1 - n], shifts[-1 - n], skips[-1].shape[2:])
         return self.output(normalise(self.norm, h))
-
-
-def repeat(x, times):
-    """(B, ...) -> (times·B, ...), image b at every k·B + b."""
-    return x if times == 1 else x.expand(times, *x.shape).flatten(0, 1)

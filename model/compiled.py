@@ -1,0 +1,143 @@
+"""A network for sampling whose kernels are launched as CUDA graphs: at batch 1 launching them one by one takes several
+times as long as they do."""
+
+from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from model.frozen import freeze
+from model.network import Network
+
+MOST_CHAINS = 4  # combinations of batch and size whose graphs are kept
+_COMPILED = WeakKeyDictionary()  # network -> {dtype: CompiledNetwork}
+
+
+@contextmanager
+def compiled_for_sampling(network, wanted=True):
+    """The network's CompiledNetwork for what follows, with its present weights; the network itself where that is not
+    wanted, not possible (no GPU, another class of network) or already in use, as in a callback that samples."""
+    parameter = next(network.parameters(), None)
+    if not wanted or not isinstance(network, Network) or parameter.device.type != "cuda":
+        yield network
+        return
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else parameter.dtype
+    compiled = _COMPILED.setdefault(network, {}).get(dtype)
+    if compiled and compiled.busy:
+        yield network
+        return
+    weights = fingerprint(network)
+    if not compiled or not same(compiled.fingerprint, weights):
+        _COMPILED[network].pop(dtype, None)  # its memory first
+        compiled = _COMPILED[network][dtype] = CompiledNetwork(network, dtype, weights)
+    compiled.busy = True
+    try:
+        yield compiled
+    finally:
+        compiled.busy = False
+
+
+def fingerprint(network):
+    """What changes when weights do: how often each tensor was changed in place, where it lies, and, as changes through
+    `.data` are not counted, the norms."""
+    parameters = [parameter.detach() for parameter in network.parameters()]
+    counts = tuple((parameter._version, parameter.data_ptr()) for parameter in parameters)
+    return counts, torch.stack(torch._foreach_norm(parameters))
+
+
+def same(a, b):
+    return a[0] == b[0] and torch.equal(a[1], b[1])
+
+
+class CompiledNetwork:
+    """`condition`, `encode` and `decode` of a network, each captured once for each combination of shapes.
+
+    What they return is overwritten by the next call of the same shapes.
+    """
+
+    def __init__(self, network, dtype, fingerprint=None):
+        self.network = freeze(network, dtype)
+        self.schedule, self.prediction = network.schedule, network.prediction
+        self.fingerprint = fingerprint
+        self.chains = OrderedDict()  # (shape of the LR images, size) -> Chain, the latest last
+        self.busy = False
+
+    def condition(self, lr_image, size, scale=1.0):
+        scale = scale if isinstance(scale, Tensor) else lr_image.new_full((len(lr_image),), scale)
+        self.chain = self.chain_of((*lr_image.shape, *size))
+        return self.chain.run(lambda lr, p: self.network.condition(lr, size, p), "condition", lr_image, scale)
+
+    def encode(self, x_t, noise_level, condition):
+        return self.chain.run(self.network.encode, "encode", x_t, noise_level, condition)
+
+    def decode(self, state, noise_level, condition):
+        return self.chain.run(self.network.decode, "decode", state, noise_level, condition)
+
+    def chain_of(self, key):
+        """The chain of these shapes; a new one takes the place of the oldest if there are many or memory is short."""
+        if key not in self.chains:
+            free, total = torch.cuda.mem_get_info()
+            while len(self.chains) >= MOST_CHAINS or (self.chains and free < total / 2):
+                self.chains.popitem(last=False)
+                torch.cuda.empty_cache()
+                free, total = torch.cuda.mem_get_info()
+            self.chains[key] = Chain()
+        self.chains.move_to_end(key)
+        return self.chains[key]
+
+
+class Chain:
+    """The graphs of one chain. They share their memory, but for what they return."""
+
+    def __init__(self):
+        self.pool = torch.cuda.graph_pool_handle()
+        self.captured = {}
+        self.returned = set()  # ids of tensors that graphs write: one that reads them need not copy them
+
+    def run(self, function, name, *arguments):
+        tensors = flatten(arguments)
+        key = (name, *(tensor.shape for tensor in tensors))
+        if key not in self.captured:
+            self.captured[key] = self.capture(function, arguments, tensors)
+        graph, inputs, output = self.captured[key]
+        stale = [(to, given) for to, given in zip(inputs, tensors, strict=True) if to is not given]
+        for to, given in stale:
+            to.copy_(given)
+        graph.replay()
+        return output
+
+    def capture(self, function, arguments, tensors):
+        """(graph, the tensors that it reads, what it returns)."""
+        inputs = [tensor if id(tensor) in self.returned else tensor.clone() for tensor in tensors]
+        arguments = rebuild(arguments, iter(inputs))
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries choose and compile their kernels outside the capture
+            function(*arguments)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            output = function(*arguments)
+        self.returned |= set(map(id, flatten(output)))
+        return graph, inputs, output
+
+
+def flatten(value):
+    """The tensors in nested tuples and dataclasses, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value if isinstance(value, tuple) else [getattr(value, field.name) for field in fields(value)]
+    return [tensor for part in parts for tensor in flatten(part)]
+
+
+def rebuild(value, tensors):
+    """The same nest with the next tensors of an iterator in place of its own."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if is_dataclass(value):
+        names = [field.name for field in fields(value)]
+        return replace(value, **{name: rebuild(getattr(value, name), tensors) for name in names})
+    return tuple(rebuild(part, tensors) for part in value)

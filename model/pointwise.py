@@ -1,0 +1,204 @@
+"""What stands between the convolutions, each as one sweep over channels-last memory: Triton kernels on a GPU, plain
+PyTorch everywhere else.
+
+Where a tensor has fewer images than the result, (B, ...) for (K·B, ...), they serve all K: image n is image n mod B.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from model.kernels import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, ceil_div, jit, repeated, tl, tracked
+
+ELEMENTS = 2048  # of a program, 16 a thread
+ROWS_AT_ONCE, CHANNELS_AT_ONCE, COLUMN_PROGRAMS = 32, 64, 512  # of a tile of the sum over pixels; its programs
+GAIN = 2**0.5  # of FusedLeakyReLU, which keeps the variance
+SLOPE = 0.2
+
+
+def add_biased(bias: Tensor, *terms: Tensor) -> Tensor:
+    """The sum of up to three terms (K·B, C, H, W) or (B, C, H, W) and a bias (C,), in the first term's dtype, channels-
+    last. Differentiable once in everything."""
+    images = max(map(len, terms))
+    if not _kernels_take(*terms) or len({term.dtype for term in terms}) > 1:
+        total = sum(repeated(term, images) for term in terms[1:]) + bias.to(terms[0].dtype)[:, None, None]
+        return repeated(terms[0], images) + total
+    terms = [term.contiguous(memory_format=torch.channels_last) for term in terms]
+    if not tracked(bias, *terms):
+        return _add_biased(bias, terms, images)
+    return _AddBiased.apply(bias, *(repeated(term, images) for term in terms))
+
+
+def modulate(h: Tensor, gain: Tensor, shift: Tensor, bias: Tensor) -> Tensor:
+    """leaky_relu(h·gain + shift + bias, 0.2)·sqrt(2): the scale-adaptive modulation of an implicit upsampler.
+
+    h (K·B, C, H, W), gain (B, C, 1, 1), shift (B, C, H, W), bias (C,) -> (K·B, C, H, W).
+    """
+    if not _kernels_take(h) or tracked(h, gain, shift, bias):
+        h = h.unflatten(0, (-1, len(gain))) * gain + shift + bias.to(h.dtype)[:, None, None]
+        return F.leaky_relu(h.flatten(0, 1), SLOPE) * GAIN
+    h, shift = (t.contiguous(memory_format=torch.channels_last) for t in (h, shift))
+    y = torch.empty_like(h)
+    channels, pixels = h.shape[1], h.shape[2] * h.shape[3]
+    grid = (ceil_div(channels * pixels, ELEMENTS), len(h))
+    with torch.cuda.device_of(h):
+        _modulate_kernel[grid](h, gain.flatten().contiguous(), shift, bias, y, pixels, len(gain), channels, ELEMENTS)
+    return y
+
+
+def join(x: Tensor, skip: Tensor, taken: int) -> Tensor:
+    """The channels of x and the first `taken` of a skip: (K·B, C, H, W), (B, C_s, H, W) -> (K·B, C + taken, H, W).
+
+    Differentiable.
+    """
+    if not _kernels_take(x, skip) or tracked(x, skip) or x.dtype != skip.dtype:
+        return torch.cat([x, repeated(skip[:, :taken], len(x))], dim=1)
+    x, skip = (t.contiguous(memory_format=torch.channels_last) for t in (x, skip))
+    (images, channels, height, width), pixels = x.shape, x.shape[2] * x.shape[3]
+    y = x.new_empty(images, height, width, channels + taken).permute(0, 3, 1, 2)
+    with torch.cuda.device_of(x):
+        _join_kernel[ceil_div(pixels * y.shape[1], ELEMENTS), images](
+            x, skip, y, pixels, len(skip), channels, taken, skip.shape[1], ELEMENTS
+        )
+    return y
+
+
+def spread(h: Tensor, rows: Tensor, columns: Tensor, per_row: Tensor, per_column: Tensor) -> Tensor:
+    """y[:, :, i, j] = h[:, :, rows[i], columns[j]] + per_row[i] + per_column[j]: (N, C, h, w) -> (N, C, H, W).
+
+    rows (H,) and columns (W,) are source pixels; per_row (H, C) and per_column (W, C). Without a gradient, on a GPU
+    alone: see `can_spread`.
+    """
+    h = h.contiguous(memory_format=torch.channels_last)
+    images, channels, height, width = h.shape
+    y = h.new_empty(images, len(rows), len(columns), channels).permute(0, 3, 1, 2)
+    pixels = len(rows) * len(columns)
+    with torch.cuda.device_of(h):
+        _spread_kernel[ceil_div(pixels * channels, ELEMENTS), images](
+            h, rows, columns, per_row, per_column, y, height * width, width, pixels, len(columns), channels, ELEMENTS
+        )
+    return y
+
+
+def can_spread(*tensors: Tensor) -> bool:
+    return _kernels_take(tensors[0]) and not tracked(*tensors)
+
+
+def _kernels_take(*tensors):
+    on_device = HAS_KERNELS and all(t.device.type == KERNEL_DEVICE and t.dtype in KERNEL_DTYPES for t in tensors)
+    return on_device and all(t.dim() == 4 and 0 < t[0].numel() < 2**31 and 0 < len(t) < 2**16 for t in tensors)
+
+
+class _AddBiased(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, bias, *terms):
+        ctx.terms, ctx.dtype = len(terms), bias.dtype
+        return _add_biased(bias, terms, len(terms[0]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        return channel_sums(dy).to(ctx.dtype), *[dy] * ctx.terms
+
+
+def _add_biased(bias, terms, images):
+    first, second, third = (*terms, None, None)[:3]
+    channels, pixels = first.shape[1], first.shape[2] * first.shape[3]
+    y = first.new_empty(images, *first.shape[2:], channels).permute(0, 3, 1, 2)
+    counts = [1 if term is None else len(term) for term in (first, second, third)]
+    with torch.cuda.device_of(first):
+        _add_kernel[ceil_div(pixels * channels, ELEMENTS), images](
+            bias, first, second, third, y, pixels, *counts, channels, ELEMENTS
+        )
+    return y
+
+
+def channel_sums(x: Tensor) -> Tensor:
+    """Σ over images and pixels, in float32: (B, C, H, W) -> (C,)."""
+    if not _kernels_take(x):
+        return x.sum((0, 2, 3), dtype=torch.float32)
+    x = x.contiguous(memory_format=torch.channels_last)
+    channels, rows = x.shape[1], x.numel() // x.shape[1]
+    tiles = ceil_div(channels, CHANNELS_AT_ONCE)
+    chunk = ceil_div(ceil_div(rows, ROWS_AT_ONCE), ceil_div(COLUMN_PROGRAMS, tiles)) * ROWS_AT_ONCE
+    chunks = ceil_div(rows, chunk)
+    partial = x.new_empty(chunks, channels, dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        _column_sums_kernel[tiles, chunks](x, partial, rows, chunk, channels, ROWS_AT_ONCE, CHANNELS_AT_ONCE)
+    return partial.sum(0)
+
+
+@jit
+def _add_kernel(
+    bias, first, second, third, y, pixels, images, second_images, third_images, C: tl.constexpr, BLOCK: tl.constexpr
+):
+    size = pixels * C
+    at, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
+    seen = at < size
+    value = tl.load(bias + at % C, mask=seen, other=0.0).to(tl.float32)
+    value += tl.load(first + image % images * size + at, mask=seen, other=0.0).to(tl.float32)
+    if second is not None:
+        value += tl.load(second + image % second_images * size + at, mask=seen, other=0.0).to(tl.float32)
+    if third is not None:
+        value += tl.load(third + image % third_images * size + at, mask=seen, other=0.0).to(tl.float32)
+    tl.store(y + image * size + at, value, mask=seen)
+
+
+@jit
+def _join_kernel(
+    x, skip, y, pixels, images, C: tl.constexpr, TAKEN: tl.constexpr, C_SKIP: tl.constexpr, BLOCK: tl.constexpr
+):
+    at, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
+    width: tl.constexpr = C + TAKEN
+    seen, pixel, channel = at < pixels * width, at // width, at % width
+    x += image * pixels * C
+    skip += image % images * pixels * C_SKIP
+    value = tl.load(x + pixel * C + channel, mask=seen & (channel < C), other=0.0)
+    taken = tl.load(skip + pixel * C_SKIP + channel - C, mask=seen & (channel >= C), other=0.0)
+    tl.store(y + image * pixels * width + at, tl.where(channel < C, value, taken), mask=seen)
+
+
+@jit
+def _modulate_kernel(h, gain, shift, bias, y, pixels, images, C: tl.constexpr, BLOCK: tl.constexpr):
+    size = pixels * C
+    at, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
+    seen, channel, source = at < size, at % C, image % images
+    value = tl.load(h + image * size + at, mask=seen, other=0.0).to(tl.float32)
+    value *= tl.load(gain + source * C + channel, mask=seen, other=0.0).to(tl.float32)
+    value += tl.load(shift + source * size + at, mask=seen, other=0.0).to(tl.float32)
+    value += tl.load(bias + channel, mask=seen, other=0.0).to(tl.float32)
+    value = tl.where(value >= 0, value, 0.2 * value) * 1.4142135623730951
+    tl.store(y + image * size + at, value, mask=seen)
+
+
+@jit
+def _spread_kernel(
+    h, rows, columns, per_row, per_column, y, source_pixels, source_width, pixels, width,
+    C: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    size = pixels * C
+    at, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
+    seen, channel, pixel = at < size, at % C, at // C
+    i, j = pixel // width, pixel % width
+    row, column = tl.load(rows + i, mask=seen, other=0), tl.load(columns + j, mask=seen, other=0)
+    h += image * source_pixels * C
+    value = tl.load(h + (row * source_width + column) * C + channel, mask=seen, other=0.0).to(tl.float32)
+    value += tl.load(per_row + i * C + channel, mask=seen, other=0.0).to(tl.float32)
+    value += tl.load(per_column + j * C + channel, mask=seen, other=0.0).to(tl.float32)
+    tl.store(y + image * size + at, value, mask=seen)
+
+
+@jit
+def _column_sums_kernel(x, partial, ROWS, rows, C: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    first = tl.program_id(1).to(tl.int64) * rows
+    last = tl.minimum(first + rows, ROWS)
+    total = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
+    for start in range(first, last, BLOCK_ROWS):
+        row = start + tl.arange(0, BLOCK_ROWS)
+        seen = (row < last)[:, None] & (channel < C)[None, :]
+        total += tl.load(x + row[:, None] * C + channel[None, :], mask=seen, other=0.0).to(tl.float32)
+    tl.store(partial + tl.program_id(1) * C + channel, tl.sum(total, 0), mask=channel < C)
