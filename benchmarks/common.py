@@ -1,14 +1,24 @@
-"""What the benchmarks share: timing, the device in words, a table, a JSON file."""
+"""What the benchmarks share: timing, what to measure beside, the device in words, a table, a JSON file."""
 
+import gc
 import time
+from contextlib import ExitStack, contextmanager
+from functools import reduce
 from statistics import median
+from unittest import mock
 
 import torch
+from torch.nn import functional as F
 
 from core.device import describe, synchronize, versions
 from core.report import write_json
+from model.kernels import repeated as repeat_images
 
 LIBRARIES = ("numpy", "pillow", "lmdb")
+PEAK_SIDE = 8192  # of the matrices whose product shows what the device can do
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measuring.
 
 
 def time_in_turn(functions, repeats, run):
@@ -41,6 +51,79 @@ def repeated(function, count):
     return block
 
 
+def matrix_peak(run, repeats):
+    """TFLOP/s of a large product of random bf16 matrices; None on the CPU."""
+    if run.device.type != "cuda":
+        return None
+    a, b = torch.randn(2, PEAK_SIDE, PEAK_SIDE, device=run.device).bfloat16()
+    seconds = time_in_turn({"product": repeated(lambda: a @ b, 10)}, repeats, run)
+    return 10 * 2 * PEAK_SIDE**3 / median(seconds["product"]) / 1e12
+
+
+def peak_memory(function, device):
+    """(GB that tensors take at most while the function runs, GB that torch holds for them); Nones on the CPU."""
+    if device.type != "cuda":
+        return None, None
+    free()
+    torch.cuda.reset_peak_memory_stats(device)
+    function()
+    return torch.cuda.max_memory_allocated(device) / 1e9, torch.cuda.max_memory_reserved(device) / 1e9
+
+
+def free():
+    """Gives back the memory of what is no longer named."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def plain_operations():
+    """Inside, nothing is fused, and float32 is computed as torch does it unasked: TF32 in convolutions alone."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = False, True, False
+    try:
+        with ExitStack() as stack:
+            for name, plain in PLAIN.items():
+                stack.enter_context(mock.patch(name, plain))
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+def plain_group_norm_silu(x, weight, bias, groups, eps=1e-5, shift=None, silu=True, plus=None):
+    """What model.group_norm computes, one operation after the other."""
+    terms = [x, plus, None if shift is None else shift[:, :, None, None]]
+    y = F.group_norm(plain_sum(terms), groups, weight, bias, eps)
+    return F.silu(y) if silu else y
+
+
+def plain_add_biased(bias, *terms):
+    """What model.pointwise adds, one operation after the other."""
+    return plain_sum([*terms, bias[None, :, None, None]])
+
+
+def plain_sum(terms):
+    """The sum of those that are there, each repeated for as many images as any has."""
+    terms = [term for term in terms if term is not None]
+    images = max(map(len, terms))
+    return reduce(torch.add, [term if len(term) == 1 else repeat_images(term, images) for term in terms])
+
+
+PLAIN = {  # what network and sampler look up -> what they find in its place
+    "model.blocks.group_norm_silu": plain_group_norm_silu,
+    "model.blocks.add_biased": plain_add_biased,
+    "model.group_norm.HAS_KERNELS": False,
+    "model.pointwise.HAS_KERNELS": False,
+    "model.steps.HAS_KERNELS": False,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Telling.
+
+
 def fill_defaults(arguments, defaults):
     """The arguments, with these values where none were given."""
     for name, value in defaults.items():
@@ -60,6 +143,45 @@ def environment(device):
     if device.type == "cuda":
         told |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return {"device": describe(device), "versions": told}
+
+
+def describe_figures(figures, values, comparable):
+    """{figure: its value, target, and whether that is met} of {figure: (label, form, target)} and {figure: value}."""
+    told = {}
+    for name, (label, form, target) in figures.items():
+        value, unit = values[name], form.split("} ")[1]
+        met = verdict(value, target, comparable)
+        told[name] = {"label": label, "value": value, "unit": unit, "target": target and target[1], "met": met}
+    return told
+
+
+def figure_rows(figures, told, columns):
+    """The described figures that have a value as rows of so many columns, the target in the last."""
+    for name, (label, form, target) in figures.items():
+        value, unit, met = (told[name][key] for key in ("value", "unit", "met"))
+        if value is not None:
+            yield [label, form.format(value), *[""] * (columns - 3), goal(target, unit, met)]
+
+
+def verdict(value, target, comparable=True):
+    """Whether a value meets its target, ("≤" or "≥", number); None without one, or where it is for another case."""
+    if value is None or target is None or not comparable:
+        return None
+    sign, limit = target
+    return value <= limit if sign == "≤" else value >= limit
+
+
+def goal(target, unit, met):
+    """A target and its verdict as text; nothing without one."""
+    if target is None:
+        return ""
+    words = {None: "", True: ", met", False: ", missed"}
+    return f"{target[0]} {target[1]} {unit}{words[met]}"
+
+
+def show(value, form):
+    """A number as text; nothing where there is none."""
+    return "" if value is None else form.format(value)
 
 
 def table(header, rows):

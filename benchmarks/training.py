@@ -9,15 +9,12 @@ Images are made up, and reading them is not measured: `benchmarks/data.py` does 
 
 import argparse
 import copy
-import gc
 import logging
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
-from unittest import mock
 
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -26,11 +23,26 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.distributed.elastic.multiprocessing.errors import record
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import environment, fill_defaults, publish, repeated, spread, table, time_in_turn
+from benchmarks.common import (
+    PEAK_SIDE,
+    describe_figures,
+    environment,
+    figure_rows,
+    fill_defaults,
+    free,
+    matrix_peak,
+    peak_memory,
+    plain_operations,
+    publish,
+    repeated,
+    show,
+    spread,
+    table,
+    time_in_turn,
+)
 from core.config import check_config, load_config
 from core.distributed import Distributed
 from core.errors import one_line_errors
@@ -43,7 +55,6 @@ from model.schedule import NoiseSchedule
 FULL = {"config": "config/faces_16_128.yaml", "batch": 32, "steps": 20, "repeats": 5}
 SMALL = {"config": "config/demo.yaml", "batch": 2, "steps": 1, "repeats": 3}
 DRAWS = 4  # times as many steps are measured with continuous scale: every one draws a size, and they differ in cost
-PEAK_SIDE = 8192  # of the matrices whose product shows what the device can do
 
 STEPS = {  # ways to train, in the order of the table
     "plain": "plain: eager float32, Adam without foreach, mask by a loop",
@@ -167,26 +178,6 @@ def prunable(network):
     return network.prunable_parameters().values()
 
 
-@contextmanager
-def plain_operations():
-    """Inside, nothing is fused, and float32 is computed as torch does it unasked: TF32 in convolutions alone."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = False, True, False
-    try:
-        with mock.patch("model.blocks.group_norm_silu", plain_group_norm_silu):
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
-
-
-def plain_group_norm_silu(x, weight, bias, groups, eps=1e-5, shift=None, silu=True):
-    """What model.group_norm computes, one operation after the other."""
-    x = x if shift is None else x + shift[:, :, None, None]
-    y = F.group_norm(x, groups, weight, bias, eps)
-    return F.silu(y) if silu else y
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The measurements.
 
@@ -196,7 +187,7 @@ def measure(config, run, steps, repeats):
     trainer = make_trainer(config, run)
     batch = next(iter(trainer.batches()))
     images, density = run.world * len(batch["hr"]), trainer.masker.density
-    figures = {"peak_memory": peak_memory(training_steps(trainer, batch, steps), run.device)}  # with nothing beside it
+    figures = {"peak_memory": peak_memory(training_steps(trainer, batch, steps), run.device)[0]}  # with nothing beside
 
     def time_steps(steps, **blocks):
         return per_call(time_in_turn(blocks, repeats, run), steps)
@@ -226,7 +217,7 @@ def measure(config, run, steps, repeats):
         "density": density,
         "forward_gflop_per_image": flops / 1e9,
         "steps": describe_ways(seconds, images, 3 * flops * images / run.world, figures["matrix_peak"]),
-        "figures": describe_figures(figures, comparable),
+        "figures": describe_figures(FIGURES, figures, comparable),
     }
 
 
@@ -235,36 +226,11 @@ def per_call(seconds, count):
     return {name: [value / count for value in values] for name, values in seconds.items()}
 
 
-def free():
-    """Gives back the memory of what is no longer named."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def time_masker(masker, repeats, run, count=20):
     """Milliseconds of what the masker does after every step, and of an update."""
     apply = per_call(time_in_turn({"apply": repeated(masker.apply, count)}, repeats, run), count)["apply"]
     update = time_in_turn({"update": masker.update}, repeats, run)["update"]
     return {"mask_apply": 1e3 * median(apply), "update": 1e3 * median(update)}
-
-
-def peak_memory(function, device):
-    """GB that tensors take at most while the function runs; None on the CPU."""
-    if device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(device)
-    function()
-    return torch.cuda.max_memory_allocated(device) / 1e9
-
-
-def matrix_peak(run, repeats):
-    """TFLOP/s of a large product of random bf16 matrices; None on the CPU."""
-    if run.device.type != "cuda":
-        return None
-    a, b = torch.randn(2, PEAK_SIDE, PEAK_SIDE, device=run.device).bfloat16()
-    seconds = time_in_turn({"product": repeated(lambda: a @ b, 10)}, repeats, run)
-    return 10 * 2 * PEAK_SIDE**3 / median(seconds["product"]) / 1e12
 
 
 def forward_flops(config):
@@ -331,18 +297,6 @@ def describe_ways(seconds, images, flops, peak):
     return ways
 
 
-def describe_figures(values, comparable):
-    """{figure: its value, target, and whether that is met: None where it was set for another network or device}."""
-    figures = {}
-    for name, (label, form, target) in FIGURES.items():
-        value, met = values[name], None
-        if target and value is not None and comparable:
-            met = value <= target[1] if target[0] == "≤" else value >= target[1]
-        unit = form.split("} ")[1]
-        figures[name] = {"label": label, "value": value, "unit": unit, "target": target and target[1], "met": met}
-    return figures
-
-
 def title(report):
     return (
         f"{report['config']}: {report['parameters']:,} parameters, density {report['density']:.4g}, "
@@ -357,31 +311,21 @@ def title(report):
 def as_table(report):
     header = ["", "", "steps/s", "images/s", "× plain", "TFLOP/s", "of peak", "target"]
     rows = [way_row(way) for way in report["steps"].values()]
-    rows += [figure_row(name, figure) for name, figure in report["figures"].items() if figure["value"] is not None]
+    rows += figure_rows(FIGURES, report["figures"], len(header))
     return table(header, rows)
 
 
 def way_row(way):
-    def show(key, form):
-        return "" if way[key] is None else form.format(way[key])
-
     return [
         way["label"],
         f"{1e3 * way['seconds']['median']:.1f} ms",
-        show("steps_per_second", "{:.2f}"),
-        show("images_per_second", "{:.1f}"),
-        show("ratio", "{:.2f}"),
-        show("tflops", "{:.2f}"),
-        show("share_of_peak", "{:.1%}"),
+        show(way["steps_per_second"], "{:.2f}"),
+        show(way["images_per_second"], "{:.1f}"),
+        show(way["ratio"], "{:.2f}"),
+        show(way["tflops"], "{:.2f}"),
+        show(way["share_of_peak"], "{:.1%}"),
         "",
     ]
-
-
-def figure_row(name, figure):
-    _, form, target = FIGURES[name]
-    verdict = {None: "", True: ", met", False: ", missed"}[figure["met"]]
-    goal = f"{target[0]} {target[1]} {figure['unit']}{verdict}" if target else ""
-    return [figure["label"], form.format(figure["value"]), *[""] * 5, goal]
 
 
 if __name__ == "__main__":

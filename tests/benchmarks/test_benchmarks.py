@@ -1,7 +1,9 @@
 """The benchmarks run small on a CPU, and what they write is consistent."""
 
+import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 
@@ -9,8 +11,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import common
-from benchmarks.training import FIGURES, STEPS, describe_figures, forward_flops, plain_operations
+import model
+from benchmarks import common, sampling
+from benchmarks.training import FIGURES, STEPS, forward_flops
 from core.config import load_config
 from core.distributed import Distributed
 from model import build_network
@@ -72,6 +75,59 @@ def test_training(benchmark, processes):
     assert all(figure["met"] is None for figure in report["figures"].values())  # the targets are not the CPU's
 
 
+def test_sampling(benchmark):
+    report, printed = benchmark("sampling.py")
+    assert report["config"] == "demo" and "CPU" in report["device"] and report["versions"]["torch"] == torch.__version__
+    assert (report["l_resolution"], report["r_resolution"], report["batches"]) == (16, 64, [2, 3])
+
+    batches = {name: [row["batch"] for row in report["rows"] if row["chain"] == name] for name in sampling.CHAINS}
+    assert batches.pop("none") == [1]
+    assert all(one == 1 and best in report["batches"] for one, best in batches.values())
+    assert report["rows"][-1]["chain"] == "short"
+    for row in report["rows"]:
+        check_row(row)
+        assert row["label"] in printed
+
+    assert report["gflop"]["condition"] > 0 and report["gflop"]["encode"] > 0
+    gflop = {(row["chain"], row["batch"] > 1): row["gflop_per_image"] for row in report["rows"]}
+    assert gflop["first", False] < gflop["ends", False] < gflop["ddpm", False] < gflop["none", False]
+    assert gflop["ddpm", False] == gflop["ddpm", True]
+
+    figures = {name: figure["value"] for name, figure in report["figures"].items()}
+    assert figures.pop("psnr") > (100 if report["precision"] == "float32" else 20)
+    assert figures.pop("first_eager") == pytest.approx(sum(report["first_image"]["first_eager"].values()))
+    assert set(figures.values()) == {None}  # of a GPU
+    assert all(figure["met"] is None for figure in report["figures"].values())
+
+
+@pytest.mark.cuda
+def test_sampling_on_cuda(benchmark):
+    report, _ = benchmark("sampling.py", "--device", "cuda")
+    assert {row["chain"] for row in report["rows"]} == set(sampling.CHAINS)
+    peak = report["figures"]["matrix_peak"]["value"]
+    assert all(row["share_of_peak"] == pytest.approx(row["tflops"] / peak) for row in report["rows"])
+    assert report["first_image"].keys() == sampling.FIRST.keys()
+    figures = {name: figure["value"] for name, figure in report["figures"].items()}
+    assert figures["psnr"] > 20 and 0 < figures["peak_allocated"] <= figures["peak_reserved"]
+
+
+def check_row(row):
+    """What a row of the sampling report tells fits together."""
+    seconds, plain = row["seconds"], row["plain"]["seconds"]
+    for times in (seconds, plain):
+        assert 0 < times["least"] <= times["median"] <= times["most"]
+    assert row["measured_steps"] == min(row["steps"], 40 if row["batch"] == 1 else 20)
+    assert row["ratio"] == pytest.approx(plain["median"] / seconds["median"])
+    assert row["images_per_second"] == pytest.approx(row["batch"] / seconds["median"])
+    assert row["images_per_second"] == row["by_batch"][str(row["batch"])]
+    if row["batch"] > 1:
+        assert row["images_per_second"] == max(rate for batch, rate in row["by_batch"].items() if batch != "1")
+    assert row["tflops"] == pytest.approx(row["images_per_second"] * row["gflop_per_image"] / 1e3)
+    shares = "key steps none" not in row["label"] and "first" not in row["label"]
+    assert (row["gflop_per_image"] < row["gflop_per_image_unshared"]) == shares
+    assert row["share_of_peak"] is None and row["met"] is None  # nor are the targets this network's
+
+
 def test_data(benchmark):
     report, printed = benchmark("data.py", "--workers", "0,2")
     assert report["images"] == {"folder": 12, "lmdb": 12} and report["size"] == [16, 128]
@@ -85,7 +141,12 @@ def test_data(benchmark):
 
 @pytest.mark.parametrize(
     ("script", "arguments", "told"),
-    [("training.py", ["--config", "nowhere.yaml"], "nowhere.yaml"), ("data.py", ["--dataroot", "nowhere"], "nowhere")],
+    [
+        ("training.py", ["--config", "nowhere.yaml"], "nowhere.yaml"),
+        ("data.py", ["--dataroot", "nowhere"], "nowhere"),
+        ("sampling.py", ["--network", "nowhere.yaml"], "nowhere.yaml"),
+        ("sampling.py", ["--network", "nowhere"], "nowhere: no such checkpoint"),
+    ],
 )
 def test_bad_input_is_one_line(pytestconfig, script, arguments, told):
     done = start(pytestconfig, script, *arguments)
@@ -109,8 +170,66 @@ def test_plain_training_computes_the_same_loss(pytestconfig):
     objective = DiffusionLoss(build_network(config["model"]), config["train"]["loss"])
     images = torch.rand(2, 3, 16, 16), *torch.rand(2, 2, 3, 64, 64), torch.rand(2), 1.0
     expected = objective(*images)
-    with plain_operations():
+    with common.plain_operations():
         assert objective(*images).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_plain_operations_know_every_kernel():
+    modules = [importlib.import_module(f"model.{module.name}") for module in pkgutil.iter_modules(model.__path__)]
+    with_kernels = {module.__name__ for module in modules if hasattr(module, "HAS_KERNELS")} - {"model.kernels"}
+    assert with_kernels and {f"{name}.HAS_KERNELS" for name in with_kernels} <= common.PLAIN.keys()
+
+
+def test_sampling_counts_what_a_closed_form_says():
+    """A network of one level without attention but in its middle: 8 channels, images of 4 and 16 pixels a side."""
+    section = {
+        "unet": {"inner_channel": 8, "norm_groups": 2, "channel_multiplier": [1], "attn_res": [], "res_blocks": 1},
+        "lr_encoder": {"n_resblocks": 1, "n_feats": 4},
+        "beta_schedule": {"val": {"schedule": "linear", "n_timestep": 20, "linear_start": 1e-4, "linear_end": 0.02}},
+        "diffusion": {"image_size": 16},
+    }
+
+    def conv(width, out, pixels=16**2, kernel=3):
+        return 2 * kernel**2 * width * out * pixels
+
+    embedding = 2 * 8 * 32 + 2 * 32 * 8
+    block = conv(8, 8) + conv(8, 8) + 2 * 8 * 8  # and what the embedding adds
+    attention = conv(8, 24, kernel=1) + 2 * 2 * 16**4 * 8 + conv(8, 8, kernel=1)
+    decoder_block = conv(16, 8) + conv(16, 8, kernel=1) + conv(8, 8) + 2 * 8 * 8
+    condition = conv(3, 4, 16) + 3 * conv(4, 4, 16) + conv(4, 3) + conv(3, 8)
+
+    flops = sampling.count_flops(section, 4, 16, together=[5])
+    assert flops["condition"] * 1e9 == condition
+    assert flops["encode"] * 1e9 == embedding + conv(6, 8) + 3 * block + attention
+    assert flops["decode"][1] * 1e9 == embedding + 2 * decoder_block + conv(8, 3)
+    assert flops["decode"][1] < flops["decode"][5] < 5 * flops["decode"][1]  # their skips are the same
+
+
+@pytest.mark.parametrize(
+    ("decode", "shared", "unshared"),
+    [("every", 2 * 6 + 2, 9 * 2), ("ends", 2 * 3 + 2, 5 * 2), ("first", 3 * 2, 3 * 2)],
+)
+def test_operations_of_a_chain(decode, shared, unshared):
+    """Three groups, of four, four and one step."""
+    flops = {"condition": 100, "encode": 10, "decode": {1: 2, 2: 3, 4: 6}}
+    chain = sampling.Chain("ddim", 9, "uniform:4", decode)
+    groups = sampling.SamplingPlan.parse(chain.key_steps, chain.steps, 2000).groups
+    told = sampling.chain_flops(flops, groups, chain)
+    assert list(told.values()) == [100 + 3 * 10 + shared, 100 + 3 * 10 + unshared]
+
+
+def test_batches_grow_until_memory_is_short(monkeypatch):
+    chain = sampling.CHAINS["ddim"]
+
+    def time_chains(setting, chains, batch):
+        if batch == 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {(chain, batch): [batch**0.5 if chain.way == "fast" else batch] for chain in chains}
+
+    monkeypatch.setattr(sampling, "time_chains", time_chains)
+    times = sampling.time_all(None, [chain], (4, 8, 16, 32))
+    assert {batch for _, batch in times} == {1, 4, 8}
+    assert sampling.best_batches(chain, times) == [8] and times[chain.plain, 8] == [8]
 
 
 def test_measurements_take_turns():
@@ -132,5 +251,5 @@ def test_table():
 
 def test_targets():
     values = dict.fromkeys(FIGURES) | {"update": 150.0, "mask_cost": 2.1, "scaling": 93.0}
-    met = {name: figure["met"] for name, figure in describe_figures(values, comparable=True).items()}
+    met = {name: figure["met"] for name, figure in common.describe_figures(FIGURES, values, comparable=True).items()}
     assert met == dict.fromkeys(FIGURES) | {"update": True, "mask_cost": False, "scaling": True}
