@@ -13,8 +13,9 @@ import math
 import sys
 
 from core.checkpoint import load_network
+from core.command_line import Parser, count
 from core.device import pick_device
-from core.errors import UserError, one_line_errors
+from core.errors import one_line_errors
 from core.inference import plan_jobs, sampling_settings, super_resolve_files
 
 SAMPLING = ("solver", "steps", "key_steps", "eta", "consistency", "start", "decode_batch", "seed", "precision")
@@ -35,7 +36,7 @@ def main(argv=None):
 
 
 def parser():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="infer.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-r", "--checkpoint", required=True, help="a file, the PREFIX of PREFIX_gen.*, or a folder (its latest)")
     add("-i", "--input", required=True, nargs="+", metavar="PATH", help="image files, and folders of them of any depth")
@@ -50,7 +51,12 @@ def parser():
     add = sampling.add_argument
     add("--steps", metavar="N", help="denoising steps, at most the schedule's timesteps")
     add("--solver", metavar="NAME", help="ddpm, ddim or dpm++")
-    add("--key-steps", metavar="PLAN", help="steps that run the encoder: none (all), uniform:K, a named set, or 0,5,10")
+    add(
+        "--key-steps",
+        metavar="PLAN",
+        help="steps that run the encoder: none (all do), uniform:K (each K-th), auto:N (N, closer together where "
+        "python -m core.calibrate has seen its state change faster), a named set, or 0,5,10",
+    )
     add("--eta", help="noise of ddim, from 0, none, to 1, as ddpm")
     add("--consistency", metavar="N", help="rounds of back-projection of each estimate onto the input (0: off)")
     add("--start", metavar="GAMMA", help="begin at this noise level, in (0, 1), from the up-sampled input")
@@ -58,11 +64,6 @@ def parser():
     add("--seed", help="of the noise; each image starts from the same, so a result depends on its own file alone")
     add("--precision", help="auto (bf16 where the GPU has it), float32 or bf16")
     return parser
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message} (infer.py --help tells all options)")
 
 
 def scale(text):
@@ -77,12 +78,6 @@ def pixels(text):
     if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
         raise argparse.ArgumentTypeError(f"{text} is neither N, the longer side in pixels, nor WxH")
     return tuple(map(int, sides))
-
-
-def count(text):
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of 1 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

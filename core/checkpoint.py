@@ -3,7 +3,7 @@
 A checkpoint is two files, named as the published ones are, PREFIX = I{step}_E{epoch}:
 
 `PREFIX_gen.safetensors`  the EMA network, packed where it is sparse, with the config in the metadata: all that
-                          inference needs.
+                          inference needs. Beside the weights, after `python -m core.calibrate`, what that measured.
 `PREFIX_opt.safetensors`  what else it takes to continue: the weights, the optimiser's state, counters. Random state and
                           the position in the data follow from the seed and the step.
 
@@ -22,7 +22,8 @@ from safetensors.torch import save as to_bytes
 from core.config import check_config
 from core.errors import UserError
 from data.images import write_atomically
-from model import build_network
+from model import ModelError, build_network
+from model.key_steps import EncoderChange
 from model.reference import (
     convert_reference_state,
     parameter_order,
@@ -33,6 +34,7 @@ from sparse import pack, unpack
 
 SUFFIXES = (".safetensors", ".pth")
 FORMAT = "smfdm"
+CHANGE, CHANGE_TIMESTEPS = "encoder_change/distance", "encoder_change/timesteps"  # names of tensors in a network file
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class CheckpointFiles:
 
     network: Path
     training: Path | None
+
+
+@dataclass
+class NetworkState:
+    """What is in a network file. Training continues from the weights, of which a measurement is true no longer."""
+
+    weights: dict  # name -> dense tensor
+    masks: dict  # name -> bool tensor; empty for a dense network
+    config: dict
+    encoder_change: EncoderChange | None = None
 
 
 @dataclass
@@ -97,28 +109,43 @@ def load_network(path, device="cpu", config=None):
 
     With a config, the network is built as that says, and a file that does not fit it is refused. Published files tell
     the architecture by their shapes, apart from norm_groups (32) and image_size (128), which a config can tell.
+    `network.encoder_change` is what was measured of it, None where nothing was, or under another noise schedule.
     """
-    state, _, own_config = read_network_file(find_checkpoint(path).network, config)
-    config = config or own_config
+    state = read_network_file(find_checkpoint(path).network, config)
+    config = config or state.config
     network = build_network(config["model"], initialised=False)
-    load_weights(network, state, path)
+    load_weights(network, state.weights, path)
+    if config["model"]["beta_schedule"]["val"] == state.config["model"]["beta_schedule"]["val"]:
+        network.encoder_change = state.encoder_change
     return network.to(device).eval(), config
 
 
 def read_network_file(file, config=None):
-    """A network file -> (dense state by our names, masks by name, config)."""
+    """A network file -> NetworkState."""
     if file.suffix == ".pth":
         state = read_pth(file)
         model = config["model"] if config else read_architecture(state)
-        return convert_reference_state(state), {}, config or published_config(model, file.stem)
+        return NetworkState(convert_reference_state(state), {}, config or published_config(model, file.stem))
     tensors, metadata = read_safetensors(file)
     if "config" not in metadata:
         raise UserError(f"{file}: no config in its metadata, so it is no network file of SMFDM")
-    state, masks = unpack(tensors)
+    change = take_encoder_change(tensors, file)
+    weights, masks = unpack(tensors)
     own = check_config(json.loads(metadata["config"]), str(file))
     if config:
         refuse_other_network(config, own, file)
-    return state, masks, own
+    return NetworkState(weights, masks, own, change)
+
+
+def take_encoder_change(tensors, file):
+    """Takes the measurement out of a network file's tensors -> EncoderChange, or None where there is none."""
+    distance, timesteps = tensors.pop(CHANGE, None), tensors.pop(CHANGE_TIMESTEPS, None)
+    if distance is None and timesteps is None:
+        return None
+    try:
+        return EncoderChange(tuple(timesteps.tolist()), distance.float())
+    except (AttributeError, TypeError, ModelError) as error:
+        raise UserError(f"{file}: damaged: its measured encoder change is no such thing ({error})") from error
 
 
 def refuse_other_network(config, own, file):
@@ -161,10 +188,25 @@ def save_checkpoint(prefix, config, step, weights, ema, optimizer, masks, masker
     write_safetensors(f"{prefix}_gen.safetensors", pack(ema, masks), metadata)
 
 
+def save_encoder_change(path, network, config, target):
+    """Writes the network file of a checkpoint as `target`, which may be itself, with `network.encoder_change` in it.
+
+    All else in a native file stays as it is; of a published one, target is the native file of the same network.
+    """
+    file, change = find_checkpoint(path).network, network.encoder_change
+    if file.suffix == ".pth":
+        tensors, metadata = network.state_dict(), {"config": json.dumps(config), "step": str(step_of(file))}
+    else:
+        tensors, metadata = read_safetensors(file)
+    measured = {CHANGE: change.distance, CHANGE_TIMESTEPS: torch.tensor(change.timesteps)}
+    write_safetensors(target, tensors | measured, metadata)
+
+
 def load_training_state(path, config):
     """A checkpoint -> TrainingState. Without a training file beside it, training begins at step 0 from its weights."""
     files = find_checkpoint(path)
-    ema, masks, _ = read_network_file(files.network, config)
+    network = read_network_file(files.network, config)
+    ema, masks = network.weights, network.masks
     if files.training is None:
         return TrainingState(ema, ema, masks, {}, {})
     if files.training.suffix == ".pth":

@@ -4,7 +4,7 @@ Each check takes a config whose keys are right one by one, and yields (path of t
 """
 
 from model import ModelError
-from model.sampler import SamplingPlan
+from model.plan import SamplingPlan, automatic
 
 
 def check_images(config):
@@ -23,7 +23,8 @@ def check_images(config):
 
 
 def check_run(config):
-    """What a run needs that inference does not: the sections of its phase, and where their images come from."""
+    """What a run needs that inference does not: the sections of its phase, where their images come from, and key steps
+    that a network in training can be validated with."""
     training = config["phase"] == "train"
     sets = validation_sets(config)
     there = {"train": "train" in config, "datasets.train": "train" in config["datasets"], "datasets.val": bool(sets)}
@@ -35,6 +36,9 @@ def check_run(config):
         if not images["dataroot"] and not images["hr_dataroot"]:
             key = "hr_dataroot" if images["lr_dataroot"] else "dataroot"
             yield f"datasets.{name}.{key}", "is missing: images come from dataroot, or hr_dataroot and lr_dataroot"
+    if training and sets and automatic(config["sample"]["key_steps"]):
+        problem = "but it needs a measurement, which a network in training, here validated, has not: take uniform:K"
+        yield "sample.key_steps", f"is {config['sample']['key_steps']}, {problem}"
 
 
 def validation_sets(config):
@@ -83,7 +87,7 @@ def check_sampling(config):
         yield "sample.steps", f"is {sampling['steps']}, but must be {allowed}"
         return
     try:
-        SamplingPlan.parse(sampling["key_steps"], sampling["steps"], n_timestep)
+        SamplingPlan.check(sampling["key_steps"], sampling["steps"], n_timestep)
     except ModelError as error:
         yield "sample.key_steps", f"is not a plan: {error}"
 

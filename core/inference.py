@@ -60,11 +60,11 @@ def plan_jobs(inputs, out):
     return list(jobs.values())
 
 
-def find_images(inputs, out):
+def find_images(inputs, out=None):
     """(file, its path inside `out`) of each image; earlier results, where `out` is inside an input, are none."""
     for path in map(Path, inputs):
         if path.is_dir():
-            ours = out.resolve() if out.resolve() != path.resolve() else None
+            ours = out.resolve() if out and out.resolve() != path.resolve() else None
             for file in sorted(path.rglob("*")):
                 if file.is_file() and is_image(file.name) and ours not in file.resolve().parents:
                     yield file, file.relative_to(path)

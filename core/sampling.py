@@ -21,7 +21,7 @@ def super_resolve(
 
     Raises ModelError for a setting that the sampler cannot work with.
     """
-    plan = sampling_plan(settings, network.schedule)
+    plan = sampling_plan(settings, network.schedule, network.encoder_change)
     device = next(network.parameters()).device
     scale = relative_scale(size, lr.shape[-2:], factor)
     options = {key: settings[key] for key in PASSED_ON}
@@ -30,15 +30,23 @@ def super_resolve(
     return sr.float().clamp(-1, 1)
 
 
-def sampling_plan(settings, schedule):
-    """The chain that the settings describe: every timestep where `steps` is null."""
-    return SamplingPlan.parse(settings["key_steps"], settings["steps"], schedule.n_timestep)
+def sampling_plan(settings, schedule, change=None):
+    """The chain that the settings describe: every timestep where `steps` is null.
+
+    `change` is the `encoder_change` of the network, which the key steps auto:N need.
+    """
+    executed = executed_timesteps(settings, schedule)
+    return SamplingPlan.parse(settings["key_steps"], settings["steps"], schedule.n_timestep, change, executed)
 
 
-def executed_plan(settings, schedule):
+def executed_plan(settings, schedule, change=None):
     """What is left of the chain where it begins at the noise level `start`."""
-    plan = sampling_plan(settings, schedule)
-    return plan if settings["start"] is None else plan.within(schedule.timestep_of(settings["start"]) + 1)
+    return sampling_plan(settings, schedule, change).within(executed_timesteps(settings, schedule))
+
+
+def executed_timesteps(settings, schedule):
+    """How many timesteps there are from the noise level `start` on."""
+    return schedule.n_timestep if settings["start"] is None else schedule.timestep_of(settings["start"]) + 1
 
 
 def trained_factor(config):
@@ -50,9 +58,9 @@ def trained_factor(config):
     return spec["r_resolution"] / spec["l_resolution"]
 
 
-def describe_sampling(settings, schedule):
+def describe_sampling(settings, schedule, change=None):
     """The settings in one line, for reports; what is off is not mentioned."""
-    plan = executed_plan(settings, schedule)
+    plan = executed_plan(settings, schedule, change)
     solver = f"ddim (eta {settings['eta']:g})" if settings["solver"] == "ddim" else settings["solver"]
     keys = f"encoder at {len(plan.key_steps)} of them (key steps {settings['key_steps']})"
     options = [f"{name} {settings[name]:g}" for name in ("consistency", "start", "prior_noise") if settings[name]]

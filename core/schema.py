@@ -187,7 +187,7 @@ SCHEMA = {
     "sample": {
         "solver": Key(choice("ddpm", "ddim", "dpm++"), "ddpm", "ancestral sampling, DDIM, or DPM-Solver++(2M)"),
         "steps": Key(optional(count), None, "denoising steps; null: every timestep"),
-        "key_steps": Key(key_steps, "uniform:10", "steps that run the encoder: none (all do), uniform:K, a named set"),
+        "key_steps": Key(key_steps, "uniform:10", "steps that run the encoder: none (all), uniform:K, auto:N, a set"),
         "eta": Key(number("[0, 1]"), 0.0, "noise of DDIM: 0 none, 1 as ddpm"),
         "consistency": Key(count_or_zero, 0, "rounds of back-projection of each predicted image onto the LR image"),
         "start": Key(optional(number("(0, 1)")), None, "noise level γ of the LR image to begin at; null: noise alone"),

@@ -116,7 +116,7 @@ def super_resolve_samples(network, config, samples, device):
     lr = torch.stack([sample["lr"] for sample in samples]).to(device)
     size = samples[0]["hr"].shape[-2:]
     seeds = [settings["seed"] + sample["index"] for sample in samples]
-    plan = executed_plan(settings, network.schedule)
+    plan = executed_plan(settings, network.schedule, network.encoder_change)
     stages, callback = record_chain(plan, wanted=any(sample["index"] < CHAINS for sample in samples))
 
     synchronize(device)
@@ -191,7 +191,8 @@ def describe_run(network, config, key, run, step, density, checkpoint):
         "step": step,
         "density": counted_density(network) if density is None else density,
         "dataset": {"key": key, **{name: spec[name] for name in told}},
-        "sampling": describe_sampling(config["sample"], network.schedule),
+        "sampling": describe_sampling(config["sample"], network.schedule, network.encoder_change),
+        "key_steps": str(executed_plan(config["sample"], network.schedule, network.encoder_change)),
         "settings": {**config["sample"], "batch_size": spec["batch_size"]},
         "device": describe(run.device),
         "processes": run.world,

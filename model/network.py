@@ -41,6 +41,7 @@ class Network(nn.Module):
         self.decoder = UNetDecoder(out_channel, *shape)
         self.schedule = schedule
         self.prediction = prediction
+        self.encoder_change = None  # what `model.calibration` measured of these weights, if it did: for auto:N
 
     def condition(self, lr_image, size, scale=1.0):
         """Everything that does not depend on the noise level, computed once per image.

@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import isqrt
 
 from model.errors import ModelError, did_you_mean
+from model.key_steps import EncoderChange, key_steps_by_change
 
 # The key-step sets known by name, each over the order o = 0, 1, ... of a step.
 NAMED_SETS = {
@@ -19,7 +20,7 @@ NAMED_SETS = {
     "s2": lambda o: o < 20 or o > 40 or o % 2 == 0,
     "pro": lambda o: isqrt(9 + 8 * o) ** 2 == 9 + 8 * o,
 }
-ACCEPTED = f"none, uniform:K, {', '.join(NAMED_SETS)}, or the orders themselves, as in 0,5,10"
+ACCEPTED = f"none, uniform:K, auto:N, {', '.join(NAMED_SETS)}, or the orders themselves, as in 0,5,10"
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,39 @@ class SamplingPlan:
         object.__setattr__(self, "key_steps", tuple(sorted({0, *self.key_steps})))
 
     @classmethod
-    def parse(cls, text: str | Sequence[int], steps: int | None, n_timestep: int) -> "SamplingPlan":
-        """The plan that `text` names: `none` (every step is a key step), `uniform:K` (every K-th), one of NAMED_SETS,
-        or the orders of the key steps, as text or as numbers. `steps` None means every timestep.
+    def parse(
+        cls,
+        text: str | Sequence[int],
+        steps: int | None,  # None: every timestep
+        n_timestep: int,
+        change: EncoderChange | None = None,  # what was measured of the network (`model.calibration`), for auto:N
+        executed: int | None = None,  # the timesteps of least noise that auto:N is for, see `within`; None: all
+    ) -> "SamplingPlan":
+        """The plan that `text` names: `none` (every step is a key step), `uniform:K` (every K-th), `auto:N` (those N
+        that fit the measured change), one of NAMED_SETS, or the orders of the key steps, as text or as numbers.
 
         A named set leaves out what lies beyond the chain; a listed order beyond it is an error.
         """
-        chain = cls(n_timestep if steps is None else steps, n_timestep, ())
-        return cls(chain.steps, n_timestep, parse_key_steps(text, chain.steps))
+        plan, n = cls.check(text, steps, n_timestep), automatic(text)
+        if n is None:
+            return plan
+        if change is None:
+            raise ModelError(
+                f"key-step plan {text} needs a measurement of the network, and this checkpoint has none; "
+                "to add it: python -m core.calibrate -r CHECKPOINT"
+            )
+        left = plan.within(n_timestep if executed is None else executed)
+        return cls(plan.steps, n_timestep, key_steps_by_change(change, left.timesteps, min(n, left.steps)))
+
+    @classmethod
+    def check(cls, text: str | Sequence[int], steps: int | None, n_timestep: int) -> "SamplingPlan":
+        """As far as `parse` comes without a measurement: of `auto:N`, the chain with its first key step alone."""
+        chain, n = cls(n_timestep if steps is None else steps, n_timestep, ()), automatic(text)
+        if n is None:
+            return cls(chain.steps, n_timestep, parse_key_steps(text, chain.steps))
+        if n > chain.steps:
+            raise ModelError(f"key-step plan {text} asks for more key steps than the {chain.steps} steps of the chain")
+        return chain
 
     @property
     def timesteps(self) -> tuple[int, ...]:
@@ -82,8 +108,14 @@ class SamplingPlan:
         return ",".join(map(str, self.key_steps))
 
 
+def automatic(text: str | Sequence[int]) -> int | None:
+    """N of `auto:N`; None where another plan is meant."""
+    match = re.fullmatch(r"auto:([1-9]\d*)", text.strip().lower()) if isinstance(text, str) else None
+    return int(match[1]) if match else None
+
+
 def parse_key_steps(text: str | Sequence[int], steps: int) -> tuple[int, ...]:
-    """The key steps that `text` names in a chain of `steps`."""
+    """The key steps that `text`, any but `auto:N`, names in a chain of `steps`."""
     if isinstance(text, list | tuple):
         return tuple(text)
     name = text.strip().lower() if isinstance(text, str) else ""
@@ -95,7 +127,7 @@ def parse_key_steps(text: str | Sequence[int], steps: int) -> tuple[int, ...]:
         return tuple(range(0, steps, int(match[1])))
     if re.fullmatch(r"\d+([\s,]+\d+)*", name):
         return tuple(map(int, re.findall(r"\d+", name)))
-    hint = did_you_mean(re.sub(r":.*", ":K", name), ("none", "uniform:K", *NAMED_SETS))
+    hint = did_you_mean(re.sub(r":.*", ":K", name), ("none", "uniform:K", "auto:N", *NAMED_SETS))
     raise ModelError(f"key-step plan {text!r} is not known{hint} (accepted: {ACCEPTED})")
 
 

@@ -94,7 +94,7 @@ def test_within_fewer_timesteps():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("unifrm:10", 'did you mean "uniform:K".*accepted: none, uniform:K, 50ls'),
+        ("unifrm:10", 'did you mean "uniform:K".*accepted: none, uniform:K, auto:N, 50ls'),
         ("uniform", 'did you mean "uniform:K"'),
         ("uniform:0", "uniform:K"),
         ("uniform:-2", "uniform:K"),

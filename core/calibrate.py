@@ -1,0 +1,174 @@
+"""Measures how the state of a network's encoder changes along a denoising chain, and saves that with the checkpoint.
+
+python -m core.calibrate -r CHECKPOINT                                    on the training images of its config
+python -m core.calibrate -r CHECKPOINT -i photos/ more/a.png              on low-resolution images like yours
+python -m core.calibrate -r PREFIX_gen.pth -i photos/ -o NEW_gen.safetensors    of a published checkpoint
+
+From then on `infer.py --key-steps auto:5`, or `sample.key_steps: auto:5` in a config, runs the encoder at those five
+steps of a chain, of any solver and length, that leave the states of the others least far from what they reuse.
+
+It takes about as long as to super-resolve so many images in so many steps. The weights stay as they are, and
+PREFIX_encoder_change.png shows what was measured: rows and columns are timesteps, the first top left, and the lighter,
+the further apart are their states. What further training makes of the network has to be measured anew.
+Exit code: 0; or 2, one line says why, and no checkpoint was written.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from core.checkpoint import find_checkpoint, load_network, save_encoder_change
+from core.command_line import Parser, count
+from core.device import autocast, pick_device
+from core.errors import UserError, one_line_errors
+from core.inference import find_images, is_out_of_memory, sampling_settings, show, target_size
+from core.report import heat_map
+from core.sampling import executed_plan, trained_factor
+from data import DataError, SRDataset
+from data.errors import reason
+from data.images import read_rgb, save_png, to_tensor
+from model.calibration import encoder_change
+from model.conditioning import relative_scale
+from model.key_steps import EncoderChange
+
+SETTINGS = ("solver", "consistency", "seed", "precision")
+
+
+class LRImage(NamedTuple):
+    name: str
+    pixels: torch.Tensor  # (3, h, w) in [-1, 1]
+
+
+@one_line_errors()
+def main(argv=None):
+    arguments = parser().parse_args(argv)
+    device = pick_device(arguments.device)
+    source = find_checkpoint(arguments.checkpoint).network
+    target = target_file(source, arguments.output)
+    network, config = load_network(source, device)
+    settings = sampling_settings(config, {key: getattr(arguments, key) for key in SETTINGS})
+    if arguments.input:
+        images = images_of_files(arguments.input, arguments.images)
+    else:
+        images = images_of_config(config, arguments.images)
+    network.encoder_change = measure(network, images, settings, trained_factor(config), arguments.timesteps)
+    picture = target.with_name(target.stem.removesuffix("_gen") + "_encoder_change.png")
+    save_png(heat_map(network.encoder_change.distance.numpy()), picture)
+    save_encoder_change(source, network, config, target)
+    tell(network, settings, target, picture)
+
+
+def parser():
+    parser = Parser(
+        prog="python -m core.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("-r", "--checkpoint", required=True, help="a file, the PREFIX of PREFIX_gen.*, or a folder (its latest)")
+    add("-i", "--input", nargs="+", metavar="PATH", help="low-resolution image files, and folders of them of any depth")
+    add("-o", "--output", metavar="FILE", help="a .safetensors file to write (default: the checkpoint itself)")
+    add("--images", type=count, default=8, metavar="N", help="images to take, spread over those there are (default: 8)")
+    add("--timesteps", type=count, default=100, metavar="N", help="steps of the chain, each measured (default: 100)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto, the GPU where there is one)")
+    sampling = parser.add_argument_group("the chain (other defaults: the `sample` section of the checkpoint's config)")
+    add = sampling.add_argument
+    add("--solver", metavar="NAME", default="ddim", help="ddpm, ddim or dpm++ (default: ddim, good for chains of all)")
+    add("--consistency", metavar="N", help="rounds of back-projection of each estimate onto the input (0: off)")
+    add("--seed", help="of the noise of the first image; the next has the next")
+    add("--precision", help="auto (bf16 where the GPU has it), float32, bf16 or fp16")
+    return parser
+
+
+def target_file(source, output):
+    """The file to write, in a folder that is there. Raises UserError where it cannot hold a measurement."""
+    if output is None and source.suffix == ".pth":
+        raise UserError(f"{source}: published files hold no measurement; with -o FILE, a native one is written")
+    target = source if output is None else Path(output)
+    if target.suffix != ".safetensors" or target.stem.endswith("_opt") or target.is_dir():
+        raise UserError(f"--output {target}: must be a network file, as PREFIX_gen.safetensors")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {target}: cannot make its folder: {reason(error)}") from None
+    return target
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The images.
+
+
+def images_of_files(paths, most):
+    files = [file for file, _ in find_images(paths)]
+    if not files:
+        raise UserError(f"no image in {', '.join(map(str, paths))}")
+    return [LRImage(str(file), to_tensor(read_rgb(file))) for file in spread(files, most)]
+
+
+def images_of_config(config, most):
+    """Of the set to train on where there is one, else of another."""
+    name = "train" if "train" in config["datasets"] else next(iter(config["datasets"]), None)
+    if name is None:
+        raise UserError(f"{config['name']}: no datasets in the config of the checkpoint; give LR images with -i")
+    try:
+        dataset = SRDataset(config["datasets"][name], train=name == "train")
+        samples = [dataset[index] for index in spread(range(len(dataset)), most)]
+    except DataError as error:
+        raise UserError(f"{error}; or give LR images with -i") from None
+    return [LRImage(sample["name"], sample["lr"]) for sample in samples]
+
+
+def spread(items, most):
+    """At most so many of the items, at even distances."""
+    n = min(most, len(items))
+    return [items[i * len(items) // n] for i in range(n)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The measurement.
+
+
+def measure(network, images, settings, factor, timesteps):
+    """The mean change over the images, each with noise of its own; a line on stdout for each."""
+    changes = []
+    for n, image in enumerate(images):
+        began = time.perf_counter()
+        lr_size = tuple(reversed(image.pixels.shape[1:]))  # (w, h)
+        size = target_size(lr_size, factor)
+        seeded = settings | {"seed": settings["seed"] + n}
+        changes.append(measure_one(network, image, size[::-1], seeded, factor, timesteps))
+        seconds = time.perf_counter() - began
+        print(f"[{n + 1}/{len(images)}] {image.name}  {show(lr_size)} -> {show(size)}  {seconds:.2f} s", flush=True)
+    return EncoderChange(changes[0].timesteps, torch.stack([change.distance for change in changes]).mean(dim=0))
+
+
+def measure_one(network, image, size, settings, factor, timesteps):
+    """The change for one image, super-resolved to size (H, W). Raises UserError where the memory is too small."""
+    device = next(network.parameters()).device
+    lr = image.pixels[None].to(device)
+    scale = relative_scale(size, lr.shape[-2:], factor)
+    chain = {key: settings[key] for key in ("solver", "seed", "consistency")}
+    try:
+        with autocast(device, settings["precision"]):
+            return encoder_change(network, lr, size, timesteps, scale=scale, **chain)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{image.name}: out of memory at {size[1]}x{size[0]}; give smaller images with -i") from None
+
+
+def tell(network, settings, target, picture):
+    """What there is now, and what key steps it makes of the chain of the settings."""
+    timesteps = network.encoder_change.timesteps
+    print(f"{target}: now with the encoder's change between {len(timesteps)} timesteps, seen in {picture}")
+    for n in (5, 10, 20):
+        plan = executed_plan(settings | {"key_steps": "none"}, network.schedule)
+        if n <= plan.steps:
+            plan = executed_plan(settings | {"key_steps": f"auto:{n}"}, network.schedule, network.encoder_change)
+            print(f"auto:{n} in {plan.steps} steps: {','.join(map(str, plan.key_steps))}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
