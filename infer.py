@@ -18,7 +18,8 @@ from core.device import pick_device
 from core.errors import one_line_errors
 from core.inference import plan_jobs, sampling_settings, super_resolve_files
 
-SAMPLING = ("solver", "steps", "key_steps", "eta", "consistency", "start", "decode_batch", "seed", "precision")
+SAMPLING = ("solver", "steps", "key_steps", "eta", "consistency", "start", "decode", "decode_batch", "seed")
+SAMPLING += ("precision", "compile")
 
 
 @one_line_errors()
@@ -60,9 +61,11 @@ def parser():
     add("--eta", help="noise of ddim, from 0, none, to 1, as ddpm")
     add("--consistency", metavar="N", help="rounds of back-projection of each estimate onto the input (0: off)")
     add("--start", metavar="GAMMA", help="begin at this noise level, in (0, 1), from the up-sampled input")
+    add("--decode", help="steps of a group that run the decoder: every (default), ends, or first, the fastest")
     add("--decode-batch", metavar="N", help="most decoder calls in one batch; fewer take less memory")
     add("--seed", help="of the noise; each image starts from the same, so a result depends on its own file alone")
-    add("--precision", help="auto (bf16 where the GPU has it), float32 or bf16")
+    add("--precision", help="auto (half where the device is fast in it), float32, bf16 or fp16")
+    add("--no-compile", dest="compile", action="store_const", const="false", help="no CUDA graphs: starts sooner")
     return parser
 
 

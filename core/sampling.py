@@ -1,11 +1,13 @@
 """From LR images to SR images as the `sample` section of a config says: the one way that everything here samples."""
 
+import warnings
+
 from core.device import autocast
 from core.errors import UserError
 from model.conditioning import relative_scale
 from model.sampler import SamplingPlan, sample
 
-PASSED_ON = ("solver", "eta", "consistency", "start", "prior_noise", "decode_batch")
+PASSED_ON = ("solver", "eta", "consistency", "start", "prior_noise", "decode", "decode_batch")
 
 
 def super_resolve(
@@ -25,9 +27,13 @@ def super_resolve(
     device = next(network.parameters()).device
     scale = relative_scale(size, lr.shape[-2:], factor)
     options = {key: settings[key] for key in PASSED_ON}
-    with autocast(device, settings["precision"]):
-        sr = sample(network, lr.to(device), size, plan, seeds=seeds, scale=scale, callback=callback, **options)
-    return sr.float().clamp(-1, 1)
+    options |= {"seeds": seeds, "scale": scale, "compiled": settings["compile"], "callback": callback}
+    with autocast(device, settings["precision"], sampling=True):
+        sr = sample(network, lr.to(device), size, plan, **options)
+    if not sr.isfinite().all() and settings["precision"] == "auto":
+        warnings.warn("values beyond the range of fp16: sampled again in float32; see sample.precision", stacklevel=2)
+        return super_resolve(network, lr, size, settings | {"precision": "float32"}, seeds, factor, callback)
+    return sr.clamp(-1, 1)
 
 
 def sampling_plan(settings, schedule, change=None):

@@ -23,6 +23,7 @@ from core.kinds import (
     text_or_null,
     true,
 )
+from model.sampler import DECODES
 from model.schedule import SCHEDULES
 from sparse.allocation import INITIAL_DENSITIES
 from sparse.growth import GROWTH_RULES
@@ -50,6 +51,7 @@ REQUIRED = Derived("required")
 
 
 precision = choice("auto", "float32", "bf16")
+sampling_precision = choice("auto", "float32", "bf16", "fp16")
 beta_shape = choice(*SCHEDULES)
 initial_densities = choice(*INITIAL_DENSITIES)
 prune_rule = choice(*PRUNE_RULES)
@@ -192,9 +194,11 @@ SCHEMA = {
         "consistency": Key(count_or_zero, 0, "rounds of back-projection of each predicted image onto the LR image"),
         "start": Key(optional(number("(0, 1)")), None, "noise level γ of the LR image to begin at; null: noise alone"),
         "prior_noise": Key(number("[0, 1)"), 0.0, "weight of the initial noise that late key steps add"),
+        "decode": Key(choice(*DECODES), "every", "steps of a group that run the decoder: every, both ends, the first"),
         "decode_batch": Key(optional(count), None, "most decoder calls in one batch; null: a whole group"),
         "seed": Key(seed, 0, "of the noise; each image has its own"),
-        "precision": Key(precision, "auto", "as train.precision"),
+        "precision": Key(sampling_precision, "auto", "fp16 and bf16 for mixed precision; auto: as the device has it"),
+        "compile": Key(flag, True, "capture CUDA graphs, once for each image size; no effect on a CPU"),
     },
     "wandb": {
         "project": Key(text_or_null, None, "project in Weights & Biases, which the flag -enable_wandb turns on"),

@@ -102,8 +102,7 @@ def attend(q, k, v):
     """
     if q.shape[1] > PLAIN_ATTENTION:
         return F.scaled_dot_product_attention(*(t[:, None] for t in (q, k, v)))[:, 0]
-    scores = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=q.shape[2] ** -0.5)
-    return torch.bmm(softmax(scores), v)
+    return torch.bmm(softmax(torch.bmm(q * q.shape[2] ** -0.5, k.transpose(1, 2))), v)
 
 
 @in_full_precision  # autocast would make float32 of the scores; the sum is in float32 anyway

@@ -1,8 +1,8 @@
 """GroupNorm with SiLU over channels-last memory: Triton kernels on a GPU, plain PyTorch everywhere else.
 
 The forward and the backward pass are two sweeps each over the rows (pixels) of (B, H·W, C): one sums every group, chunk
-by chunk, one combines the chunks and writes the result. Where one program can sum a group whole, there is no launch for
-the first sweep. No atomics: equal inputs give equal bits.
+by chunk, one writes the result; the chunks are combined in between. Where one program can sum a group whole, there is
+no launch for the first sweep. No atomics: equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from model.kernels import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, ceil_div, j
 TILE = 4096  # elements of a program's tile, 16 a thread
 LANES = 64  # channels of a tile: 128 bytes of a row in half precision
 PROGRAMS = 1024  # enough of them to fill the largest GPU
+FEW, FEW_PROGRAMS = 32, 256  # up to so many images × tiles, the reductions at each program's end cost more than waiting
 MAX_CHUNKS = 128  # of an image's rows; every program of the second sweep combines them all
+UNROLLED = tl.constexpr(2) if HAS_KERNELS else 2  # tiles of the first sweep whose loads are in flight together
 WHOLE_LANES, WHOLE_ELEMENTS = 16, 16384  # up to so many channels × rows, one program does both sweeps of its groups
+WHOLE_TILE = 2048  # of one with few rows
 
 
 def group_norm_silu(
@@ -106,16 +109,22 @@ def _forward(x, weight, bias, shift, groups, eps, silu, plus=None, images=None):
     images = images or len(x)
     y, statistics = _empty_outputs(x, weight, bias, shift, groups, eps, silu, plus, images)
     channels, height, width = x.shape[1:]
-    plan = _plan(images, channels, height * width, groups)
+    plan = _plan(images, channels, height * width, groups, FEW_PROGRAMS)
     sizes = (height * width, plan.rows, _row_length(shift), len(x), 1 if plus is None else len(plus), channels, groups)
-    partial = None
     with torch.cuda.device_of(x):
-        if plan.chunks > 1:
-            partial = x.new_empty(images, plan.chunks, 2, groups, dtype=torch.float32)
-            _moments_kernel[plan.sums_grid](x, plus, shift, partial, *sizes, **plan.sums)
-        _forward_kernel[plan.result_grid](
-            x, plus, weight, bias, shift, partial, y, statistics, eps, *sizes, silu, plan.pooled, **plan.result
-        )
+        if plan.chunks == 1:
+            _whole_kernel[plan.sums_grid](
+                x, plus, weight, bias, shift, y, statistics, eps, *sizes, silu, **plan.sums
+            )  # fmt: skip
+            return y, statistics
+        partial = x.new_empty(images, plan.chunks, 2, groups, dtype=torch.float32)
+        affine = x.new_empty(images, 2, channels, dtype=torch.float32)
+        _moments_kernel[plan.sums_grid](x, plus, shift, partial, *sizes, **plan.sums)
+        _combine_kernel[plan.sums_grid[0], images](
+            weight, shift, partial, affine, statistics, eps, *sizes[:3], plan.chunks, channels, groups,
+            plan.pooled, plan.sums["CHANNELS"], plan.sums["BLOCK_C"], plan.sums["BLOCK_G"],
+        )  # fmt: skip
+        _apply_kernel[plan.apply_grid](x, plus, affine, bias, y, height * width, *sizes[3:6], silu, **plan.apply)
     return y, statistics
 
 
@@ -186,24 +195,31 @@ class _Plan(NamedTuple):
     sums_grid: tuple
     result: dict  # tile of the second sweep
     result_grid: tuple
+    apply: dict  # tile of an element-wise sweep
+    apply_grid: tuple
 
 
 @functools.cache
-def _plan(batch, channels, rows, groups):
+def _plan(batch, channels, rows, groups, few_programs=PROGRAMS):
     group = channels // groups
     whole = _whole_groups(group, groups, WHOLE_LANES)
     if whole * rows <= WHOLE_ELEMENTS:
-        sums, chunk = _tile(whole, group, rows), rows
+        sums, chunk = _tile(whole, group, rows, max(WHOLE_TILE, whole * rows // 4)), rows
     else:
         sums = _tile(_whole_groups(group, groups, LANES), group, rows)
-        wanted = min(MAX_CHUNKS, ceil_div(PROGRAMS, batch * ceil_div(channels, sums["CHANNELS"])))
+        tiles = batch * ceil_div(channels, sums["CHANNELS"])
+        wanted = min(MAX_CHUNKS, ceil_div(few_programs if tiles <= FEW else PROGRAMS, tiles))
         blocks = ceil_div(rows, sums["BLOCK_ROWS"])
         chunk = ceil_div(blocks, wanted) * sums["BLOCK_ROWS"]
     chunks = ceil_div(rows, chunk)
     even = min(channels & -channels, LANES)  # the power of two in the channels: a tile of it leaves no lane idle
     result = _tile(even, group, rows) if chunks > 1 and even >= LANES // 2 else sums
     sums_grid, result_grid = ((ceil_div(channels, tile["CHANNELS"]), chunks, batch) for tile in (sums, result))
-    return _Plan(chunks, chunk, 0 if chunks == 1 else _power_of_two(chunks), sums, sums_grid, result, result_grid)
+    lanes = even if even >= LANES // 2 else min(_power_of_two(channels), LANES)
+    apply = {"BLOCK_C": lanes, "BLOCK_ROWS": max(1, TILE // lanes), "num_warps": 8}
+    apply_grid = (ceil_div(channels, lanes), ceil_div(rows, apply["BLOCK_ROWS"]), batch)
+    pooled = 0 if chunks == 1 else _power_of_two(chunks)
+    return _Plan(chunks, chunk, pooled, sums, sums_grid, result, result_grid, apply, apply_grid)
 
 
 def _whole_groups(group, groups, lanes):
@@ -214,10 +230,10 @@ def _whole_groups(group, groups, lanes):
     return count * group
 
 
-def _tile(channels, group, rows):
+def _tile(channels, group, rows, elements=TILE):
     lanes = _power_of_two(channels)
     groups = max(1, channels // group) + (2 if channels % group and group % channels else 0)  # two of them cut
-    block = min(_power_of_two(rows), max(1, TILE // lanes))
+    block = min(_power_of_two(rows), _power_of_two(max(1, min(elements, TILE) // lanes)))
     return {
         "CHANNELS": channels,
         "BLOCK_C": lanes,
@@ -295,7 +311,7 @@ def _moments(x, plus, offset, channel, held, member, first, last, C, BLOCK_ROWS)
     pivot = _load(x, plus, at, seen)  # of each element of the tile for itself: near the mean, so that little cancels
     total = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
     squares = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
-    for start in range(first + BLOCK_ROWS, last, BLOCK_ROWS):
+    for start in tl.range(first + BLOCK_ROWS, last, BLOCK_ROWS, loop_unroll_factor=UNROLLED):
         at, seen = _pixels(start, last, channel, held, C, BLOCK_ROWS)
         step = tl.where(seen, _load(x, plus, at, seen) - pivot, 0.0)
         total += step
@@ -327,8 +343,8 @@ def _moments_kernel(
 
 
 @jit
-def _pool_chunks(partial, batch, group, exists, ROWS, rows, C, GROUPS, CHUNKS):
-    chunk, chunks = tl.arange(0, CHUNKS), tl.num_programs(1)
+def _pool_chunks(partial, batch, group, exists, ROWS, rows, chunks, C, GROUPS, CHUNKS):
+    chunk = tl.arange(0, CHUNKS)
     partial += (batch * chunks + chunk)[:, None] * 2 * GROUPS + group[None, :]
     seen = (chunk < chunks)[:, None] & exists[None, :]
     mean = tl.load(partial, mask=seen, other=0.0)
@@ -338,41 +354,85 @@ def _pool_chunks(partial, batch, group, exists, ROWS, rows, C, GROUPS, CHUNKS):
 
 
 @jit
-def _forward_kernel(
-    x, plus, weight, bias, shift, partial,
+def _combine_kernel(
+    weight, shift, partial,
+    affine, statistics, eps,  # affine (B, 2, C): what to subtract from x and the factor; statistics (B, 2, GROUPS)
+    ROWS, rows, shift_row, chunks, C: tl.constexpr, GROUPS: tl.constexpr, CHUNKS: tl.constexpr,
+    CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr,
+):  # fmt: skip
+    batch = tl.program_id(1).to(tl.int64)
+    channel, held, group, exists, member = _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G)
+    mean, m2 = _pool_chunks(partial, batch, group, exists, ROWS, rows, chunks, C, GROUPS, CHUNKS)
+    offset = _channel_shift(shift, batch, shift_row, channel, held)
+    centre, factor = _affine(
+        mean, m2, offset, weight, statistics, eps, batch, channel, held, group, exists, member, ROWS, C, GROUPS
+    )
+    affine += batch * 2 * C + channel
+    tl.store(affine, centre, mask=held)
+    tl.store(affine + C, factor, mask=held)
+
+
+@jit
+def _affine(
+    mean, m2, offset, weight, statistics, eps, batch, channel, held, group, exists, member, ROWS, C, GROUPS
+):  # fmt: skip
+    """What to subtract from x in each channel, and the factor; mean and 1/std of each group go to the statistics."""
+    rstd = 1.0 / tl.sqrt_rn(m2 / (ROWS * (C // GROUPS)) + eps)
+    statistics += batch * 2 * GROUPS + group
+    tl.store(statistics, mean, mask=exists)
+    tl.store(statistics + GROUPS, rstd, mask=exists)
+    factor = _to_channels(rstd, member) * tl.load(weight + channel, mask=held, other=0.0)
+    return _to_channels(mean, member) - offset, factor
+
+
+@jit
+def _apply_kernel(
+    x, plus, affine, bias, y, ROWS, x_images, plus_images, C: tl.constexpr, SILU: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+):  # fmt: skip
+    batch = (tl.num_programs(2) - 1 - tl.program_id(2)).to(tl.int64)  # the cache holds the images summed last
+    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    held = channel < C
+    affine += batch * 2 * C + channel
+    centre, factor = tl.load(affine, mask=held, other=0.0), tl.load(affine + C, mask=held, other=0.0)
+    level = tl.load(bias + channel, mask=held, other=0.0)
+    x += batch % x_images * ROWS * C
+    if plus is not None:
+        plus += batch % plus_images * ROWS * C
+    at, seen = _pixels(tl.program_id(1) * BLOCK_ROWS, ROWS, channel, held, C, BLOCK_ROWS)
+    _write(x, plus, y + batch * ROWS * C, at, seen, centre, factor, level, SILU)
+
+
+@jit
+def _write(x, plus, y, at, seen, centre, factor, level, SILU):
+    value = (_load(x, plus, at, seen) - centre[None, :]) * factor[None, :] + level[None, :]
+    if SILU:
+        value *= tl.sigmoid(value)
+    tl.store(y + at, value, mask=seen)
+
+
+@jit
+def _whole_kernel(
+    x, plus, weight, bias, shift,
     y, statistics, eps,  # statistics (B, 2, GROUPS): mean and 1/std
-    ROWS, rows, shift_row, x_images, plus_images,
-    C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr, CHUNKS: tl.constexpr,
+    ROWS, rows, shift_row, x_images, plus_images, C: tl.constexpr, GROUPS: tl.constexpr, SILU: tl.constexpr,
     CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
-    chunk = tl.program_id(1)
-    batch = (tl.num_programs(2) - 1 - tl.program_id(2)).to(tl.int64)  # the cache holds the images summed last
-    first, last = chunk * rows, tl.minimum(chunk * rows + rows, ROWS)
+    batch = tl.program_id(2).to(tl.int64)
     channel, held, group, exists, member = _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G)
     offset = _channel_shift(shift, batch, shift_row, channel, held)
     x += batch % x_images * ROWS * C
     if plus is not None:
         plus += batch % plus_images * ROWS * C
-    y += batch * ROWS * C
-    if CHUNKS == 0:
-        mean, m2 = _moments(x, plus, offset, channel, held, member, first, last, C, BLOCK_ROWS)
-    else:
-        mean, m2 = _pool_chunks(partial, batch, group, exists, ROWS, rows, C, GROUPS, CHUNKS)
-    rstd = 1.0 / tl.sqrt_rn(m2 / (ROWS * (C // GROUPS)) + eps)
-    statistics += batch * 2 * GROUPS + group
-    tl.store(statistics, mean, mask=exists & (chunk == 0))
-    tl.store(statistics + GROUPS, rstd, mask=exists & (chunk == 0))
-
-    centre = _to_channels(mean, member) - offset
-    scale = _to_channels(rstd, member) * tl.load(weight + channel, mask=held, other=0.0)
+    mean, m2 = _moments(x, plus, offset, channel, held, member, 0, ROWS, C, BLOCK_ROWS)
+    centre, factor = _affine(
+        mean, m2, offset, weight, statistics, eps, batch, channel, held, group, exists, member, ROWS, C, GROUPS
+    )
     level = tl.load(bias + channel, mask=held, other=0.0)
-    for start in range(first, last, BLOCK_ROWS):
-        at, seen = _pixels(start, last, channel, held, C, BLOCK_ROWS)
-        value = _load(x, plus, at, seen)
-        value = (value - centre[None, :]) * scale[None, :] + level[None, :]
-        if SILU:
-            value *= tl.sigmoid(value)
-        tl.store(y + at, value, mask=seen)
+    y += batch * ROWS * C
+    for start in range(0, ROWS, BLOCK_ROWS):
+        at, seen = _pixels(start, ROWS, channel, held, C, BLOCK_ROWS)
+        _write(x, plus, y, at, seen, centre, factor, level, SILU)
 
 
 # With x̂ = (x + shift − mean)·rstd, u = weight·x̂ + bias and N = rows × channels of a group:

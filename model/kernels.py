@@ -13,7 +13,7 @@ except ImportError:  # builds of torch for the CPU come without it
 HAS_KERNELS = triton is not None
 KERNEL_DEVICE = "cpu" if HAS_KERNELS and triton.knobs.runtime.interpret else "cuda"  # the interpreter runs on the CPU
 # Arguments that differ with the size of an image, the number of images or the place in a chain.
-VARYING = {"ROWS", "rows", "shift_row", "pixels", "width", "source_pixels", "source_width"}
+VARYING = {"ROWS", "rows", "chunks", "shift_row", "pixels", "width", "source_pixels", "source_width"}
 VARYING |= {"images", "x_images", "plus_images", "second_images", "third_images"}
 VARYING |= {"first", "count", "step_stride", "image_stride", "channel_stride", "pixel_stride"}
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -34,7 +34,7 @@ def tracked(*tensors):
 
 def repeated(x, images):
     """(B, ...) -> (images, ...), image n mod B at n."""
-    return x if len(x) == images else x.repeat(images // len(x), *[1] * (x.dim() - 1))
+    return x if len(x) == images else torch.cat([x] * (images // len(x)))  # which stays channels-last
 
 
 def ceil_div(a, b):

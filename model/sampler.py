@@ -65,7 +65,7 @@ def sample(
 
     told = callback and (lambda order, x, x0: callback(order, timesteps[order], x, x0))
 
-    with evaluating(network), compiled_for_sampling(network, compiled) as network:
+    with compiled_for_sampling(network, compiled) as network, evaluating(network):
         condition = network.condition(lr_image, size, scale)
         x = initial_noise = noise(0, shape)
         if start is not None:
@@ -137,9 +137,13 @@ def checked_noise(noise: Noise, device: torch.device) -> Noise:
 
 @contextmanager
 def evaluating(network: nn.Module):
-    """Eval mode inside; after, every module has the mode it had."""
+    """Eval mode inside; after, every module has the mode it had. A CompiledNetwork has no other mode."""
+    if not isinstance(network, nn.Module):
+        yield
+        return
     training = [module for module in network.modules() if module.training]
-    network.eval()
+    if training:
+        network.eval()
     try:
         yield
     finally:

@@ -106,18 +106,17 @@ class Steps(Sequence):
 
     def __init__(self, table: Tensor, device):  # (S, 6) float64, a row for each step
         self.table = table.float().to(device)
-        scalars = [row.unbind() for row in self.table.unbind()]
-        nonzero = (table != 0).tolist()  # decided here, on the host, so that the chain never looks at a value
-        self.steps = [
-            Step(*(scalar if used else None for scalar, used in zip(*row, strict=True)))
-            for row in zip(scalars, nonzero, strict=True)
-        ]
+        self.used = (table != 0).tolist()  # decided here, on the host, so that the chain never looks at a value
 
     def __getitem__(self, order):
-        return self.steps[order]
+        scalars = self.table[order].unbind()
+        return Step(*(scalar if used else None for scalar, used in zip(scalars, self.used[order], strict=True)))
 
     def __len__(self):
-        return len(self.steps)
+        return len(self.table)
+
+    def adds_noise(self, order):
+        return self.used[order][Step._fields.index("noise")]
 
 
 def solver_steps(solver: str, prediction: str, alphas_cumprod: Tensor, eta: float, device) -> Steps:

@@ -64,9 +64,9 @@ def next_state(step: Step, x: Tensor, x0: Tensor, x0_before: Tensor | None, nois
 def _take_at_once(steps, orders, x, x0_before, predictions, noise):
     x = x.contiguous()
     drawn = None
-    if any(steps[order].noise is not None for order in orders):
-        drawn = [x.new_zeros(x.shape) if steps[n].noise is None else noise(n + 1, x.shape) for n in orders]
-        drawn = drawn[0] if len(drawn) == 1 else torch.stack(drawn)
+    if any(map(steps.adds_noise, orders)):
+        drawn = [noise(n + 1, x.shape) if steps.adds_noise(n) else x.new_zeros(x.shape) for n in orders]
+        drawn = (drawn[0] if len(drawn) == 1 else torch.stack(drawn)).contiguous()
     if predictions.stride(3) != predictions.shape[4] * predictions.stride(4):  # rows that do not follow one another
         predictions = predictions.contiguous()
     y, y0 = torch.empty_like(x), torch.empty_like(x)

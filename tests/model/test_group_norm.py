@@ -103,6 +103,26 @@ def test_every_form(dtype, shifted, silu, device):
 
 
 @devices
+@pytest.mark.parametrize("tracked", [True, False], ids=["with gradients", "without"])
+@pytest.mark.parametrize("size", [8, 40])
+def test_images_that_serve_several_steps(size, tracked, device):
+    """x and plus of B images, shifts of K·B: what the repeated tensors give."""
+    generator = torch.Generator().manual_seed(1)
+    x, plus, many = (torch.randn(n, 64, size, size, generator=generator).to(device) for n in (2, 2, 6))
+    weight, bias = torch.randn(2, 64, generator=generator).to(device)
+    shift = torch.randn(6, 100, generator=generator).to(device)[:, 7:71]  # rows of a wider table
+    with torch.set_grad_enabled(tracked):
+        weight.requires_grad_()
+        for h, added in ((x, None), (x, plus), (many, plus), (x, many)):
+            got = group_norm_silu(h, weight, bias, 32, 1e-5, shift, plus=added)
+            total = h.repeat(6 // len(h), 1, 1, 1) + (0 if added is None else added.repeat(6 // len(added), 1, 1, 1))
+            expected = definition(total.double(), weight.double(), bias.double(), 32, 1e-5, shift.double(), True)
+            torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+            assert got.requires_grad == tracked
+            assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+@devices
 @pytest.mark.parametrize("mean", [100, 1000])
 @pytest.mark.parametrize("size", [16, 48])
 def test_a_large_mean_costs_no_more_than_the_rounding_of_the_input(size, mean, device):
@@ -176,7 +196,7 @@ def test_shapes_that_do_not_fit_are_refused(wrong, device):
 @pytest.mark.parametrize("pixels", [1, 7, 64, 1000, 4096, 128 * 128, 1000 * 1000])
 def test_plan_covers_every_pixel_and_channel_once(batch, pixels):
     for channels, groups in ((64, 32), (192, 32), (768, 32), (48, 2), (40, 5), (1024, 1), (320, 32), (3, 1), (16, 16)):
-        plan = group_norm._plan(batch, channels, pixels, groups)
+        plan = group_norm._plan(batch, channels, pixels, groups, group_norm.FEW_PROGRAMS)
         assert (plan.chunks - 1) * plan.rows < pixels <= plan.chunks * plan.rows
         assert plan.chunks <= group_norm.MAX_CHUNKS
         whole = [plan.sums] if plan.chunks > 1 else [plan.sums, plan.result]
@@ -188,6 +208,10 @@ def test_plan_covers_every_pixel_and_channel_once(batch, pixels):
                 last = min(start + width, channels) - 1
                 assert last // (channels // groups) - start // (channels // groups) < tile["BLOCK_G"]
         assert plan.result_grid == (len(starts), plan.chunks, batch)
+        tiles, rows, images = plan.apply_grid
+        assert (tiles - 1) * plan.apply["BLOCK_C"] < channels <= tiles * plan.apply["BLOCK_C"]
+        assert (rows - 1) * plan.apply["BLOCK_ROWS"] < pixels <= rows * plan.apply["BLOCK_ROWS"]
+        assert images == batch
 
 
 @runs_kernels

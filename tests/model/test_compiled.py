@@ -1,0 +1,160 @@
+"""Sampling by CUDA graphs against sampling without, and what a frozen network keeps."""
+
+import copy
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model import compiled
+from model.compiled import compiled_for_sampling, flatten, rebuild
+from model.frozen import freeze
+from model.sampler import SamplingPlan, sample
+
+SIZE = (32, 32)
+
+
+@pytest.fixture
+def network(tiny):
+    return copy.deepcopy(tiny.network)
+
+
+def lr_images(batch, device="cpu"):
+    return (torch.rand(batch, 3, 8, 8, generator=torch.Generator().manual_seed(5)) * 1.6 - 0.8).to(device)
+
+
+def plan_of(key_steps, steps=20):
+    return SamplingPlan.parse(key_steps, steps, 40)
+
+
+def test_a_frozen_network_computes_the_same_and_keeps_what_it_computed_once(network):
+    frozen = freeze(network)
+    for _ in range(2):
+        ours, theirs = (sample(n, lr_images(2), SIZE, plan_of("uniform:4")) for n in (frozen, network))
+        assert torch.equal(ours, theirs)
+    kept = [module for module in frozen.modules() if module.kept]
+    assert {type(module).__name__ for module in kept} == {"ResidualBlock", "ImplicitUpsampler"}
+    assert not any(hasattr(module, "kept") for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+def test_a_group_shares_what_its_steps_have_in_common(network):
+    """Less work than its steps one by one, for the same predictions."""
+    condition = network.condition(lr_images(1), SIZE)
+    levels = torch.linspace(0.2, 0.9, 8)[:, None]
+    with torch.no_grad():
+        state = network.encode(torch.zeros(1, 3, *SIZE), levels[0], condition)
+        with FlopCounterMode(display=False) as together:
+            predictions = network.decode(state, levels, condition)
+        with FlopCounterMode(display=False) as apart:
+            singles = [network.decode(state, level, condition) for level in levels]
+    torch.testing.assert_close(predictions, torch.stack(singles), rtol=1e-4, atol=1e-5)
+    assert together.get_total_flops() < 0.85 * apart.get_total_flops()
+
+
+def test_sharing_has_the_gradients_of_separate_steps(network):
+    levels = torch.linspace(0.2, 0.9, 3)[:, None]
+
+    def gradients(decode):
+        network.zero_grad()
+        condition = network.condition(lr_images(1), SIZE)
+        state = network.encode(torch.zeros(1, 3, *SIZE), levels[0], condition)
+        decode(state, condition).square().sum().backward()
+        return {name: p.grad.clone() for name, p in network.named_parameters()}
+
+    together = gradients(lambda state, condition: network.decode(state, levels, condition))
+    apart = gradients(
+        lambda state, condition: torch.stack([network.decode(state, level, condition) for level in levels])
+    )
+    for name, gradient in apart.items():
+        assert (together[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+def test_on_a_cpu_the_network_itself_samples(network):
+    with compiled_for_sampling(network) as used:
+        assert used is network
+
+
+def test_nests_of_tensors_come_apart_and_together(network):
+    condition = network.condition(lr_images(1), SIZE)
+    tensors = flatten((condition, torch.ones(2)))
+    again, ones = rebuild((condition, torch.zeros(2)), iter(tensors))
+    assert ones is tensors[-1]
+    assert all(a is b for a, b in zip(flatten(again), flatten(condition), strict=True))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("key_steps", ["none", "uniform:5", "0,1,7"])
+@pytest.mark.parametrize(
+    "options", [{}, {"decode": "ends"}, {"decode": "first"}, {"decode_batch": 3, "consistency": 1}]
+)
+def test_graphs_give_the_image_of_single_launches(network, key_steps, options):
+    network.cuda()
+    images = [
+        sample(network, lr_images(2, "cuda"), SIZE, plan_of(key_steps), compiled=how, **options)
+        for how in (False, True, True)
+    ]
+    for image in images[1:]:
+        torch.testing.assert_close(image, images[0], rtol=1e-4, atol=1e-4)
+    assert torch.equal(images[1], images[2])
+
+
+@pytest.mark.cuda
+def test_graphs_follow_the_weights(network):
+    """Changed in place, through `.data`, or replaced."""
+
+    def image(how):
+        return sample(network, lr_images(1, "cuda"), SIZE, plan_of("uniform:5"), compiled=how)
+
+    network.cuda()
+    before = image(True)
+    weight = network.decoder.output.weight
+    for change in (
+        lambda: weight.mul_(0.5),
+        lambda: weight.data.mul_(0.5),
+        lambda: setattr(weight, "data", weight * 2),
+    ):
+        with torch.no_grad():
+            change()
+        after = image(True)
+        assert not torch.equal(after, before)
+        torch.testing.assert_close(after, image(False), rtol=1e-4, atol=1e-4)
+        before = after
+
+
+@pytest.mark.cuda
+def test_shapes_and_sizes_in_turn(network):
+    """Each is captured once, and few are kept."""
+    network.cuda()
+    sizes = [(32, 32), (24, 40), (33, 31), (16, 16), (48, 32)]
+    for size in [*sizes, *sizes]:
+        lr = lr_images(1, "cuda")
+        ours = sample(network, lr, size, plan_of("uniform:5"))
+        torch.testing.assert_close(
+            ours, sample(network, lr, size, plan_of("uniform:5"), compiled=False), rtol=1e-4, atol=1e-4
+        )
+    (used,) = compiled._COMPILED[network].values()
+    assert len(used.chains) == compiled.MOST_CHAINS
+
+
+@pytest.mark.cuda
+def test_a_callback_may_sample(network):
+    network.cuda()
+    plan, lr = plan_of("uniform:5"), lr_images(1, "cuda")
+    expected = sample(network, lr, SIZE, plan)
+    inner = []
+    got = sample(network, lr, SIZE, plan, callback=lambda *_: inner.append(sample(network, lr, SIZE, plan)))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(inner[7], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_near(network, dtype):
+    network.cuda()
+    plan, lr = plan_of("uniform:5"), lr_images(2, "cuda")
+    exact = sample(network, lr, SIZE, plan, compiled=False)
+    with torch.autocast("cuda", dtype):
+        near = sample(network, lr, SIZE, plan)
+    assert near.dtype == torch.float32
+    assert 10 * (4 / (near - exact).square().mean()).log10() > 30  # dB
