@@ -31,8 +31,8 @@ class Distributed:
             torch.cuda.set_device(device)
         timeout = datetime.timedelta(minutes=30)  # one may wait so long for the images that another validates
         store, rank, world = attempt_store(timeout)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+        own = {"backend": "nccl", "device_id": device} if device.type == "cuda" else {"backend": "gloo"}
+        dist.init_process_group(**own, store=store, rank=rank, world_size=world, timeout=timeout)
         return cls(rank, world, device)
 
     @property

@@ -166,6 +166,7 @@ def sr(pytestconfig, *arguments, launcher=(), **options):
 def test_two_processes_train_as_one(config, tmp_path, pytestconfig):
     """The same images and noise, so the same losses and masks, with half of each batch in each of two processes."""
     config["model"]["unet"]["dropout"] = 0.0  # each process draws its own
+    config["sparse"]["exclude"] = ["*.noise.weight"]  # the two channels of a group tie there, but for rounding
     config["datasets"]["train"] |= {"num_workers": 1}
     config["train"]["print_freq"] = 1
     config["train"]["optimizer"] |= {"type": "sgd", "lr": 0.02}  # Adam makes whole steps of what is but rounding
