@@ -89,6 +89,7 @@ def test_seed_and_other_settings_are_heard(infer, photos, tmp_path):
         "plain": [], "again": [], "seed": ["--seed", "1"], "steps": ["--steps", "2"], "solver": ["--solver", "ddpm"],
         "eta": ["--eta", "0.5"], "keys": ["--key-steps", "none"], "start": ["--start", "0.8"],
         "consistency": ["--consistency", "1"], "precision": ["--precision", "bf16"],
+        "decode": ["--decode", "first"],
     }  # fmt: skip
     for name, options in settings.items():
         assert infer(photos / "a.png", *options, out=tmp_path / name)[0] == 0

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from core.device import automatic_precision
 from core.errors import UserError
 from core.sampling import describe_sampling, executed_plan, super_resolve, trained_factor
 from model import ModelError
@@ -20,7 +21,7 @@ def settings(small_config):
 
 
 def test_is_the_sampler_with_the_settings(small_network, settings, lr):
-    options = {"eta": 0.7, "consistency": 2, "decode_batch": 1, "prior_noise": 0.1}
+    options = {"eta": 0.7, "consistency": 2, "decode": "ends", "decode_batch": 1, "prior_noise": 0.1}
     settings |= {"solver": "ddim", "key_steps": [0, 3], **options}
     sr = super_resolve(small_network, lr, (32, 32), settings, [5, 6, 7], factor=4)
     plan = SamplingPlan(steps=4, n_timestep=20, key_steps=(0, 3))
@@ -61,7 +62,9 @@ def test_an_image_does_not_depend_on_its_batch(small_network, settings, lr):
     assert (other_seed - alone).abs().max() > 0.1
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
 def test_precision_is_that_of_the_decoder(small_network, settings, lr, precision, dtype):
     seen = set()
     hook = small_network.decoder.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
@@ -70,6 +73,31 @@ def test_precision_is_that_of_the_decoder(small_network, settings, lr, precision
     hook.remove()
     assert seen == {dtype}
     assert sr.dtype == torch.float32
+
+
+def test_what_overflows_is_sampled_again_in_float32(small_network, settings, lr, monkeypatch):
+    """As fp16 may; where a precision was asked for by name, the user gets it."""
+    expected = super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
+    monkeypatch.setattr("core.device.automatic_precision", lambda device, sampling: "fp16")
+    small_network.decoder.output.bias.data.fill_(1e6)
+    with pytest.warns(UserWarning, match=r"again in float32.*sample\.precision"):
+        again = super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
+    assert again.isfinite().all()
+    assert not torch.equal(again, expected)
+    by_name = super_resolve(small_network, lr, (16, 16), settings | {"precision": "fp16"}, [0, 1, 2], 4)
+    assert by_name.isnan().any()
+
+
+def test_automatic_precision():
+    """float32 for training on a CPU; for sampling bf16 where it has matrix units."""
+    assert automatic_precision(torch.device("cpu"), sampling=False) == "float32"
+    assert automatic_precision(torch.device("cpu"), sampling=True) in ("float32", "bf16")
+
+
+@pytest.mark.cuda
+def test_automatic_precision_of_a_gpu():
+    assert automatic_precision(torch.device("cuda"), sampling=True) == "fp16"
+    assert automatic_precision(torch.device("cuda"), sampling=False) == "bf16"
 
 
 def test_description_names_what_is_on(small_network, settings):
