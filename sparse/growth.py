@@ -4,7 +4,7 @@ GROWTH_RULES maps a name to a function (layers, counts, generator) -> masks of t
 a layer. Every count is at most the number of inactive weights of its layer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,24 +12,27 @@ from torch import Tensor
 
 from sparse.allocation import share
 from sparse.layer import Layer, reads
-from sparse.selection import select_largest, select_largest_overall, select_largest_per_row, select_random
+from sparse.rows import by_rows
+from sparse.selection import count_per_row, on_device, per_layer, select_largest, select_largest_overall
 
 
 @reads("momentum")
-def momentum(layer: Layer, count: int, generator: torch.Generator | None = None) -> Tensor:
+def momentum(layer: Layer, counts: Tensor) -> Tensor:
     """Grow where |m| is largest (Dettmers & Zettlemoyer 2019, arXiv 1907.04840, section 3)."""
-    return select_largest(layer.momentum.abs(), ~layer.mask, count)
+    return _select_strongest(layer.momentum, layer.mask, counts)
 
 
 @reads("gradient")
-def gradient(layer: Layer, count: int, generator: torch.Generator | None = None) -> Tensor:
+def gradient(layer: Layer, counts: Tensor) -> Tensor:
     """Grow where the gradient of this very step is largest (RigL, Evci et al. 2020, arXiv 1911.11134, section 3)."""
-    return select_largest(layer.gradient.abs(), ~layer.mask, count)
+    return _select_strongest(layer.gradient, layer.mask, counts)
 
 
-def random(layer: Layer, count: int, generator: torch.Generator | None = None) -> Tensor:
+def random(layers: Sequence[Layer], counts: Sequence[int], generator: torch.Generator) -> list[Tensor]:
     """Grow anywhere with equal chance (SET, Mocanu et al. 2018, arXiv 1707.04780)."""
-    return select_random(~layer.mask, count, generator)
+    masks = [layer.mask for layer in layers]
+    chances = [torch.rand(len(mask), generator=generator, device=generator.device) for mask in masks]
+    return by_rows(_select_strongest, chances, masks, on_device(counts, layers))
 
 
 @reads("momentum")
@@ -37,20 +40,17 @@ def momentum_neuron(
     layers: Sequence[Layer], counts: Sequence[int], generator: torch.Generator | None = None
 ) -> list[Tensor]:
     """Share a layer's count over its output neurons by their mean |m|, then grow where |m| is largest within each."""
-    scores = [layer.momentum.abs().view(layer.neurons, -1) for layer in layers]
-    inactive = [~layer.mask.view(layer.neurons, -1) for layer in layers]
-    mean = torch.cat([score.mean(1, dtype=torch.float64) for score in scores])
-    room = torch.cat([free.sum(1) for free in inactive])
+    momenta = [layer.momentum.view(layer.neurons, -1) for layer in layers]
+    masks = [layer.mask.view(layer.neurons, -1) for layer in layers]
+    mean = torch.cat(by_rows(lambda momentum: momentum.abs().mean(-1, dtype=torch.float64), momenta))
+    room = torch.cat(by_rows(lambda mask: count_per_row(~mask), masks))
     mean, room = torch.stack([mean, room.double()]).cpu().numpy()  # the one transfer to the host, for all layers
     neurons = [layer.neurons for layer in layers]
     ends = np.cumsum(neurons)[:-1]
     mean, room = np.split(mean, ends), np.split(room, ends)
     wanted = [share(*of_layer) for of_layer in zip(counts, mean, room, strict=True)]  # of each layer: (neurons,)
-    on_device = torch.from_numpy(np.concatenate(wanted)).to(scores[0].device).split(neurons)
-    return [
-        select_largest_per_row(score, free, of_neuron, int(on_host.max())).flatten()
-        for score, free, of_neuron, on_host in zip(scores, inactive, on_device, wanted, strict=True)
-    ]
+    wanted = torch.from_numpy(np.concatenate(wanted)).int().to(masks[0].device).split(neurons)
+    return [mask.flatten() for mask in by_rows(_select_strongest, momenta, masks, wanted)]
 
 
 @reads("momentum")
@@ -69,20 +69,14 @@ def generator_of_update(seed: int, update: int, device: torch.device) -> torch.G
     return torch.Generator(device).manual_seed(int(mixed))
 
 
-def _per_layer(rule: Callable) -> Callable:
-    """Lift a rule for one layer to all layers, each with its own count."""
-
-    @reads(*getattr(rule, "reads", ()))
-    def over_layers(layers: Sequence[Layer], counts: Sequence[int], generator: torch.Generator) -> list[Tensor]:
-        return [rule(layer, count, generator) for layer, count in zip(layers, counts, strict=True)]
-
-    return over_layers
+def _select_strongest(values: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
+    return select_largest(values.abs(), ~mask, counts)
 
 
 GROWTH_RULES = {
-    "momentum": _per_layer(momentum),
-    "gradient": _per_layer(gradient),
-    "random": _per_layer(random),
+    "momentum": per_layer(momentum),
+    "gradient": per_layer(gradient),
+    "random": random,
     "momentum_neuron": momentum_neuron,
     "global_momentum": global_momentum,
 }

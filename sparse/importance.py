@@ -1,7 +1,7 @@
 """How much a layer matters: the share of the regrowth that each layer gets.
 
-REDISTRIBUTION_RULES maps a name to a function of one Layer that returns its importance, a scalar float64 tensor on the
-layer's device.
+REDISTRIBUTION_RULES maps a name to a function of one Layer, its tensors (…, N), that returns its importance, a float64
+tensor (…) on the layer's device.
 """
 
 import math
@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sparse.layer import Layer, reads
+from sparse.layer import Layer, over_layers, reads
+from sparse.selection import count_per_row
 
 
 @reads("momentum")
@@ -19,14 +20,16 @@ def momentum(layer: Layer) -> Tensor:
     return _mean_over_active(layer.momentum.abs(), layer.mask)
 
 
+@reads("weight")
 def magnitude(layer: Layer) -> Tensor:
     """Mean |w| over the active weights."""
     return _mean_over_active(layer.weight.abs(), layer.mask)
 
 
+@reads("weight")
 def nonzero(layer: Layer) -> Tensor:
     """The number of weights that are not 0: the layer keeps its share."""
-    return layer.weight.count_nonzero().double()
+    return layer.weight.count_nonzero(-1).double()
 
 
 @reads("second_moment")
@@ -37,7 +40,7 @@ def variance(layer: Layer) -> Tensor:
 
 def size(layer: Layer) -> Tensor:
     """The number of weights, active or not."""
-    return torch.full((), len(layer.weight), dtype=torch.float64, device=layer.weight.device)
+    return torch.full(layer.mask.shape[:-1], layer.mask.shape[-1], dtype=torch.float64, device=layer.mask.device)
 
 
 REDISTRIBUTION_RULES = {
@@ -54,13 +57,13 @@ def layer_importance(rule: Callable[[Layer], Tensor], layers: Sequence[Layer]) -
 
     A value that is not finite counts as 0; where all are 0, as before any momentum, layers matter by their size.
     """
-    raw = torch.stack([rule(layer) for layer in layers]).tolist()
+    raw = torch.stack(over_layers(rule, layers)).tolist()
     raw = [value if math.isfinite(value) else 0.0 for value in raw]
     if sum(raw) == 0:
-        raw = [len(layer.weight) for layer in layers]
+        raw = [len(layer.mask) for layer in layers]
     return [value / sum(raw) for value in raw]
 
 
 def _mean_over_active(values: Tensor, mask: Tensor) -> Tensor:
     # float64, so that the order of summation, which differs between devices, cannot move a weight between layers.
-    return (values * mask).sum(dtype=torch.float64) / mask.sum().clamp(min=1)
+    return (values * mask).sum(-1, dtype=torch.float64) / count_per_row(mask).clamp(min=1)

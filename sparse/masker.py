@@ -145,8 +145,9 @@ class Masker:
         """
         if missing := [name for name in self.masks if name not in tensors]:
             raise SparseError(f"there are masks, but no tensors, of these names: {shorten(missing)}")
-        for name, mask in self.masks.items():
-            tensors[name].mul_(mask.to(tensors[name].device))
+        masked = [tensors[name] for name in self.masks]
+        multipliers = [of_one.to(tensor.device) for of_one, tensor in zip(self._multipliers, masked, strict=True)]
+        torch._foreach_mul_(masked, multipliers)
 
     @torch.no_grad()
     def update(self, prune_rate: float | None = None) -> UpdateReport:
@@ -166,7 +167,8 @@ class Masker:
         rates = layer_prune_rates(rate, importance, self._active, self._sizes)
         pruned = prune(layers, prune_counts(rates, self._active))
 
-        survivors = [layer._replace(mask=layer.mask & ~gone) for layer, gone in zip(layers, pruned, strict=True)]
+        # What is pruned was active, so that an exclusive or switches it off.
+        survivors = [layer._replace(mask=layer.mask ^ gone) for layer, gone in zip(layers, pruned, strict=True)]
         n_pruned = count_true(pruned)
         n_left = [n - gone for n, gone in zip(self._active, n_pruned, strict=True)]
         inactive = [size - n for size, n in zip(self._sizes, n_left, strict=True)]
@@ -238,8 +240,7 @@ class Masker:
         masks = [mask.view(p.shape) for mask, p in zip(masks, self.parameters.values(), strict=True)]
         if self._synchronize:
             self._synchronize([mask.view(torch.uint8) for mask in masks])
-        for multiplier, mask in zip(self._multipliers, masks, strict=True):
-            multiplier.copy_(mask)
+        torch._foreach_copy_(self._multipliers, masks)
         self.masks = dict(zip(self.parameters, masks, strict=True))
         self._active = count_true(masks)
         self.apply()

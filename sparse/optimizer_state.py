@@ -1,6 +1,6 @@
 """What the rules need to know from the optimiser: momentum, second moment, gradient. All are read, none is changed."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,26 +38,30 @@ def has_moments(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> bool:
     return any("exp_avg" in state or state.get("momentum_buffer") is not None for state in states)
 
 
-def momentum(optimizer: Optimizer, parameter: Tensor) -> Tensor | None:
+def weight(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the parameters themselves."""
+    return parameters
+
+
+def momentum(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor | None]:
     """Return m: SGD's momentum buffer, or Adam's exp_avg / (sqrt(exp_avg_sq) + 1e-8), without bias correction."""
-    state = optimizer.state.get(parameter, {})
-    if "exp_avg" in state:
-        return state["exp_avg"].float() / (_second_moment_in(state, optimizer).sqrt() + EPSILON)
-    return state.get("momentum_buffer")
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    of_adam = iter(_adam_momentum([state for state in states if "exp_avg" in state], optimizer))
+    return [next(of_adam) if "exp_avg" in state else state.get("momentum_buffer") for state in states]
 
 
-def second_moment(optimizer: Optimizer, parameter: Tensor) -> Tensor | None:
+def second_moment(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor | None]:
     """Return Adam's exp_avg_sq."""
-    state = optimizer.state.get(parameter, {})
-    return _second_moment_in(state, optimizer) if state else None
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    return [_second_moment_in(state, optimizer) if state else None for state in states]
 
 
-def gradient(optimizer: Optimizer, parameter: Tensor) -> Tensor | None:
+def gradient(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor | None]:
     """Return the gradient that the last backward pass left."""
-    return parameter.grad
+    return [parameter.grad for parameter in parameters]
 
 
-READERS = {"momentum": momentum, "second_moment": second_moment, "gradient": gradient}
+READERS = {"weight": weight, "momentum": momentum, "second_moment": second_moment, "gradient": gradient}
 
 
 def read_layers(
@@ -66,24 +70,30 @@ def read_layers(
     """Return every parameter as the Layer that rules with these `fields` read; what is absent reads as zeros."""
     if "gradient" in fields and all(parameter.grad is None for parameter in parameters.values()):
         raise SparseError('growth="gradient" needs gradients: step the masker before zero_grad(), after backward()')
+    layers = [Layer(None, masks[name].flatten(), weight_shape(parameter)[0]) for name, parameter in parameters.items()]
+    for field in fields:
+        values = _read(field, optimizer, list(parameters.values()))
+        layers = [layer._replace(**{field: value}) for layer, value in zip(layers, values, strict=True)]
+    return layers
+
+
+def _read(field: str, optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor]:
     return [
-        Layer(
-            _flatten(parameter),
-            masks[name].flatten(),
-            weight_shape(parameter)[0],
-            **{field: _read(field, optimizer, parameter) for field in fields},
-        )
-        for name, parameter in parameters.items()
+        _flatten(torch.zeros_like(parameter) if tensor is None else tensor)
+        for parameter, tensor in zip(parameters, READERS[field](optimizer, parameters), strict=True)
     ]
-
-
-def _read(field: str, optimizer: Optimizer, parameter: Tensor) -> Tensor:
-    tensor = READERS[field](optimizer, parameter)
-    return _flatten(torch.zeros_like(parameter) if tensor is None else tensor)
 
 
 def _flatten(tensor: Tensor) -> Tensor:
     return tensor.detach().float().flatten()
+
+
+def _adam_momentum(states: Sequence[Mapping[str, Tensor]], optimizer: Optimizer) -> Sequence[Tensor]:
+    if not states:  # a foreach operation refuses an empty list
+        return []
+    scale = torch._foreach_sqrt([_second_moment_in(state, optimizer) for state in states])
+    torch._foreach_add_(scale, EPSILON)
+    return torch._foreach_div([state["exp_avg"].float() for state in states], scale)
 
 
 def _second_moment_in(state: Mapping[str, Tensor], optimizer: Optimizer) -> Tensor:

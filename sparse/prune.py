@@ -4,13 +4,14 @@ PRUNE_RULES maps a name to a function (layers, counts) -> masks of the pruned we
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from sparse.allocation import share
 from sparse.layer import Layer, reads
-from sparse.selection import count_true, select_largest, select_largest_overall
+from sparse.rows import by_rows
+from sparse.selection import count_true, on_device, per_layer, select_largest, select_largest_overall
 
 SATURATED = 0.2  # a layer with a smaller share of inactive weights has little room to grow into
 
@@ -34,20 +35,22 @@ def prune_counts(rates: Sequence[float], active: Sequence[int]) -> list[int]:
     return [min(n_active, math.ceil(rate * n_active)) for rate, n_active in zip(rates, active, strict=True)]
 
 
-def magnitude(layer: Layer, count: int) -> Tensor:
+@reads("weight")
+def magnitude(layer: Layer, counts: Tensor) -> Tensor:
     """Prune the smallest |w| (Dettmers & Zettlemoyer 2019, arXiv 1907.04840, section 3)."""
-    return select_largest(-layer.weight.abs(), layer.mask, count)
+    return _select_smallest(layer.weight, layer.mask, counts)
 
 
-@reads("second_moment")
-def magnitude_variance(layer: Layer, count: int) -> Tensor:
+@reads("weight", "second_moment")
+def magnitude_variance(layer: Layer, counts: Tensor) -> Tensor:
     """Prune the smallest |w| / sqrt(v), v the running mean of the squared gradient: small weights of uncertain sign.
 
     A weight of exactly 0 comes first, whatever its v.
     """
-    return select_largest(-layer.weight.abs() / layer.second_moment.sqrt(), layer.mask, count)
+    return select_largest(-layer.weight.abs() / layer.second_moment.sqrt(), layer.mask, counts)
 
 
+@reads("weight")
 def sparse_evolutionary_training(layers: Sequence[Layer], counts: Sequence[int]) -> list[Tensor]:
     """Prune the smallest positive and the largest negative weights, the same fraction of each sign
     (SET, Mocanu et al. 2018, arXiv 1707.04780, algorithm 2). A weight of exactly 0 counts as positive.
@@ -55,14 +58,15 @@ def sparse_evolutionary_training(layers: Sequence[Layer], counts: Sequence[int])
     negative = [layer.mask & (layer.weight < 0) for layer in layers]
     positive = [layer.mask & ~below for layer, below in zip(layers, negative, strict=True)]
     sizes = zip(count_true(positive), count_true(negative), strict=True)
-    pruned = []
-    for layer, count, above, below, size in zip(layers, counts, positive, negative, sizes, strict=True):
-        n_above, n_below = share(count, size, size).tolist()
-        nearness = -layer.weight.abs()
-        pruned.append(select_largest(nearness, above, n_above) | select_largest(nearness, below, n_below))
-    return pruned
+    shares = [share(count, size, size).tolist() for count, size in zip(counts, sizes, strict=True)]
+    n_above, n_below = zip(*shares, strict=True)
+    weights = [layer.weight for layer in layers]
+    pruned_above = by_rows(_select_smallest, weights, positive, on_device(n_above, layers))
+    pruned_below = by_rows(_select_smallest, weights, negative, on_device(n_below, layers))
+    return [above | below for above, below in zip(pruned_above, pruned_below, strict=True)]
 
 
+@reads("weight")
 def global_magnitude(layers: Sequence[Layer], counts: Sequence[int]) -> list[Tensor]:
     """Prune the smallest |w| of all layers by one threshold, as many as the layers' counts add up to."""
     return select_largest_overall(
@@ -70,19 +74,13 @@ def global_magnitude(layers: Sequence[Layer], counts: Sequence[int]) -> list[Ten
     )
 
 
-def _per_layer(rule: Callable) -> Callable:
-    """Lift a rule for one layer to all layers, each with its own count."""
-
-    @reads(*getattr(rule, "reads", ()))
-    def over_layers(layers: Sequence[Layer], counts: Sequence[int]) -> list[Tensor]:
-        return [rule(layer, count) for layer, count in zip(layers, counts, strict=True)]
-
-    return over_layers
+def _select_smallest(weight: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
+    return select_largest(-weight.abs(), candidates, counts)
 
 
 PRUNE_RULES = {
-    "magnitude": _per_layer(magnitude),
-    "magnitude_variance": _per_layer(magnitude_variance),
+    "magnitude": per_layer(magnitude),
+    "magnitude_variance": per_layer(magnitude_variance),
     "SET": sparse_evolutionary_training,
     "global_magnitude": global_magnitude,
 }

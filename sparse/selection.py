@@ -1,41 +1,35 @@
-"""Selections of exactly k elements, ties to the lowest index, without a full sort or a word to the host."""
+"""Selections of exactly k elements, ties to the lowest index, without a word to the host."""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from sparse.layer import Layer, over_layers, reads
+from sparse.rows import by_rows
 
-def select_largest(scores: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """Mark the `count` candidates of the largest score.
 
-    scores: (N,) float; NaN counts as 0.  candidates: (N,) bool, at least `count` of them True.
-    Returns (N,) bool with exactly `count` True.
+def select_largest(scores: Tensor, candidates: Tensor, counts: Tensor | int) -> Tensor:
+    """Mark in every row the `counts` candidates of the largest score.
+
+    scores: (…, N) float; NaN counts as 0.  candidates: (…, N) bool.
+    counts: (…) int32 on the scores' device, or one number for all rows; no row has fewer candidates than its count.
+    Returns (…, N) bool with exactly `counts` True in a row.
     """
-    if count == 0:
-        return torch.zeros_like(candidates)
-    scores = _restrict(scores, candidates)
-    threshold = _kth_largest(scores, count)
+    infinity = float("inf")
+    counts = torch.as_tensor(counts, device=scores.device).expand(scores.shape[:-1])[..., None]
+    scores = torch.where(candidates, scores.nan_to_num(nan=0.0, posinf=infinity, neginf=-infinity), -infinity)
+    threshold = _kth_largest(scores, counts.clamp(min=1))  # for a count of 0 the largest score: nothing is above it
     above = scores > threshold
     tied = candidates & (scores == threshold)
-    return above | tied & (tied.cumsum(0, dtype=torch.int32) <= count - above.sum())
+    # One scan over all rows: a GPU scans each of many rows with one thread block, which is slow where they are long.
+    rank = tied.flatten().cumsum(0, dtype=torch.int32).view_as(tied)
+    rank_before_row = rank[..., :1] - tied[..., :1].int()
+    wanted = counts.int() - count_per_row(above)[..., None]
+    return above | tied & (rank <= rank_before_row + wanted)
 
 
-def select_largest_per_row(scores: Tensor, candidates: Tensor, counts: Tensor, most: int) -> Tensor:
-    """Mark in every row r the `counts[r]` candidates of the largest score.
-
-    scores: (R, N).  candidates: (R, N) bool.  counts: (R,) int64 on the scores' device, the largest of them `most`.
-    Returns (R, N) bool.
-    """
-    if most == 0:
-        return torch.zeros_like(candidates)
-    scores = _restrict(scores, candidates)
-    counts = counts[:, None]
-    threshold = scores.topk(most, dim=1).values.gather(1, (counts - 1).clamp(min=0))
-    above = scores > threshold
-    tied = candidates & (scores == threshold)
-    return above | tied & (tied.cumsum(1, dtype=torch.int32) <= counts - above.sum(1, keepdim=True))
-
-
-def select_largest_overall(scores: list[Tensor], candidates: list[Tensor], count: int) -> list[Tensor]:
+def select_largest_overall(scores: Sequence[Tensor], candidates: Sequence[Tensor], count: int) -> list[Tensor]:
     """Mark the `count` candidates of the largest score among all layers together: one threshold for all."""
     chosen = select_largest(torch.cat(scores), torch.cat(candidates), count)
     return list(chosen.split([len(layer) for layer in scores]))
@@ -46,18 +40,43 @@ def select_random(candidates: Tensor, count: int, generator: torch.Generator) ->
     return select_largest(torch.rand(len(candidates), generator=generator, device=generator.device), candidates, count)
 
 
-def count_true(masks: list[Tensor]) -> list[int]:
+def per_layer(rule: Callable[[Layer, Tensor], Tensor]) -> Callable:
+    """Lift a rule for one layer to all layers, each with its own count."""
+
+    @reads(*rule.reads)
+    def of_layers(
+        layers: Sequence[Layer], counts: Sequence[int], generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        return over_layers(rule, layers, on_device(counts, layers))
+
+    return of_layers
+
+
+def on_device(counts: Sequence[int], layers: Sequence[Layer]) -> Sequence[Tensor]:
+    """Return each count as () int32 on the layers' device, in one transfer."""
+    return torch.tensor(counts, dtype=torch.int32, device=layers[0].mask.device).unbind()
+
+
+def count_per_row(mask: Tensor) -> Tensor:
+    """Return the number of True in every row, (…, N) -> (…) int32: a sum in int64 takes ten times as long on a CPU."""
+    return mask.sum(-1, dtype=torch.int32)
+
+
+def count_true(masks: Sequence[Tensor]) -> list[int]:
     """Return the number of True in each mask, in one transfer to the host."""
-    return torch.stack([mask.sum() for mask in masks]).tolist()
+    return torch.stack(by_rows(count_per_row, [mask.flatten() for mask in masks])).tolist()
 
 
-def _restrict(scores: Tensor, candidates: Tensor) -> Tensor:
-    infinity = float("inf")
-    return scores.nan_to_num(nan=0.0, posinf=infinity, neginf=-infinity).masked_fill_(~candidates, -infinity)
+def _kth_largest(scores: Tensor, k: Tensor) -> Tensor:
+    """Return the k-th largest score of every row.  scores: (…, N).  k: (…, 1), from 1 to N.  Returns (…, 1)."""
+    # On the CPU kthvalue takes a third of the time of a sort; on a GPU it scans a whole row with one thread block.
+    return (_kth_by_selecting if scores.is_cpu else _kth_by_sorting)(scores, k)
 
 
-def _kth_largest(scores: Tensor, k: int) -> Tensor:
-    # On the CPU kthvalue takes half the time of topk; on a GPU it scans a whole layer with one thread block.
-    if scores.is_cuda:
-        return scores.topk(k, sorted=False).values.min()
-    return scores.kthvalue(len(scores) - k + 1).values
+def _kth_by_sorting(scores: Tensor, k: Tensor) -> Tensor:
+    return scores.sort(dim=-1, descending=True).values.gather(-1, k.long() - 1)
+
+
+def _kth_by_selecting(scores: Tensor, k: Tensor) -> Tensor:
+    rows = zip(scores.reshape(-1, scores.shape[-1]), k.flatten().tolist(), strict=True)
+    return torch.stack([row.kthvalue(len(row) - nth + 1).values for row, nth in rows]).view_as(k)

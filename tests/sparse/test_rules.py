@@ -8,7 +8,7 @@ from sparse.growth import GROWTH_RULES, generator_of_update
 from sparse.importance import REDISTRIBUTION_RULES, layer_importance
 from sparse.layer import Layer, weight_shape
 from sparse.prune import PRUNE_RULES, layer_prune_rates, prune_counts
-from sparse.selection import select_largest, select_largest_per_row
+from sparse.selection import select_largest
 
 SIZES = ((8, 27), (16, 72), (4, 30))
 
@@ -185,7 +185,7 @@ def test_ties_go_to_the_lowest_index():
     assert select_largest(scores, candidates, 2).tolist() == [True, False, False, True, False, False]
     assert select_largest(scores, candidates, 4).tolist() == candidates.tolist()
     assert not select_largest(scores, candidates, 0).any()
-    rows = select_largest_per_row(scores.expand(3, -1), candidates.expand(3, -1), torch.tensor([0, 2, 3]), 3)
+    rows = select_largest(scores.expand(3, -1), candidates.expand(3, -1), torch.tensor([0, 2, 3]))
     assert rows.tolist()[0] == [False] * 6
     assert rows.tolist()[1] == [True, False, False, True, False, False]
     assert rows.tolist()[2] == [True, False, False, True, True, False]
