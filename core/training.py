@@ -25,6 +25,7 @@ from core.stopping import stop_requested
 from core.validation import validate_all
 from data import SRDataset, train_loader
 from model import build_network
+from model.compiled import release
 from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, resize
 from model.schedule import NoiseSchedule
 from sparse import Masker
@@ -216,6 +217,7 @@ class Trainer:
     def validate(self):
         """Metrics and pictures of the EMA network on every validation set of the config."""
         reports = validate_all(self.ema.network, self.config, self.run, self.step, self.log, self.density)
+        release(self.ema.network)
         for name, report in reports.items():
             self.board.scalars({f"{name}/{key}": value for key, value in report["mean"].items()}, self.step)
             if self.run.is_main:

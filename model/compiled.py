@@ -13,7 +13,7 @@ from model.frozen import freeze
 from model.network import Network
 
 MOST_CHAINS = 4  # combinations of batch and size whose graphs are kept
-_COMPILED = WeakKeyDictionary()  # network -> {dtype: CompiledNetwork}
+_COMPILED = WeakKeyDictionary()  # network -> {arithmetic: CompiledNetwork}
 
 
 @contextmanager
@@ -25,19 +25,27 @@ def compiled_for_sampling(network, wanted=True):
         yield network
         return
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else parameter.dtype
-    compiled = _COMPILED.setdefault(network, {}).get(dtype)
+    arithmetic = dtype, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    compiled = _COMPILED.setdefault(network, {}).get(arithmetic)
     if compiled and compiled.busy:
         yield network
         return
-    weights = fingerprint(network)
-    if not compiled or not same(compiled.fingerprint, weights):
-        _COMPILED[network].pop(dtype, None)  # its memory first
-        compiled = _COMPILED[network][dtype] = CompiledNetwork(network, dtype, weights)
-    compiled.busy = True
-    try:
-        yield compiled
-    finally:
-        compiled.busy = False
+    with torch.cuda.device(parameter.device):
+        weights = fingerprint(network)
+        if not compiled or not same(compiled.fingerprint, weights):
+            _COMPILED[network].pop(arithmetic, None)  # its memory first
+            compiled = _COMPILED[network][arithmetic] = CompiledNetwork(network, dtype, weights)
+        compiled.busy = True
+        try:
+            yield compiled
+        finally:
+            compiled.busy = False
+
+
+def release(network):
+    """Gives back the memory of the network's graphs, as before its weights change."""
+    if _COMPILED.pop(network, None):
+        torch.cuda.empty_cache()
 
 
 def fingerprint(network):
