@@ -27,6 +27,11 @@ def jit(kernel):
     return triton.jit(kernel, do_not_specialize=varying)
 
 
+def constant(value):
+    """A global that kernels may read."""
+    return tl.constexpr(value) if HAS_KERNELS else value
+
+
 def tracked(*tensors):
     """Whether autograd will ask for a gradient."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
