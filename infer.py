@@ -64,7 +64,7 @@ def parser():
     add("--decode", help="steps of a group that run the decoder: every (default), ends, or first, the fastest")
     add("--decode-batch", metavar="N", help="most decoder calls in one batch; fewer take less memory")
     add("--seed", help="of the noise; each image starts from the same, so a result depends on its own file alone")
-    add("--precision", help="auto (half where the device is fast in it), float32, bf16 or fp16")
+    add("--precision", help="auto (fp16 on a GPU, float32 on a CPU), float32, bf16 or fp16")
     add("--no-compile", dest="compile", action="store_const", const=False, help="no CUDA graphs: starts sooner")
     return parser
 

@@ -29,8 +29,8 @@ def pick_device(name="auto"):
 def autocast(device, precision="auto", sampling=False):
     """The context in which the network runs: autocast to "bf16" or "fp16", or nothing for "float32".
 
-    "auto" is float32 where the processor has no units for half precision. Where it has them, it is bf16 for training,
-    whose gradients need the range, and on CPUs; on a GPU it is fp16 for sampling, which rounds eight times more finely.
+    "auto" is float32 on CPUs, and on GPUs without bf16. On others it is bf16 for training, whose gradients need the range,
+    and fp16 for sampling, which rounds eight times more finely.
     """
     if precision == "auto":
         precision = automatic_precision(device, sampling)
@@ -40,10 +40,9 @@ def autocast(device, precision="auto", sampling=False):
 
 
 def automatic_precision(device, sampling):
-    if device.type == "cuda":
-        return "float32" if not torch.cuda.is_bf16_supported() else "fp16" if sampling else "bf16"
-    has_matrix_units = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-    return "bf16" if sampling and has_matrix_units else "float32"
+    if device.type != "cuda" or not torch.cuda.is_bf16_supported():
+        return "float32"
+    return "fp16" if sampling else "bf16"
 
 
 def uses_graphs(device):

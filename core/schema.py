@@ -197,7 +197,7 @@ SCHEMA = {
         "decode": Key(choice(*DECODES), "every", "steps of a group that run the decoder: every, both ends, the first"),
         "decode_batch": Key(optional(count), None, "most decoder calls in one batch; null: a whole group"),
         "seed": Key(seed, 0, "of the noise; each image has its own"),
-        "precision": Key(sampling_precision, "auto", "fp16 and bf16 for mixed precision; auto: as the device has it"),
+        "precision": Key(sampling_precision, "auto", "bf16, fp16: mixed precision; auto: fp16 where a GPU has bf16"),
         "compile": Key(flag, True, "capture CUDA graphs, once for each image size; no effect on a CPU"),
     },
     "wandb": {

@@ -88,16 +88,13 @@ def test_what_overflows_is_sampled_again_in_float32(small_network, settings, lr,
     assert by_name.isnan().any()
 
 
-def test_automatic_precision():
-    """float32 for training on a CPU; for sampling bf16 where it has matrix units."""
-    assert automatic_precision(torch.device("cpu"), sampling=False) == "float32"
-    assert automatic_precision(torch.device("cpu"), sampling=True) in ("float32", "bf16")
-
-
-@pytest.mark.cuda
-def test_automatic_precision_of_a_gpu():
-    assert automatic_precision(torch.device("cuda"), sampling=True) == "fp16"
-    assert automatic_precision(torch.device("cuda"), sampling=False) == "bf16"
+@pytest.mark.parametrize(
+    ("device", "training", "sampling"),
+    [("cpu", "float32", "float32"), pytest.param("cuda", "bf16", "fp16", marks=pytest.mark.cuda)],
+)
+def test_automatic_precision(device, training, sampling):
+    assert automatic_precision(torch.device(device), sampling=False) == training
+    assert automatic_precision(torch.device(device), sampling=True) == sampling
 
 
 def test_description_names_what_is_on(small_network, settings):
