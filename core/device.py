@@ -29,8 +29,8 @@ def pick_device(name="auto"):
 def autocast(device, precision="auto", sampling=False):
     """The context in which the network runs: autocast to "bf16" or "fp16", or nothing for "float32".
 
-    "auto" is float32 on CPUs, and on GPUs without bf16. On others it is bf16 for training, whose gradients need the range,
-    and fp16 for sampling, which rounds eight times more finely.
+    "auto" is float32 on CPUs, and on GPUs without bf16. On others it is bf16 for training, whose gradients need
+    its range, and fp16 for sampling, which rounds eight times more finely.
     """
     if precision == "auto":
         precision = automatic_precision(device, sampling)
