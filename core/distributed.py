@@ -64,5 +64,7 @@ class Distributed:
             dist.barrier()
 
     def close(self):
+        """Leaves the other processes, when all of them are done."""
         if self.world > 1:
+            dist.barrier()
             dist.destroy_process_group()
