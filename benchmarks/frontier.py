@@ -261,6 +261,7 @@ def by_reason(left_out):
 
 def measure_chain(setting, settings, label, lpips, log):
     """The means of what `core.validation.measure` gives, each image's measures, and the seconds an image takes."""
+    free()  # what the chain before took
     network = deepcopy(setting.network)
     network.encoder_change = setting.network.encoder_change  # the same object: plans are kept by it
     entries, seconds = [], []
@@ -272,8 +273,6 @@ def measure_chain(setting, settings, label, lpips, log):
         entries += [measure(pictures_of(sample, image), lpips) for sample, image in zip(samples, sr, strict=True)]
     if len(seconds) == 1:
         seconds.append(sample_batch(network, setting, settings, setting.samples[: setting.batch])[1])
-    del network
-    free()
     return {
         **{key: fmean(entry[key] for entry in entries) for key in entries[0]},
         "seconds": median(seconds[1:]),
