@@ -62,7 +62,7 @@ class Axis:
             inside = [value for value in values if self.low <= value <= self.high]
             if len(inside) > 1:
                 return inside
-        step = round_step((self.high - self.low) / 8)
+        step = round_step((self.high - self.low) / 10)
         return [n * step for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
 
 
