@@ -1,5 +1,7 @@
 """The settings of a config reach the sampler, and a result depends on its image and its seed alone."""
 
+import copy
+
 import pytest
 import torch
 
@@ -79,12 +81,13 @@ def test_what_overflows_is_sampled_again_in_float32(small_network, settings, lr,
     """As fp16 may; where a precision was asked for by name, the user gets it."""
     expected = super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
     monkeypatch.setattr("core.device.automatic_precision", lambda device, sampling: "fp16")
-    small_network.decoder.output.bias.data.fill_(1e6)
+    network = copy.deepcopy(small_network)
+    network.decoder.output.bias.data.fill_(1e6)
     with pytest.warns(UserWarning, match=r"again in float32.*sample\.precision"):
-        again = super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
+        again = super_resolve(network, lr, (16, 16), settings, [0, 1, 2], 4)
     assert again.isfinite().all()
     assert not torch.equal(again, expected)
-    by_name = super_resolve(small_network, lr, (16, 16), settings | {"precision": "fp16"}, [0, 1, 2], 4)
+    by_name = super_resolve(network, lr, (16, 16), settings | {"precision": "fp16"}, [0, 1, 2], 4)
     assert by_name.isnan().any()
 
 
