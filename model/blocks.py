@@ -8,28 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.frozen import kept_when_frozen
 from model.group_norm import group_norm_silu
 from model.pointwise import GAIN, SLOPE, add_biased, join
 
 PLAIN_ATTENTION = 1024  # positions up to which attention is computed with its N × N matrix
 ALIGNED = 8  # channels, 16 bytes in half precision: matrix units want rows of a whole number of them
-
-
-def kept_when_frozen(method):
-    """What the method returns for given arguments is computed once if the module is one of a frozen network, whose
-    weights do not change (model.frozen), and every time if not."""
-
-    @functools.wraps(method)
-    def wrapper(self, *args):
-        kept = getattr(self, "kept", None)
-        if kept is None:
-            return method(self, *args)
-        key = (method.__name__, *args)
-        if key not in kept:
-            kept[key] = method(self, *args)
-        return kept[key]
-
-    return wrapper
 
 
 def in_full_precision(function):

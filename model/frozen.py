@@ -1,11 +1,10 @@
 """A copy of a network for inference alone: its weights never change, so what follows from them is computed once."""
 
 import copy
+import functools
 
 import torch
 from torch import nn
-
-from model.blocks import EqualConv2d
 
 
 def freeze(network, dtype=torch.float32):
@@ -14,6 +13,23 @@ def freeze(network, dtype=torch.float32):
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for module in network.modules():
         module.kept = {}
-        if isinstance(module, nn.Conv2d) and not isinstance(module, EqualConv2d):
+        if type(module) is nn.Conv2d:  # not a subclass that makes its weight of the parameter at each call
             module.to(dtype, memory_format=torch.channels_last)
     return network
+
+
+def kept_when_frozen(method):
+    """What the method returns for given arguments is computed once if the module is one of a frozen network, and
+    every time if not."""
+
+    @functools.wraps(method)
+    def wrapper(self, *args):
+        kept = getattr(self, "kept", None)
+        if kept is None:
+            return method(self, *args)
+        key = (method.__name__, *args)
+        if key not in kept:
+            kept[key] = method(self, *args)
+        return kept[key]
+
+    return wrapper

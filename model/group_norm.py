@@ -29,7 +29,7 @@ TILE = 4096  # elements of a program's tile, 16 a thread
 LANES = 64  # channels of a tile: 128 bytes of a row in half precision
 PROGRAMS = 1024  # enough of them to fill the largest GPU
 FEW, FEW_PROGRAMS = 32, 256  # up to so many images × tiles, the reductions at each program's end cost more than waiting
-MAX_CHUNKS = 128  # of an image's rows; every program of the second sweep combines them all
+MAX_CHUNKS = 128  # of an image's rows; a program that combines them holds all of them
 WHOLE_LANES, WHOLE_ELEMENTS = 16, 16384  # up to so many channels × rows, one program does both sweeps of its groups
 WHOLE_TILE = 2048  # of one with few rows
 
@@ -114,15 +114,13 @@ class _Fused(torch.autograd.Function):
 def _forward(x, weight, bias, shift, groups, eps, silu, plus=None, images=None):
     """-> y (images, C, H, W); mean and 1/std of each group, (images, 2, groups)."""
     images = images or len(x)
-    y, statistics = _empty_outputs(x, weight, bias, shift, groups, eps, silu, plus, images)
+    y, statistics = _empty_outputs(x, groups, images)
     channels, height, width = x.shape[1:]
     plan = _plan(images, channels, height * width, groups, FEW_PROGRAMS)
     sizes = (height * width, plan.rows, _row_length(shift), len(x), 1 if plus is None else len(plus), channels, groups)
     with torch.cuda.device_of(x):
         if plan.chunks == 1:
-            whole_kernel[plan.sums_grid](
-                x, plus, weight, bias, shift, y, statistics, eps, *sizes, silu, **plan.sums
-            )  # fmt: skip
+            whole_kernel[plan.sums_grid](x, plus, weight, bias, shift, y, statistics, eps, *sizes, silu, **plan.sums)
             return y, statistics
         partial = x.new_empty(images, plan.chunks, 2, groups, dtype=torch.float32)
         affine = x.new_empty(images, 2, channels, dtype=torch.float32)
@@ -139,8 +137,7 @@ def _row_length(shift):
     return 0 if shift is None else shift.stride(0)
 
 
-def _empty_outputs(x, weight, bias, shift, groups, eps, silu, plus=None, images=None):
-    images = images or len(x)
+def _empty_outputs(x, groups, images):
     y = x.new_empty(images, *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
     return y, x.new_empty(images, 2, groups, dtype=torch.float32)
 
@@ -178,9 +175,7 @@ _forward_operator = torch.library.custom_op(
     schema="(Tensor x, Tensor weight, Tensor bias, Tensor? shift, int groups, float eps, bool silu)"
     " -> (Tensor, Tensor)",
 )
-_forward_operator.register_fake(
-    lambda x, weight, bias, shift, groups, eps, silu: _empty_outputs(x, weight, bias, shift, groups, eps, silu)
-)
+_forward_operator.register_fake(lambda x, weight, bias, shift, groups, eps, silu: _empty_outputs(x, groups, len(x)))
 
 _backward_operator = torch.library.custom_op(
     "smfdm::group_norm_silu_backward",
@@ -200,9 +195,9 @@ class _Plan(NamedTuple):
     pooled: int  # chunks to combine, rounded up to a power of two; 0 for one
     sums: dict  # tile of the first sweep: whole groups
     sums_grid: tuple
-    result: dict  # tile of the second sweep
+    result: dict  # tile of the second sweep backward
     result_grid: tuple
-    apply: dict  # tile of an element-wise sweep
+    apply: dict  # tile of the second sweep forward
     apply_grid: tuple
 
 

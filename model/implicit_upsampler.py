@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.blocks import FusedLeakyReLU, in_full_precision, kept_when_frozen
+from model.blocks import FusedLeakyReLU, in_full_precision
+from model.frozen import kept_when_frozen
 from model.pointwise import can_spread, modulate, spread
 
 

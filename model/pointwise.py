@@ -45,7 +45,9 @@ def modulate(h: Tensor, gain: Tensor, shift: Tensor, bias: Tensor) -> Tensor:
     channels, pixels = h.shape[1], h.shape[2] * h.shape[3]
     grid = (ceil_div(channels * pixels, ELEMENTS), len(h))
     with torch.cuda.device_of(h):
-        _modulate_kernel[grid](h, gain.flatten().contiguous(), shift, bias, y, pixels, len(gain), channels, ELEMENTS)
+        _modulate_kernel[grid](
+            h, gain.flatten().contiguous(), shift, bias, y, pixels, len(gain), channels, SLOPE, GAIN, ELEMENTS
+        )
     return y
 
 
@@ -162,7 +164,10 @@ def _join_kernel(
 
 
 @jit
-def _modulate_kernel(h, gain, shift, bias, y, pixels, images, C: tl.constexpr, BLOCK: tl.constexpr):
+def _modulate_kernel(
+    h, gain, shift, bias, y, pixels, images,
+    C: tl.constexpr, SLOPE: tl.constexpr, GAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     size = pixels * C
     at, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
     seen, channel, source = at < size, at % C, image % images
@@ -170,7 +175,7 @@ def _modulate_kernel(h, gain, shift, bias, y, pixels, images, C: tl.constexpr, B
     value *= tl.load(gain + source * C + channel, mask=seen, other=0.0).to(tl.float32)
     value += tl.load(shift + source * size + at, mask=seen, other=0.0).to(tl.float32)
     value += tl.load(bias + channel, mask=seen, other=0.0).to(tl.float32)
-    value = tl.where(value >= 0, value, 0.2 * value) * 1.4142135623730951
+    value = tl.where(value >= 0, value, SLOPE * value) * GAIN
     tl.store(y + image * size + at, value, mask=seen)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import compiled
-from model.compiled import compiled_for_sampling, flatten, rebuild
+from model.compiled import compiled_for_sampling, flatten, rebuild, release
 from model.frozen import freeze
 from model.sampler import SamplingPlan, sample
 
@@ -73,6 +73,13 @@ def test_sharing_has_the_gradients_of_separate_steps(network):
 def test_on_a_cpu_the_network_itself_samples(network):
     with compiled_for_sampling(network) as used:
         assert used is network
+
+
+def test_a_network_lets_go_of_its_graphs(network):
+    compiled._COMPILED[network] = {"float32": "graphs"}
+    release(network)
+    release(network)  # of one that has none
+    assert network not in compiled._COMPILED
 
 
 def test_nests_of_tensors_come_apart_and_together(network):
