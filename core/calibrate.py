@@ -78,7 +78,7 @@ def parser():
     add("--solver", metavar="NAME", default="ddim", help="ddpm, ddim or dpm++ (default: ddim, good for chains of all)")
     add("--consistency", metavar="N", help="rounds of back-projection of each estimate onto the input (0: off)")
     add("--seed", help="of the noise of the first image; the next has the next")
-    add("--precision", help="auto (bf16 where the GPU has it), float32, bf16 or fp16")
+    add("--precision", help="auto (fp16 on a GPU, float32 on a CPU), float32, bf16 or fp16")
     return parser
 
 
@@ -151,7 +151,7 @@ def measure_one(network, image, size, settings, factor, timesteps):
     scale = relative_scale(size, lr.shape[-2:], factor)
     chain = {key: settings[key] for key in ("solver", "seed", "consistency")}
     try:
-        with autocast(device, settings["precision"]):
+        with autocast(device, settings["precision"], sampling=True):
             return encoder_change(network, lr, size, timesteps, scale=scale, **chain)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

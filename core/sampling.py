@@ -2,7 +2,7 @@
 
 import warnings
 
-from core.device import autocast
+from core.device import autocast, automatic_precision
 from core.errors import UserError
 from model.conditioning import relative_scale
 from model.sampler import SamplingPlan, sample
@@ -28,10 +28,12 @@ def super_resolve(
     scale = relative_scale(size, lr.shape[-2:], factor)
     options = {key: settings[key] for key in PASSED_ON}
     options |= {"seeds": seeds, "scale": scale, "compiled": settings["compile"], "callback": callback}
-    with autocast(device, settings["precision"], sampling=True):
+    precision = settings["precision"]
+    precision = automatic_precision(device, sampling=True) if precision == "auto" else precision
+    with autocast(device, precision):
         sr = sample(network, lr.to(device), size, plan, **options)
-    if not sr.isfinite().all() and settings["precision"] == "auto":
-        warnings.warn("values beyond the range of fp16: sampled again in float32; see sample.precision", stacklevel=2)
+    if precision != "float32" and not sr.isfinite().all():
+        warnings.warn(f"values beyond the range of {precision}: sampled again in float32", stacklevel=2)
         return super_resolve(network, lr, size, settings | {"precision": "float32"}, seeds, factor, callback)
     return sr.clamp(-1, 1)
 

@@ -77,18 +77,17 @@ def test_precision_is_that_of_the_decoder(small_network, settings, lr, precision
     assert sr.dtype == torch.float32
 
 
-def test_what_overflows_is_sampled_again_in_float32(small_network, settings, lr, monkeypatch):
-    """As fp16 may; where a precision was asked for by name, the user gets it."""
-    expected = super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
-    monkeypatch.setattr("core.device.automatic_precision", lambda device, sampling: "fp16")
+def test_what_overflows_is_sampled_again_in_float32(small_network, settings, lr, recwarn):
+    """As fp16 may; what is no number in float32 either is not sampled for ever."""
     network = copy.deepcopy(small_network)
     network.decoder.output.bias.data.fill_(1e6)
-    with pytest.warns(UserWarning, match=r"again in float32.*sample\.precision"):
-        again = super_resolve(network, lr, (16, 16), settings, [0, 1, 2], 4)
-    assert again.isfinite().all()
-    assert not torch.equal(again, expected)
-    by_name = super_resolve(network, lr, (16, 16), settings | {"precision": "fp16"}, [0, 1, 2], 4)
-    assert by_name.isnan().any()
+    with pytest.warns(UserWarning, match=r"range of fp16: sampled again in float32"):
+        again = super_resolve(network, lr, (16, 16), settings | {"precision": "fp16"}, [0, 1, 2], 4)
+    assert torch.equal(again, super_resolve(network, lr, (16, 16), settings | {"precision": "float32"}, [0, 1, 2], 4))
+    network.decoder.output.bias.data.fill_(float("nan"))
+    recwarn.clear()
+    assert super_resolve(network, lr, (16, 16), settings, [0, 1, 2], 4).isnan().any()
+    assert not recwarn
 
 
 @pytest.mark.parametrize(
