@@ -11,6 +11,7 @@ import os
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from core.checkpoint import load_network, step_of
+from core.command_line import Parser
 from core.config import config_notices, load_config
 from core.distributed import Distributed
 from core.errors import one_line_errors
@@ -64,7 +65,7 @@ def of_main(run, checkpoint):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-c", "--config", required=True, help="YAML, or published JSON with // comments")
     add("-p", "--phase", choices=("train", "val"), help="train, or validate (default: the config's phase)")

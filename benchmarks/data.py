@@ -19,6 +19,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import environment, fill_defaults, publish, spread, table
+from core.command_line import Parser, count, counts_or_zeros
 from core.device import pick_device, synchronize
 from core.errors import one_line_errors
 from data import SRDataset, train_loader
@@ -46,24 +47,20 @@ def main():
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--dataroot", help="a folder or an LMDB of prepare_data.py (default: both, of photographs)")
     add("--size", default="16,128", help="low and high resolution (default: 16,128)")
-    add("--images", type=int, metavar="N", help="photographs to make (default: 500)")
-    add("--batch", type=int, help="images of a batch (default: 32)")
-    add("--batches", type=int, metavar="N", help="batches of a measurement (default: 40)")
-    add("--repeats", type=int, metavar="N", help="measurements, of which the median counts (default: 5)")
-    add("--workers", type=numbers, metavar="N,N,...", help="processes that read (default: 0,1,2,4,8)")
+    add("--images", type=count, metavar="N", help="photographs to make (default: 500)")
+    add("--batch", type=count, help="images of a batch (default: 32)")
+    add("--batches", type=count, metavar="N", help="batches of a measurement (default: 40)")
+    add("--repeats", type=count, metavar="N", help="measurements, of which the median counts (default: 5)")
+    add("--workers", type=counts_or_zeros, metavar="N,N,...", help="processes that read (default: 0,1,2,4,8)")
     add("--device", default="auto", help="where the batches go: auto, cpu or cuda (default: auto)")
     add("--small", action="store_true", help="few images, batches and processes")
     add("--json", default="experiments/benchmarks/data.json", metavar="FILE", help="where the report goes")
     arguments = parser.parse_args()
     return fill_defaults(arguments, SMALL if arguments.small else FULL)
-
-
-def numbers(text):
-    return tuple(int(part) for part in text.split(","))
 
 
 def specs(arguments, folder):

@@ -49,6 +49,7 @@ from benchmarks.common import (
     verdict,
 )
 from core.checkpoint import load_network
+from core.command_line import Parser, count, counts
 from core.config import load_config
 from core.device import autocast, automatic_precision, pick_device, synchronize
 from core.distributed import Distributed
@@ -124,7 +125,7 @@ def main():
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--network", "--config", metavar="FILE", help="a checkpoint, or a config (default: config/faces_16_128.yaml)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
@@ -136,16 +137,6 @@ def parse_arguments():
     add("--way", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     return fill_defaults(arguments, SMALL if arguments.small else FULL)
-
-
-def count(text):
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of 1 or more")
-    return int(text)
-
-
-def counts(text):
-    return tuple(sorted(map(count, text.split(","))))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from benchmarks.common import (
     table,
     time_in_turn,
 )
+from core.command_line import Parser, count
 from core.config import check_config, load_config
 from core.distributed import Distributed
 from core.errors import one_line_errors
@@ -88,13 +89,13 @@ def main():
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config", help="whose network and training to measure (default: config/faces_16_128.yaml)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    add("--batch", type=int, help="images of a step, in each process (default: 32)")
-    add("--steps", type=int, metavar="N", help="steps of a measurement (default: 20)")
-    add("--repeats", type=int, metavar="N", help="measurements, of which the median counts (default: 5)")
+    add("--batch", type=count, help="images of a step, in each process (default: 32)")
+    add("--steps", type=count, metavar="N", help="steps of a measurement (default: 20)")
+    add("--repeats", type=count, metavar="N", help="measurements, of which the median counts (default: 5)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--small", action="store_true", help="config/demo.yaml, few steps of 2 images")
     add("--json", default="experiments/benchmarks/training.json", metavar="FILE", help="where the report goes")

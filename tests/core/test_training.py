@@ -257,6 +257,12 @@ def test_a_killed_run_leaves_whole_files(config, tmp_path, pytestconfig):
         assert state.step == int(path.name[1:].split("_")[0]) and state.optimizer
 
 
+def test_wrong_options_are_one_line(pytestconfig):
+    for options, told in (((), "-c/--config"), (("-c", "x.yaml", "--lr", "fast"), "--lr: invalid float value")):
+        done = sr(pytestconfig, *options)
+        assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_command_line_flags(config, tmp_path, pytestconfig):
     """--dense and the sparse rules reach the checkpoint's config."""
     config["train"]["n_iter"] = 1
