@@ -10,6 +10,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from model.diffusion import resize
 
 SSIM_WINDOW = 11  # pixels: a Gaussian of deviation 1.5, cut off at 3.5 deviations
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+ROUNDING = 1 / 12 / 255**2  # variance of what rounding to 8 bits adds, for values from 0 to 1
 
 
 def psnr(image, reference):
@@ -47,6 +49,62 @@ def lr_consistency(image, lr):
     """
     image, lr = (torch.tensor(array).permute(2, 0, 1)[None].double() / 255 for array in (image, lr))
     return float((resize(image, lr.shape[-2:]) - lr).square().mean())
+
+
+def sharpness(image, reference):
+    """How sharp edges are: the mean gradient magnitude of the image's luminance over that of the reference's.
+
+    1: as sharp as the reference; below 1: blurred; above: sharper, or noisier, as noise has gradients too. Central
+    differences, one-sided at the borders. Not a number where the reference is of a single luminance.
+    """
+    if min(reference.shape[:2]) < 2:
+        return math.nan
+    of_image, of_reference = (np.hypot(*np.gradient(luminance(array))).mean() for array in (image, reference))
+    return float(of_image / of_reference) if of_reference > 0 else math.nan
+
+
+def spectral_distance(image, reference, above=0.0):
+    """Log-spectral distance in dB: the root mean square over f of 10·log10(P_image(f) / P_reference(f)).
+
+    P(f) is the power spectrum of the luminance about its mean, averaged over the ring of each radial frequency f = k/n
+    cycles per pixel, k = 1 .. n/2, n the shorter side. A Hann window keeps the step from a border to the opposite one
+    from passing for detail. The power of rounding to 8 bits is added to both spectra: what is fainter does not count.
+
+    The frequencies `above` count, each alike. Those above the Nyquist frequency of the LR image, 0.5 / magnification,
+    are what super-resolution invents; `lr_consistency` tells of those below.
+
+    0 for equal images. Like `sharpness` it does not ask where detail is; unlike there, noise cannot make up for blur.
+    Not a number where no frequency is above.
+    """
+    n = min(reference.shape[:2])
+    counted = np.arange(1, n // 2 + 1)
+    counted = counted[counted > above * n]
+    if not len(counted):
+        return math.nan
+    levels = (10 * np.log10(radial_power(luminance(array))[counted] + ROUNDING) for array in (image, reference))
+    return float(np.sqrt(np.mean(np.square(np.subtract(*levels)))))
+
+
+def luminance(image):
+    """(H, W, 3) of uint8 -> (H, W) in [0, 1]."""
+    return image @ np.array(LUMA) / 255
+
+
+def radial_power(plane):
+    """The mean power of a plane (H, W) about its mean at the radial frequencies k / min(H, W), k = 0, 1, ...: its
+    variance where that is spread evenly over all frequencies."""
+    window, rings, sizes = spectral_tables(*plane.shape)
+    power = np.abs(np.fft.fft2((plane - plane.mean()) * window)) ** 2 / np.square(window).sum()
+    return np.bincount(rings.ravel(), power.ravel()) / sizes
+
+
+@functools.lru_cache(maxsize=8)  # the images of a set are mostly of one size
+def spectral_tables(height, width):
+    """The Hann window (H, W), the ring k of each frequency of a Fourier transform (H, W), and the size of each ring."""
+    rows, columns = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(side) / side) for side in (height, width))
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * min(height, width)
+    rings = np.rint(radius).astype(np.intp)
+    return np.outer(rows, columns), rings, np.bincount(rings.ravel())
 
 
 class Lpips:

@@ -16,6 +16,8 @@ HEADER = 16  # pixels of a line of labels
 ROWS = (  # a measurement, what it is called, how it is written
     ("psnr", "PSNR, dB", "{:.2f}"),
     ("ssim", "SSIM", "{:.4f}"),
+    ("sharpness", "sharpness, HR = 1", "{:.3f}"),
+    ("spectral_distance", "spectral distance, dB", "{:.2f}"),
     ("lr_mse", "LR consistency, MSE", "{:.2e}"),
     ("lpips", "LPIPS", "{:.4f}"),
     ("seconds", "seconds per image", "{:.3f}"),
@@ -56,12 +58,12 @@ def table(report):
     mean = report["mean"]
     lines = [
         f"{report['dataset']['name']}, {report['images']} images, {report['sampling']}",
-        f"{'':<20} {'bicubic':>10} {'SR':>10}",
+        f"{'':<22} {'bicubic':>10} {'SR':>10}",
     ]
     for key, name, form in ROWS:
         if key in mean:
             bicubic, sr = (form.format(mean[k]) if k in mean else "-" for k in (f"bicubic_{key}", key))
-            lines.append(f"{name:<20} {bicubic:>10} {sr:>10}")
+            lines.append(f"{name:<22} {bicubic:>10} {sr:>10}")
     return "\n".join(lines)
 
 

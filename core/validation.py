@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from core.cross_checks import validation_sets
 from core.device import describe, synchronize, versions
-from core.metrics import load_lpips, lr_consistency, psnr, ssim
+from core.metrics import load_lpips, lr_consistency, psnr, sharpness, spectral_distance, ssim
 from core.paths import experiment_folder
 from core.report import comparison, grid, table, write_json
 from core.sampling import describe_sampling, executed_plan, super_resolve, trained_factor
@@ -158,10 +158,13 @@ def identity(sample, settings):
 def measure(pictures, lpips=None):
     """The metrics of the SR image, and those of bicubic upsampling under names that begin with `bicubic_`."""
     lr, bicubic, sr, hr = map(np.asarray, pictures)
+    nyquist = 0.5 * len(lr) / len(hr)  # of the LR image, in cycles per pixel of the others
     measures = {}
     for prefix, image in (("", sr), ("bicubic_", bicubic)):
         measures[f"{prefix}psnr"] = psnr(image, hr)
         measures[f"{prefix}ssim"] = ssim(image, hr)
+        measures[f"{prefix}sharpness"] = sharpness(image, hr)
+        measures[f"{prefix}spectral_distance"] = spectral_distance(image, hr, nyquist)
         measures[f"{prefix}lr_mse"] = lr_consistency(image, lr)
         if lpips:
             measures[f"{prefix}lpips"] = lpips(image, hr)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage.filters import gaussian
 
-from core.metrics import load_lpips, lr_consistency, psnr, ssim
+from core.metrics import load_lpips, lr_consistency, psnr, sharpness, spectral_distance, ssim
 
 
 @pytest.fixture
@@ -68,6 +69,66 @@ def test_lr_consistency_downsamples_as_pillow_does(pair):
     planes = [Image.fromarray(image[:, :, c].astype(np.float32)).resize((8, 6), Image.BICUBIC) for c in range(3)]
     error = np.mean((np.stack(planes, axis=2).astype(float) - lr) ** 2) / 255**2
     assert lr_consistency(image, lr) == pytest.approx(error, rel=1e-4)
+
+
+def grey(plane):
+    """(H, W) of whole numbers -> the same in three channels."""
+    return np.repeat(np.uint8(np.asarray(plane))[:, :, None], 3, axis=2)
+
+
+def test_equal_images_are_as_sharp_and_of_the_same_spectrum(pair):
+    assert sharpness(pair[1], pair[1]) == 1
+    assert spectral_distance(pair[1], pair[1]) == 0
+
+
+def test_blur_shows_in_sharpness_and_spectrum(pair):
+    planes = [gaussian(pair[1], sigma, channel_axis=2, preserve_range=True) for sigma in (0.4, 0.6, 0.9, 1.4)]
+    blurred = [np.uint8(np.rint(plane)) for plane in planes]
+    ratios = [sharpness(image, pair[1]) for image in blurred]
+    distances = [spectral_distance(image, pair[1], above=0.1) for image in blurred]
+    assert ratios[0] < 1 and ratios == sorted(ratios, reverse=True) and ratios[-1] < 0.3
+    assert distances[0] > 0 and distances == sorted(distances) and distances[-1] > 20
+
+
+def test_contrast_scales_sharpness_and_shifts_the_spectrum():
+    change = np.random.default_rng(0).integers(-50, 51, (64, 48, 3))
+    low, high = np.uint8(128 + change), np.uint8(128 + 2 * change)
+    assert sharpness(low, high) == pytest.approx(1 / 2)
+    assert sharpness(high, low) == pytest.approx(2)
+    assert spectral_distance(low, high) == pytest.approx(20 * math.log10(2), rel=1e-3)
+    assert spectral_distance(high, low) == pytest.approx(20 * math.log10(2), rel=1e-3)
+
+
+def test_sharpness_of_waves_is_that_of_central_differences():
+    x = np.arange(2048)
+    slow, fast = (128 + 100 * np.sin(2 * np.pi * x / period + 1) for period in (32, 8))
+    slow, fast = (grey(np.tile(np.rint(wave), (4, 1))) for wave in (slow, fast))
+    expected = math.sin(2 * np.pi / 32) / math.sin(2 * np.pi / 8)  # (sin(ω(x+1)) - sin(ω(x-1)))/2 = cos(ωx)·sin(ω)
+    assert sharpness(slow, fast) == pytest.approx(expected, rel=0.02)
+    assert sharpness(slow.transpose(1, 0, 2), fast.transpose(1, 0, 2)) == sharpness(slow, fast)
+
+
+def test_spectral_distance_of_a_wave_from_a_flat_image():
+    n, k = 32, 8
+    wave, flat = grey(np.tile([128, 178, 128, 78], (n, n // 4))), grey(np.full((n, n), 128))
+    frequencies = [(i, j) for i in range(-n // 2, n // 2) for j in range(-n // 2, n // 2)]
+
+    def decibels(ring, window):  # of the power at (0, ±ring) and (±1, ±ring): the Hann window is n/2 at 0, n/4 at ±1
+        size = sum(round(math.hypot(*frequency)) == ring for frequency in frequencies)
+        power = 2 * (50 / 2 * window) ** 2 * ((n / 2) ** 2 + 2 * (n / 4) ** 2) / (3 * n / 8) ** 2 / size
+        return 10 * math.log10(12 * power + 1)  # over that of rounding
+
+    told = [decibels(k - 1, n / 4), decibels(k, n / 2), decibels(k + 1, n / 4)]
+    for above, count, seen in ((0, 16, told), (k / n, 8, told[2:]), ((k + 1) / n, 7, [])):
+        expected = math.sqrt(sum(level**2 for level in seen) / count)
+        assert spectral_distance(wave, flat, above) == pytest.approx(expected, abs=1e-6)
+
+
+def test_sharpness_and_spectrum_where_there_is_none():
+    flat, small = np.full((16, 16, 3), 7, np.uint8), np.zeros((1, 9, 3), np.uint8)
+    assert math.isnan(sharpness(flat, flat)) and spectral_distance(flat, flat) == 0
+    assert math.isnan(sharpness(small, small)) and math.isnan(spectral_distance(small, small))
+    assert math.isnan(spectral_distance(flat, flat, above=0.5))
 
 
 class FakeLpips(torch.nn.Module):

@@ -30,14 +30,18 @@ def test_comparison_magnifies_lr_by_whole_pixels(make_image):
 
 def test_table_puts_bicubic_beside_sr():
     mean = {"psnr": 23.456, "bicubic_psnr": 21.63, "ssim": 0.61, "bicubic_ssim": 0.574, "seconds": 1.5}
+    mean |= {"sharpness": 0.9126, "bicubic_sharpness": 0.45}
+    mean |= {"spectral_distance": 2.345, "bicubic_spectral_distance": 31}
     text = table({"mean": mean, "dataset": {"name": "faces"}, "images": 7, "sampling": "ddim"})
     lines = text.splitlines()
     assert "faces, 7 images, ddim" in lines[0]
-    cells = {line[:20].strip(): line[20:].split() for line in lines[1:]}
+    cells = {line[:22].strip(): line[22:].split() for line in lines[1:]}
     assert cells == {
         "": ["bicubic", "SR"],
         "PSNR, dB": ["21.63", "23.46"],
         "SSIM": ["0.5740", "0.6100"],
+        "sharpness, HR = 1": ["0.450", "0.913"],
+        "spectral distance, dB": ["31.00", "2.35"],
         "seconds per image": ["-", "1.500"],
     }
 

@@ -15,6 +15,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from core.distributed import Distributed
+from core.metrics import sharpness, spectral_distance
 from core.validation import CHAINS, COMPARED, validate_all
 from data import DataError
 
@@ -50,6 +51,9 @@ def test_report_describes_the_files(small_network, small_config, results):
         assert entry["bicubic_psnr"] == pytest.approx(peak_signal_noise_ratio(hr, bicubic, data_range=255))
         assert -1 <= entry["ssim"] < entry["bicubic_ssim"] <= 1  # of an untrained network
         assert entry["lr_mse"] > entry["bicubic_lr_mse"] > 0
+        assert entry["bicubic_sharpness"] == sharpness(bicubic, hr) < 1
+        assert entry["sharpness"] == sharpness(sr, hr)
+        assert entry["spectral_distance"] == spectral_distance(sr, hr, above=4 / 32)  # LR's Nyquist frequency
     assert report["images"] == 5
     assert report["mean"]["ssim"] == pytest.approx(np.mean([entry["ssim"] for entry in report["per_image"]]))
 
