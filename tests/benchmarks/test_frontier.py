@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import frontier
+from benchmarks import frontier, frontier_chains, frontier_report
 from core.config import load_config
 from core.distributed import Distributed
 from core.errors import UserError
+from core.report import write_json
 from model import build_network
 from model.key_steps import EncoderChange
+from model.plan import NAMED_SETS, SamplingPlan
 
 
 @pytest.fixture
@@ -53,8 +55,8 @@ def setting(pytestconfig):
     return frontier.Setting(network, config, [], 1, Distributed(0, 1, torch.device("cpu")))
 
 
-def test_small_run(start):
-    printed, report, picture = start("--small")
+def test_small_run(start, tmp_path):
+    printed, report, picture = start("--small", "--save", str(tmp_path / "saved"))
     rows = {row["chain"].removeprefix("ddim10-"): row for row in report["rows"]}
     assert list(rows) == ["none", "u5", "u5-ends", "u5-first"] and (report["images"], report["batch"]) == (3, 1)
     assert list(report["left_out"]) == ["ddim10-auto5"] and "core.calibrate" in printed
@@ -72,8 +74,15 @@ def test_small_run(start):
         for key, mark in (("psnr", "on_frontier"), ("ssim", "on_ssim_frontier")):
             points = [(other["seconds"], other[key]) for other in rows.values()]
             assert row[mark] == (not any(beats(point, (row["seconds"], row[key])) for point in points))
-    assert report["bicubic"].keys() >= {"psnr", "ssim", "lr_mse"} and "bicubic" in printed
-    assert picture.size == (1000, 700) and len(np.unique(np.asarray(picture))) > 10
+    assert report["bicubic"].keys() >= {"psnr", "ssim", "sharpness", "spectral_distance", "lr_mse"}
+    assert "bicubic" in printed
+    for plot in (picture, Image.open(tmp_path / "b" / "a_sharpness.png")):
+        assert plot.size == (1000, 700) and len(np.unique(np.asarray(plot))) > 10
+    saved = {file.stem: np.asarray(Image.open(file)) for file in (tmp_path / "saved").iterdir()}
+    assert saved.keys() == {f"ddim10-{name}" for name in rows}
+    for name, row in rows.items():  # the last row of pictures: SR, HR
+        sr, hr = (saved[f"ddim10-{name}"][-128:, left:][:, :128] / 255 for left in (-260, -128))
+        assert -10 * np.log10(np.mean((sr - hr) ** 2)) == pytest.approx(row["per_image"][2]["psnr"])
 
 
 def test_chains_of_a_file_and_one_batch(start, tmp_path):
@@ -105,6 +114,10 @@ def test_chains_of_a_file_and_one_batch(start, tmp_path):
         (["--small", "--chains", "nowhere.yaml"], "nowhere.yaml"),
         (["--small", "--images", "0"], "--images"),
         (["--small", "--data", "faces"], "datasets.faces"),
+        (["--small", "--save", "README.md"], "--save README.md"),
+        (["--small", "--merge", "a.json"], "--merge measures nothing"),
+        (["--merge", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--merge", "config/ffhq_liifsr3_scaler_16_128.json"], "ffhq_liifsr3_scaler_16_128.json: "),
     ],
 )
 def test_bad_input_is_one_line(start, arguments, told):
@@ -123,18 +136,45 @@ def test_frontier_against_brute_force():
     draw = random.Random(0)
     for _ in range(300):
         points = [(draw.randint(1, 6), draw.randint(1, 6)) for _ in range(draw.randint(1, 12))]
-        assert frontier.frontier(points) == [not any(beats(other, point) for other in points) for point in points]
-    assert frontier.frontier([(1, math.nan), (2, 3), (3, math.inf)]) == [False, True, True]
-    assert frontier.frontier([]) == []
+        unbeaten = [not any(beats(other, point) for other in points) for point in points]
+        assert frontier_report.frontier(points) == unbeaten
+    assert frontier_report.frontier([(1, math.nan), (2, 3), (3, math.inf)]) == [False, True, True]
+    assert frontier_report.frontier([]) == []
 
 
 def test_default_chains():
-    chains = frontier.default_chains()
-    assert len(chains) == 4 * (1 + 3 * 4) + 1 + 5 * 4
+    chains = frontier_chains.default_chains()
+    fast = 5 * (1 + 4 * 4 - 1) - 1 + 6 + 3  # no ends at 2, no auto10 of 10 steps; named sets
+    assert len(chains) == 2 * fast + (1 + 5 * 4 - 1 + 8)
+    assert all(chains[f"ddpm2000-{name}"]["key_steps"] == name for name in NAMED_SETS)
     assert chains["ddim50-none"] == {"solver": "ddim", "steps": 50, "key_steps": "none", "decode": "every"}
     assert chains["ddpm2000-u50-ends"]["key_steps"] == "uniform:50" and chains["dpm++20-u5-first"]["decode"] == "first"
-    picked = frontier.named_chains("ddim50*, ddpm2000-u10*")
-    assert len(picked) == 13 + 3 and {"ddim50-auto5", "ddpm2000-u10-ends"} <= picked.keys()
+    picked = frontier_chains.named_chains("ddim50*, ddpm2000-u10*")
+    assert len(picked) == 16 + 6 + 3 and {"ddim50-auto5", "ddim50-50ls", "ddpm2000-u10-ends"} <= picked.keys()
+
+
+def test_no_default_chain_computes_what_another_does():
+    computed = {}
+    for name, settings in frontier_chains.default_chains().items():
+        if not settings["key_steps"].startswith(frontier_chains.LIKE):
+            groups = SamplingPlan.parse(settings["key_steps"], settings["steps"], 2000).groups
+            decoded = tuple(min(len(group), frontier_report.DECODED[settings["decode"]]) for group in groups)
+            other = computed.setdefault((settings["solver"], groups, decoded), name)
+            assert other == name
+
+
+@pytest.mark.parametrize("start", [0.98, 0.99999])
+def test_chains_that_begin_late(setting, start):
+    setting.config["sample"]["start"] = start
+    chains, left_out = frontier_chains.chains_of("ddpm2000-*", setting)
+    assert set(left_out) == {f"ddpm2000-auto{k}" for k in (2, 5, 10, 20, 50)}
+    executed = setting.network.schedule.timestep_of(start) + 1
+    for name, settings in chains.items():
+        row = frontier_report.describe_chain(setting, settings)
+        assert row["steps"] == executed < 2000 and 1 <= row["encoder_calls"] <= row["decoder_calls"] <= executed
+        if name.removeprefix("ddpm2000-") in NAMED_SETS:
+            keys = {0, *filter(NAMED_SETS[name.removeprefix("ddpm2000-")], range(executed))}
+            assert row["encoder_calls"] == len(keys) and row["decoder_calls"] == executed
 
 
 def test_automatic_key_steps_are_as_many_as_uniform_ones(setting):
@@ -143,9 +183,9 @@ def test_automatic_key_steps_are_as_many_as_uniform_ones(setting):
     setting.network.encoder_change = EncoderChange(timesteps, (distance + distance.T).fill_diagonal_(0))
     for start in (None, 0.995):
         setting.config["sample"]["start"] = start
-        chains, left_out = frontier.chains_of("ddim50*", setting)
-        assert not left_out and len(chains) == 13
-        calls = {name: frontier.describe_chain(setting, settings) for name, settings in chains.items()}
+        chains, left_out = frontier_chains.chains_of("ddim50*", setting)
+        assert not left_out and len(chains) == 16 + 6
+        calls = {name: frontier_report.describe_chain(setting, settings) for name, settings in chains.items()}
         for k in (2, 5, 10):
             assert calls[f"ddim50-auto{k}"]["encoder_calls"] == calls[f"ddim50-u{k}"]["encoder_calls"]
         assert calls["ddim50-u5-ends"]["decoder_calls"] == 2 * calls["ddim50-u5"]["encoder_calls"]
@@ -154,10 +194,10 @@ def test_automatic_key_steps_are_as_many_as_uniform_ones(setting):
 def test_what_cannot_be_measured_is_left_out(setting):
     setting.config["model"]["beta_schedule"]["val"]["n_timestep"] = 40
     setting.network.schedule = build_network(setting.config["model"], initialised=False).schedule
-    chains, left_out = frontier.chains_of("ddim50-none,ddim20-none,ddim20-auto5", setting)
-    assert list(chains) == ["ddim20-none"] and list(left_out) == ["ddim50-none", "ddim20-auto5"]
+    chains, left_out = frontier_chains.chains_of("ddim50-none,ddim20-none,ddim20-auto5", setting)
+    assert list(chains) == ["ddim20-none"] and list(left_out) == ["ddim20-auto5", "ddim50-none"]
     with pytest.raises(UserError, match="40 timesteps"):
-        frontier.chains_of("ddim50-none", setting)
+        frontier_chains.chains_of("ddim50-none", setting)
 
 
 def test_rows_are_compared_with_the_same_chain_without_reuse():
@@ -169,7 +209,71 @@ def test_rows_are_compared_with_the_same_chain_without_reuse():
     ]:
         settings = {"solver": solver, "steps": 20, "key_steps": keys, "decode": "every"}
         chain = {"chain": name, "settings": settings, "steps": 20, "encoder_calls": calls}
-        frontier.add_row(report, chain, {"psnr": 20.0, "ssim": 0.5, "seconds": seconds, "bicubic_psnr": 19.0})
+        frontier_report.add_row(report, chain, {"psnr": 20.0, "ssim": 0.5, "seconds": seconds, "bicubic_psnr": 19.0})
     compared = [(row["plain"], row["speed_up"], row["saved"], row["on_frontier"]) for row in report["rows"]]
     assert compared == [("a-none", 4, 75, True), ("b-none", 1, 0, False), ("a-none", 1, 0, False)]
     assert report["bicubic"] == {"psnr": 19.0} and "bicubic_psnr" not in report["rows"][0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def write_report(tmp_path):
+    """write_report(name, {chain: (key steps, encoder calls, seconds, PSNR)}, **what else differs) -> its file."""
+
+    def write(name, chains, **changes):
+        report = dict.fromkeys(frontier_report.MERGED_IF_EQUAL) | {"benchmark": "frontier", "left_out": {}, "rows": []}
+        report |= {"config": "small", "parameters": 1, "density": 0.15, "images": 4, "batch": 2, "device": "a GPU"}
+        report |= {"dataset": {"name": "faces", "l_resolution": 8, "r_resolution": 32}, "settings": {"seed": 0}}
+        for chain, (keys, calls, seconds, psnr) in chains.items():
+            settings = {"solver": "ddim", "steps": 10, "key_steps": keys, "decode": "every"}
+            row = {"chain": chain, "settings": settings, "steps": 10, "encoder_calls": calls, "decoder_calls": 10}
+            measures = {"psnr": psnr, "ssim": 0.5, "sharpness": 0.8, "seconds": seconds, "bicubic_psnr": 19.0}
+            frontier_report.add_row(report, row, measures)
+        write_json(report | changes, tmp_path / name)
+        return str(tmp_path / name)
+
+    return write
+
+
+A = {"ddim10-u5": ("uniform:5", 2, 1.0, 20.0), "mine": ("uniform:3", 4, 3.0, 19.0)}
+B = {"ddim10-none": ("none", 10, 4.0, 22.0), "ddim10-u2": ("uniform:2", 5, 2.0, math.nan)}
+
+
+def test_merged_reports_are_compared_anew(start, write_report):
+    a = write_report("one.json", A, left_out={"ddim10-none": "out of memory", "x": "too long"})
+    _, report, picture = start("--merge", a, write_report("two.json", B))
+    rows = {row["chain"]: (row["plain"], row["speed_up"], row["saved"], row["on_frontier"]) for row in report["rows"]}
+    assert list(rows.items()) == [
+        ("ddim10-none", ("ddim10-none", 1, 0, True)),
+        ("ddim10-u2", ("ddim10-none", 2, 50, False)),
+        ("ddim10-u5", ("ddim10-none", 4, 75, True)),
+        ("mine", ("ddim10-none", pytest.approx(4 / 3), pytest.approx(25), False)),
+    ]
+    assert report["left_out"] == {"x": "too long"} and report["bicubic"] == {"psnr": 19.0}
+    assert report["rows"][1]["psnr"] is None and picture.size == (1000, 700)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"images": 5}, "differ in images (4, 5)"),
+        ({"batch": 1}, "differ in batch (2, 1)"),
+        ({"device": "a CPU"}, "differ in device (a GPU, a CPU)"),
+        ({"checkpoint": "other", "step": 7}, "differ in checkpoint (None, other), step (None, 7)"),
+        ({"dataset": {"name": "cats", "l_resolution": 8, "r_resolution": 32}}, "differ in dataset.name (faces, cats)"),
+        ({"rows": []}, "two.json: is no report"),
+        ({"benchmark": "sampling"}, "two.json: is no report"),
+    ],
+)
+def test_reports_of_something_else_are_not_merged(write_report, changes, told):
+    with pytest.raises(UserError) as error:
+        frontier_report.merge([write_report("one.json", A), write_report("two.json", B, **changes)])
+    assert told in str(error.value)
+
+
+def test_a_chain_in_two_reports_is_not_merged(write_report):
+    files = [write_report("one.json", A), write_report("two.json", B | {"ddim10-u5": A["ddim10-u5"]})]
+    with pytest.raises(UserError, match=r"two.json: chain ddim10-u5 is in another"):
+        frontier_report.merge(files)

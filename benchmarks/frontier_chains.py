@@ -1,0 +1,102 @@
+"""The chains that benchmarks/frontier.py compares: their names, their settings, and why some are left out."""
+
+from collections import defaultdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from core.config import check_config
+from core.config_file import read_file
+from core.errors import UserError
+from core.sampling import executed_plan
+from model.errors import did_you_mean
+from model.plan import NAMED_SETS, automatic
+
+FAST = ((10, 20, 50, 100, 250), (2, 4, 5, 10))
+SOLVERS = {"ddim": FAST, "dpm++": FAST, "ddpm": ((2000,), (2, 5, 10, 20, 50))}  # name -> (steps, the K of uniform:K)
+NAMED = {  # steps -> the named key steps: those listed for about so many steps; all of them, for the longest chain
+    50: ("50ls", "50ls2", "50ls3", "50ls4", "s2", "pro"),
+    100: ("75ls", "100ls", "pro"),
+    2000: tuple(NAMED_SETS),
+}
+DECODE_BATCH = 50  # steps, where a group may be of any length: no more memory than uniform:50 takes
+LIKE = "auto like "  # before the key steps that tell N
+NO_CALIBRATION = "the checkpoint has no calibration; to add it: python -m core.calibrate -r CHECKPOINT"
+
+
+def default_chains():
+    """{name: what it changes in the settings}"""
+    chains = {}
+    for solver, (lengths, intervals) in SOLVERS.items():
+        for steps in lengths:
+            for name, reuse in ways_to_reuse(steps, intervals).items():
+                chains[f"{solver}{steps}-{name}"] = {"solver": solver, "steps": steps, "decode": "every"} | reuse
+    return chains
+
+
+def ways_to_reuse(steps, intervals):
+    """{name: its settings} for a chain of so many steps; none that computes what another one does."""
+    ways = {"none": {"key_steps": "none"}}
+    for k in intervals:
+        ways[f"u{k}"] = {"key_steps": f"uniform:{k}"}
+        if k > 2:  # a group of two has nothing but ends
+            ways[f"u{k}-ends"] = ways[f"u{k}"] | {"decode": "ends"}
+        ways[f"u{k}-first"] = ways[f"u{k}"] | {"decode": "first"}
+        if k < steps:  # a single key step is the first
+            ways[f"auto{k}"] = {"key_steps": f"{LIKE}uniform:{k}", "decode_batch": DECODE_BATCH}
+    return ways | {name: {"key_steps": name, "decode_batch": DECODE_BATCH} for name in NAMED.get(steps, ())}
+
+
+def named_chains(asked):
+    """{name: changes to the settings} of --chains."""
+    if Path(asked).suffix in (".yaml", ".yml", ".json"):
+        chains = read_file(asked)
+        if not isinstance(chains, dict) or not all(isinstance(changes, dict) for changes in chains.values()):
+            raise UserError(f"{asked}: must be names of chains, each with keys of `sample` and their values")
+        return chains
+    every, patterns = default_chains(), [pattern.strip() for pattern in asked.split(",")]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in every):
+            begin = ", ".join(name.removesuffix("none") for name in every if name.endswith("-none"))
+            hint = did_you_mean(pattern, every)
+            raise UserError(f"--chains {pattern}: no chain has such a name{hint} (they begin with {begin})")
+    return {name: every[name] for name in every if any(fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+def chains_of(asked, setting):
+    """({name: whole settings}, {name: why it is left out}) of --chains."""
+    chains, left_out = {}, {}
+    for name, changes in named_chains(asked).items():
+        settings = setting.config["sample"] | changes
+        most, change = setting.network.schedule.n_timestep, setting.network.encoder_change
+        if isinstance(settings["steps"], int) and settings["steps"] > most:
+            left_out[name] = f"the schedule has {most} timesteps"
+            continue
+        settings = checked(setting, name, settings | {"key_steps": automatic_keys(settings, setting)})
+        if change is None and automatic(settings["key_steps"]):
+            left_out[name] = NO_CALIBRATION
+        else:
+            chains[name] = settings
+    if not chains:
+        raise UserError(f"--chains {asked}: none can be measured: {'; '.join(by_reason(left_out))}")
+    return chains, left_out
+
+
+def automatic_keys(settings, setting):
+    """The key steps of the settings; of "auto like" others, auto:N with as many encoder calls."""
+    keys = settings["key_steps"]
+    if not (isinstance(keys, str) and keys.startswith(LIKE)):
+        return keys
+    like = settings | {"key_steps": keys.removeprefix(LIKE)}
+    return f"auto:{len(executed_plan(like, setting.network.schedule).key_steps)}"
+
+
+def checked(setting, name, settings):
+    return check_config(setting.config | {"sample": settings}, f"chain {name}")["sample"]
+
+
+def by_reason(left_out):
+    """{name: why} -> {why: names}"""
+    reasons = defaultdict(list)
+    for name, reason in left_out.items():
+        reasons[reason].append(name)
+    return {reason: ", ".join(names) for reason, names in reasons.items()}
