@@ -1,0 +1,274 @@
+"""Density and growth at equal training: what is held equal, what is compared, and how reports are joined."""
+
+import json
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks import density
+from core.config import load_config
+from core.errors import UserError
+from model import build_network
+from model.diffusion import draw_noise_levels
+from model.schedule import NoiseSchedule
+from sparse import Masker
+
+STEPS, UPDATE_EVERY = 8, 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("density")
+
+
+@pytest.fixture(scope="module")
+def script(pytestconfig):
+    """script(*arguments) -> what it prints, of a run in a process of its own."""
+
+    def run(*arguments):
+        command = [sys.executable, str(pytestconfig.rootpath / "benchmarks" / "density.py"), *map(str, arguments)]
+        options = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "cwd": pytestconfig.rootpath, "timeout": 300}
+        done = subprocess.run(command, capture_output=True, text=True, **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(script, folder):
+    """(what is printed, the report, its file) of a share of the variants."""
+    file = folder / "first.json"
+    places = ("--json", file, "--plot", folder / "plots" / "first.png")
+    printed = script("--small", "--device", "cpu", "--variants", "density-15,dense,static", *places)
+    return printed, json.loads(file.read_text()), file
+
+
+@pytest.fixture
+def main(pytestconfig, monkeypatch, folder):
+    """main(*arguments) in this process, with files in the folder."""
+
+    def run(*arguments, json="main.json"):
+        places = ("--json", folder / json, "--plot", folder / "main.png")
+        monkeypatch.setattr(sys, "argv", ["density.py", *map(str, (*places, *arguments))])
+        monkeypatch.chdir(pytestconfig.rootpath)
+        density.main()
+        return folder / json
+
+    return run
+
+
+@pytest.fixture
+def second(main, folder):
+    """The report of another share, and its file."""
+    file = folder / "second.json"
+    if not file.exists():
+        main("--small", "--device", "cpu", "--variants", "rand*, gradient", json=file.name)
+        assert not multiprocessing.active_children()  # no reader of images outlives its variant
+    return json.loads(file.read_text()), file
+
+
+def rows_of(report):
+    return {row["variant"]: row for row in report["rows"]}
+
+
+def test_small_run(first, pytestconfig, folder):
+    printed, report, _ = first
+    rows = rows_of(report)
+    assert list(rows) == ["density-15", "dense", "static"] and report["steps"] == STEPS
+    network = build_network(load_config(pytestconfig.rootpath / "config" / "demo.yaml")["model"], initialised=False)
+    weights = network.prunable_parameters().values()
+    everything, prunable = (sum(p.numel() for p in some) for some in (network.parameters(), weights))
+    active, bits = round(0.15 * prunable), sum(math.ceil(p.numel() / 8) + 8 * p.dim() for p in weights)
+    assert rows["dense"]["density"] == 1 and rows["dense"]["growth"] is None
+    assert rows["dense"]["bytes"] == 4 * everything
+    for name in ("density-15", "static"):
+        assert rows[name]["density"] == active / prunable
+        assert rows[name]["bytes"] == 4 * (everything - prunable + active) + bits
+
+    assert rows["static"]["kept"] == 1 and rows["static"]["growth"] is None
+    assert 0 < rows["density-15"]["kept"] < 1 and rows["density-15"]["growth"] == "momentum"
+    curves = {name: row["train_losses"] for name, row in rows.items()}
+    assert all(len(curve) == STEPS for curve in curves.values())
+    assert curves["static"][:UPDATE_EVERY] == curves["density-15"][:UPDATE_EVERY]  # until the first update
+    assert curves["static"][-1] != curves["density-15"][-1]
+
+    for name, row in rows.items():
+        losses, images = np.array(row["losses"]["val"]), row["per_image"]["val"]
+        assert len(losses) == 3 and len(images) == 2
+        assert row["loss"] == pytest.approx(losses.mean()) and row["train_loss"] == row["train_losses"][-1]
+        assert row["ssim"] == pytest.approx(np.mean([image["ssim"] for image in images]))
+        difference = losses - rows["density-15"]["losses"]["val"]
+        assert row["difference"] == pytest.approx(difference.mean())
+        assert row["difference_error"] == pytest.approx(difference.std(ddof=1) / 3**0.5)
+        assert row["minutes"] == pytest.approx(row["seconds"] / 60) and row["seconds"] > 0
+        line = next(line for line in printed.splitlines() if line.startswith(f"{name} "))
+        assert f"{row['loss']:.5f}" in line and f"{row['psnr']:.2f}" in line
+        assert f"{name}: step {STEPS}/{STEPS}" in printed
+    assert report["bicubic"].keys() >= {"psnr", "ssim"} and "bicubic_psnr" not in rows["dense"]
+    assert len(np.unique(np.asarray(Image.open(folder / "plots" / "first.png")))) > 10
+
+
+def test_shares_of_two_processes_are_joined(first, second, main, capsys):
+    one, other = rows_of(first[1]), rows_of(second[0])
+    assert all(row["difference"] is None for row in other.values())  # the reference is in the other report
+    joined = json.loads(main("--merge", second[1], first[2], second[1]).read_text())
+    rows = rows_of(joined)
+    assert list(rows) == ["density-15", "dense", "random", "gradient", "static"]
+    for name, row in (one | other).items():
+        difference = np.subtract(row["losses"]["val"], one["density-15"]["losses"]["val"])
+        assert rows[name]["difference"] == pytest.approx(difference.mean())
+        assert {**rows[name], "difference": 0, "difference_error": 0} == {**row, "difference": 0, "difference_error": 0}
+    together = [rows[name]["train_losses"][:UPDATE_EVERY] for name in rows if name != "dense"]
+    np.testing.assert_allclose(together, [together[0]] * 4, rtol=1e-5)  # same weights, masks, images and noise
+    assert {rows["random"]["growth"], rows["gradient"]["growth"]} == {"random", "gradient"}
+    printed = capsys.readouterr().out
+    assert f"random: not taken from {second[1]}" in printed and "gradient " in printed
+    assert rows_of(json.loads(main("--merge", first[2]).read_text())) == one
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("steps", 9),
+        ("config", "other"),
+        ("images", 3),
+        ("settings.train.optimizer.lr", 0.5),
+        ("settings.model.unet.channel_multiplier", [1, 2]),
+        ("data.train.augment", False),
+        ("data.val.sha256", "0"),
+    ],
+)
+def test_reports_of_other_settings_are_not_joined(first, tmp_path, path, value):
+    _, report, file = first
+    changed = json.loads(json.dumps(report))
+    *sections, key = path.split(".")
+    place = changed
+    for section in sections:
+        place = place[section]
+    place[key] = value
+    (tmp_path / "other.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError) as error:
+        density.merge([file, tmp_path / "other.json"], density.start_log())
+    assert f"other.json: {path} is" in str(error.value) and f"{value} in the other" in str(error.value)
+
+
+def test_images_may_lie_elsewhere(first, tmp_path):
+    _, report, file = first
+    changed = json.loads(json.dumps(report))
+    changed["data"]["val"] |= {"dataroot": "elsewhere", "num_workers": 7}
+    (tmp_path / "other.json").write_text(json.dumps(changed))
+    assert density.merge([file, tmp_path / "other.json"], density.start_log())["rows"] == report["rows"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--small", "--variants", "dense,rigl*"], "--variants rigl*"),
+        (["--small", "--steps", "0"], "--steps"),
+        (["-c", "nowhere.yaml"], "nowhere.yaml"),
+        (["--merge", "nowhere.json"], "nowhere.json"),
+        (["--merge", "pyproject.toml"], "not a report of benchmarks/density.py"),
+        (["--small", "--variants", "static", "--steps", "2", "--set", "lr=1e30"], "no variant could be measured: the"),
+    ],
+)
+def test_bad_input_is_one_line(main, capsys, arguments, told):
+    with pytest.raises(SystemExit) as stopped:
+        main(*arguments, json="none.json")
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and told in error and len(error.splitlines()) == 1, error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_variants():
+    assert density.variants_of("dense, density-[15]*") == [
+        "density-5",
+        "density-10",
+        "density-15",
+        "density-50",
+        "dense",
+    ]
+    assert density.variants_of("*") == list(density.VARIANTS) and len(density.VARIANTS) == 9
+    assert density.REFERENCE in density.DENSITIES
+
+
+@pytest.mark.parametrize("rule", ["random", "gradient"])
+def test_growth_without_redistribution_keeps_the_share_of_every_layer(rule):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(10, 200), nn.ReLU(), nn.Linear(200, 50))
+    optimizer = torch.optim.Adam(network.parameters())
+    options = {**density.VARIANTS[rule], "density": 0.3, "init": "erdos_renyi", "update_every": 1}
+    assert options.pop("enabled")
+    masker = Masker(network, optimizer, **options)
+    before, masks = masker.densities(), {name: mask.clone() for name, mask in masker.masks.items()}
+    assert before["0.weight"] > 2 * before["2.weight"]
+    for _ in range(4):
+        optimizer.zero_grad()
+        network(torch.randn(32, 10)).square().mean().backward()
+        optimizer.step()
+        assert masker.step() is not None
+    assert masker.densities() == pytest.approx(before, rel=0.02)
+    assert density.share_kept(masks, masker.masks) < 0.9
+
+
+def test_stratified_noise_levels():
+    schedule = NoiseSchedule({"schedule": "linear", "n_timestep": 50, "linear_start": 1e-4, "linear_end": 0.1})
+    table = np.concatenate([[1.0], schedule.noise_levels.numpy()])
+    edges = np.interp(np.linspace(0, 50, 8), np.arange(51), table)
+    drawn = torch.stack(
+        [density.stratified_noise_levels(schedule, 7, torch.Generator().manual_seed(n)) for n in range(2000)]
+    ).numpy()
+    assert (drawn <= edges[:-1] + 1e-6).all() and (drawn >= edges[1:] - 1e-6).all()
+    trained = draw_noise_levels(schedule, 100_000, torch.Generator().manual_seed(0)).numpy()
+    grid = np.linspace(0.01, 0.99, 25)
+    np.testing.assert_allclose(np.quantile(drawn, grid), np.quantile(trained, grid), atol=0.01)
+
+
+class Recorder(nn.Module):
+    """An objective that keeps what it is given; its loss is the mean |noise|."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.zeros(())), []
+
+    def forward(self, *arguments):
+        self.seen.append(arguments)
+        return arguments[2].abs().mean() + self.weight
+
+
+def test_the_noise_of_an_image_is_its_own():
+    schedule = NoiseSchedule({"schedule": "linear", "n_timestep": 50, "linear_start": 1e-4, "linear_end": 0.1})
+    images = [{"index": n, "lr": torch.full((3, 4, 4), 0.1), "hr": torch.full((3, 8, 8), 0.2)} for n in (0, 1)]
+    objective, losses = Recorder(), []
+    for sample in (*images, images[0]):
+        losses.append(density.image_loss(objective, sample, schedule, factor=2))
+        torch.rand(7)  # no state is shared with what else draws
+    (lr, hr, noise, levels, scale), other, again = objective.seen
+    assert losses[0] == losses[2] != losses[1] and losses[0] == pytest.approx((2 / math.pi) ** 0.5, abs=0.05)
+    assert all(torch.equal(a, b) for a, b in zip((lr, hr, noise, levels), again[:4], strict=True))
+    assert not torch.equal(noise, other[2]) and not torch.equal(levels, other[3])
+    assert lr.shape == (16, 3, 4, 4) and hr.shape == noise.shape == (16, 3, 8, 8) and scale == 1
+    assert (lr == 0.1).all() and (hr == 0.2).all() and (levels.diff() < 0).all()
+    density.image_loss(objective, images[0], schedule, factor=3)
+    assert objective.seen[-1][4] == 0.5  # of factors 1 to 3, the image asks for 2
+
+
+def test_paired_difference():
+    mean, error = density.paired_difference({"a": [1.0, 3.0], "b": [5.0]}, {"a": [0.0, 1.0], "b": [2.0]})
+    assert mean == pytest.approx(2) and error == pytest.approx(1 / 3**0.5)  # of 1, 2 and 3
+    assert density.paired_difference({"a": [1.5]}, {"a": [1.0]}) == (0.5, None)
+
+
+def test_share_kept():
+    first, last = {"w": torch.tensor([True, True, False, True])}, {"w": torch.tensor([True, False, True, True])}
+    assert density.share_kept(first, last) == pytest.approx(2 / 3) and density.share_kept({}, {}) == 1
