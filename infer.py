@@ -1,6 +1,6 @@
 """Super-resolves image files with a checkpoint.
 
-python infer.py -r CHECKPOINT -i photo.jpg -o results                    as large as the network was trained for
+python infer.py -i face.png -o results                         with the network for faces that comes with the project
 python infer.py -r CHECKPOINT -i photos/ more/a.png -o results --scale 4 --steps 50 --solver dpm++
 
 A result is OUT/NAME.png, NAME being the input's, in the subfolders that the input folder has; transparency is kept. An
@@ -11,13 +11,16 @@ done; 1, some failed; 2, nothing was done, and one line says why.
 import argparse
 import math
 import sys
+from pathlib import Path
 
 from core.checkpoint import load_network
 from core.command_line import Parser, count
 from core.device import pick_device
 from core.errors import one_line_errors
 from core.inference import plan_jobs, sampling_settings, super_resolve_files
+from core.sampling import PRESETS
 
+SHIPPED = Path(__file__).parent / "checkpoints" / "faces_16_128.safetensors"
 SAMPLING = ("solver", "steps", "key_steps", "eta", "consistency", "start", "decode", "decode_batch", "seed")
 SAMPLING += ("precision", "compile")
 
@@ -28,7 +31,7 @@ def main(argv=None):
     jobs = plan_jobs(arguments.input, arguments.output)
     device = pick_device(arguments.device)
     network, config = load_network(arguments.checkpoint, device)
-    settings = sampling_settings(config, {key: getattr(arguments, key) for key in SAMPLING})
+    settings = sampling_settings(config, {key: getattr(arguments, key) for key in SAMPLING}, arguments.preset)
     failed = super_resolve_files(
         network, config, jobs, settings, arguments.scale, arguments.size, arguments.batch_size
     )
@@ -39,7 +42,8 @@ def main(argv=None):
 def parser():
     parser = Parser(prog="infer.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("-r", "--checkpoint", required=True, help="a file, the PREFIX of PREFIX_gen.*, or a folder (its latest)")
+    where = f"a file, the PREFIX of PREFIX_gen.*, or a folder, its latest (default: checkpoints/{SHIPPED.name})"
+    add("-r", "--checkpoint", default=SHIPPED, help=where)
     add("-i", "--input", required=True, nargs="+", metavar="PATH", help="image files, and folders of them of any depth")
     add("-o", "--output", required=True, metavar="OUT", help="folder of the results; made where it is missing")
     size = parser.add_mutually_exclusive_group()
@@ -50,6 +54,7 @@ def parser():
 
     sampling = parser.add_argument_group("sampling (defaults: the `sample` section of the checkpoint's config)")
     add = sampling.add_argument
+    add("--preset", choices=PRESETS, help="a choice of all of these, which they change; docs/results.md measures them")
     add("--steps", metavar="N", help="denoising steps, at most the schedule's timesteps")
     add("--solver", metavar="NAME", help="ddpm, ddim or dpm++")
     add(

@@ -16,12 +16,11 @@ Exit code: 0; or 2, one line says why, and no checkpoint was written.
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from core.checkpoint import find_checkpoint, load_network, save_encoder_change
+from core.checkpoint import find_checkpoint, load_network, save_encoder_change, writable_network_file
 from core.command_line import Parser, count
 from core.device import autocast, pick_device
 from core.errors import UserError, one_line_errors
@@ -29,7 +28,6 @@ from core.inference import find_images, is_out_of_memory, sampling_settings, sho
 from core.report import heat_map
 from core.sampling import executed_plan, trained_factor
 from data import DataError, SRDataset
-from data.errors import reason
 from data.images import read_rgb, save_png, to_tensor
 from model.calibration import encoder_change
 from model.conditioning import relative_scale
@@ -86,14 +84,7 @@ def target_file(source, output):
     """The file to write, in a folder that is there. Raises UserError where it cannot hold a measurement."""
     if output is None and source.suffix == ".pth":
         raise UserError(f"{source}: published files hold no measurement; with -o FILE, a native one is written")
-    target = source if output is None else Path(output)
-    if target.suffix != ".safetensors" or target.stem.endswith("_opt") or target.is_dir():
-        raise UserError(f"--output {target}: must be a network file, as PREFIX_gen.safetensors")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {target}: cannot make its folder: {reason(error)}") from None
-    return target
+    return writable_network_file(source if output is None else output)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Published `PREFIX_gen.pth` and `PREFIX_opt.pth` are read too, never with full un
 
 import json
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from safetensors.torch import save as to_bytes
 
 from core.config import check_config
 from core.errors import UserError
+from data.errors import reason
 from data.images import write_atomically
 from model import ModelError, build_network
 from model.key_steps import EncoderChange
@@ -99,9 +101,24 @@ def latest_prefix(folder):
 
 
 def step_of(path):
-    """The training step of a checkpoint, by the name of its file; 0 where the name does not tell."""
-    match = re.match(r"I(\d+)_E\d+_gen", find_checkpoint(path).network.name)
-    return int(match[1]) if match else 0
+    """The training step of a checkpoint, by the name of its file or what is in it; 0 where neither tells."""
+    file = find_checkpoint(path).network
+    match = re.match(r"I(\d+)_E\d+_gen", file.name)
+    if match or file.suffix == ".pth":
+        return int(match[1]) if match else 0
+    return int(read_metadata(file).get("step", 0))
+
+
+def writable_network_file(path):
+    """A path that a network file is to be written to, with its folder made. Raises UserError where it cannot be one."""
+    path = Path(path)
+    if path.suffix != ".safetensors" or path.stem.endswith("_opt") or path.is_dir():
+        raise UserError(f"--output {path}: must be a network file, as PREFIX_gen.safetensors")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot make its folder: {reason(error)}") from None
+    return path
 
 
 def load_network(path, device="cpu", config=None):
@@ -184,8 +201,18 @@ def save_checkpoint(prefix, config, step, weights, ema, optimizer, masks, masker
     packed = {f"weights/{name}": tensor for name, tensor in pack(weights, masks).items()}
     counters = {"step": step, "masker": masker}
     write_safetensors(f"{prefix}_opt.safetensors", packed | moments, {"training": json.dumps(counters)})
-    metadata = {"config": json.dumps(config), "step": str(step)}
-    write_safetensors(f"{prefix}_gen.safetensors", pack(ema, masks), metadata)
+    save_network(f"{prefix}_gen.safetensors", NetworkState(ema, masks, config), step)
+
+
+def save_network(file, state, step, values_dtype=None):
+    """Writes a NetworkState as a network file. values_dtype: of active weights, None to keep them bit for bit."""
+    metadata = {"config": json.dumps(state.config), "step": str(step)}
+    write_safetensors(file, pack(state.weights, state.masks, values_dtype) | measured(state.encoder_change), metadata)
+
+
+def measured(change):
+    """An EncoderChange, or None, as tensors of a network file."""
+    return {} if change is None else {CHANGE: change.distance, CHANGE_TIMESTEPS: torch.tensor(change.timesteps)}
 
 
 def save_encoder_change(path, network, config, target):
@@ -198,8 +225,7 @@ def save_encoder_change(path, network, config, target):
         tensors, metadata = network.state_dict(), {"config": json.dumps(config), "step": str(step_of(file))}
     else:
         tensors, metadata = read_safetensors(file)
-    measured = {CHANGE: change.distance, CHANGE_TIMESTEPS: torch.tensor(change.timesteps)}
-    write_safetensors(target, tensors | measured, metadata)
+    write_safetensors(target, tensors | measured(change), metadata)
 
 
 def load_training_state(path, config):
@@ -248,9 +274,22 @@ def read_pth(file):
 
 def read_safetensors(file):
     """-> (tensors by name, metadata)."""
+    with opened(file) as content:
+        return {key: content.get_tensor(key) for key in content.keys()}, content.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(file):
+    """Of a safetensors file, without its tensors."""
+    with opened(file) as content:
+        return content.metadata() or {}
+
+
+@contextmanager
+def opened(file):
+    """A safetensors file to read from, or one line that says that it is none."""
     try:
         with safe_open(file, framework="pt") as content:
-            return {key: content.get_tensor(key) for key in content.keys()}, content.metadata() or {}  # noqa: SIM118
+            yield content
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: truncated, or not a safetensors file ({str(error).splitlines()[0]})") from error
 

@@ -13,7 +13,7 @@ from PIL import Image
 from core.config import check_config
 from core.device import synchronize
 from core.errors import UserError
-from core.sampling import super_resolve, trained_factor
+from core.sampling import PRESETS, super_resolve, trained_factor
 from data import DataError
 from data.errors import reason
 from data.images import is_image, read_rgba, resize, save_png, to_image, to_tensor
@@ -84,11 +84,13 @@ def protect_inputs(jobs):
                 raise UserError(f"{job.target} is an input and would be overwritten; give another --output")
 
 
-def sampling_settings(config, flags):
-    """config["sample"] with those flags, {key: text or None}, that were given. Raises UserError that names the flag."""
+def sampling_settings(config, flags, preset=None):
+    """config["sample"] as a preset changes it, with those flags, {key: text or None}, that were given. Raises UserError
+    that names the flag."""
     given = {key: value for key, value in flags.items() if value is not None}
     origins = {f"sample.{key}": f"--{key.replace('_', '-')}" for key in given}
-    return check_config(config | {"sample": config["sample"] | given}, "checkpoint", origins)["sample"]
+    sample = config["sample"] | PRESETS.get(preset, {}) | given
+    return check_config(config | {"sample": sample}, "checkpoint", origins)["sample"]
 
 
 def target_size(size, scale, asked=None):

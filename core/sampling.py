@@ -7,6 +7,11 @@ from core.errors import UserError
 from model.conditioning import relative_scale
 from model.sampler import SamplingPlan, sample
 
+PRESETS = {  # name -> what it changes in `sample`; docs/results.md has what each costs and gives
+    "fast": {"solver": "ddim", "eta": 0.0, "steps": 10, "key_steps": "uniform:5", "consistency": 2, "start": 0.35},
+    "balanced": {"solver": "ddim", "eta": 0.0, "steps": 20, "key_steps": "uniform:4", "consistency": 2, "start": 0.35},
+    "quality": {"solver": "ddpm", "steps": None, "key_steps": "uniform:10", "consistency": 2, "start": None},
+}
 PASSED_ON = ("solver", "eta", "consistency", "start", "prior_noise", "decode", "decode_batch")
 
 
