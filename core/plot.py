@@ -22,6 +22,7 @@ class Series:
     line: bool = False  # whether the points are joined, in their order
     markers: bool = True
     colour: str | None = None  # None: the next of COLOURS
+    width: float = 2  # pixels of the line
 
     @property
     def drawn(self):
@@ -30,7 +31,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from `low` to `high` on pixels from `first` to `last`, which may lie before it."""
+    """Values from `low` to `high` on pixels from `first` to `last`; either may fall in place of rising."""
 
     low: float
     high: float
@@ -39,14 +40,15 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def around(cls, values, first, last, log=False, room=0.06):
-        """An axis on which the values leave some room, that share of the axis, at both ends."""
+    def around(cls, values, first, last, log=False, falling=False, room=0.06):
+        """An axis on which the values leave some room, that share of it, at both ends. A falling one begins with the
+        largest."""
         values = list(values) or [1.0, 2.0]
         if log and min(values) <= 0:
             raise ValueError(f"a logarithmic axis has no place for {min(values)}")
         low, high = (math.log10(v) if log else v for v in (min(values), max(values)))
         spare = (high - low) * room / (1 - 2 * room) or (0.1 if log else 0.1 * abs(low) or 1.0)
-        low, high = low - spare, high + spare
+        low, high = (high + spare, low - spare) if falling else (low - spare, high + spare)
         return cls(10**low, 10**high, first, last, True) if log else cls(low, high, first, last)
 
     def pixel(self, value):
@@ -55,15 +57,16 @@ class Axis:
 
     def ticks(self):
         """Round values on the axis, some four to ten of them where it is linear."""
+        low, high = sorted((self.low, self.high))
         if self.log:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
             digits = (1,) if len(decades) > 6 else (1, 2, 5)
             values = [digit * 10.0**n for n in decades for digit in digits]
-            inside = [value for value in values if self.low <= value <= self.high]
+            inside = [value for value in values if low <= value <= high]
             if len(inside) > 1:
                 return inside
-        step = round_step((self.high - self.low) / 10)
-        return [n * step for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        step = round_step((high - low) / 10)
+        return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def round_step(least):
@@ -72,9 +75,19 @@ def round_step(least):
     return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= least * (1 - 1e-9))
 
 
-def plot(series, title="", x_label="", y_label="", log_x=False, levels=(), size=(1000, 700)):
-    """A list of Series as an RGB picture of `size` (width, height) on white; levels: (y, text) of dashed lines."""
-    x, y = axes(series, levels, log_x, size)
+def plot(
+    series,  # a list of Series; a later one is drawn over an earlier one
+    title="",
+    x_label="",
+    y_label="",
+    log_x=False,
+    levels=(),  # (y, text) of dashed lines
+    size=(1000, 700),  # width, height
+    log_y=False,
+    falling_x=False,  # the largest x at the left
+):  # an RGB picture on white
+    """Points and lines in a frame with axes, and a legend of those that have a label."""
+    x, y = axes(series, levels, log_x, size, log_y, falling_x)
     canvas = Canvas(size)
     draw_frame(canvas, x, y, title, x_label, y_label)
     taken = draw_levels(canvas, levels, x, y)
@@ -82,7 +95,7 @@ def plot(series, title="", x_label="", y_label="", log_x=False, levels=(), size=
     places = [[(x.pixel(point[0]), y.pixel(point[1])) for point in s.drawn] for s in series]
     for s, (colour, marker), at in zip(series, styles, places, strict=True):
         if s.line and len(at) > 1:
-            canvas.line(at, colour)
+            canvas.line(at, colour, s.width)
         for place in at if s.markers else ():
             canvas.marker(place, marker, colour)
     taken += [around(place, RADIUS) for at in places for place in at]
@@ -91,12 +104,12 @@ def plot(series, title="", x_label="", y_label="", log_x=False, levels=(), size=
     return canvas.picture()
 
 
-def axes(series, levels=(), log_x=False, size=(1000, 700)):
+def axes(series, levels=(), log_x=False, size=(1000, 700), log_y=False, falling_x=False):
     """The (x, y) axes of a picture: from a value to its pixel, from the left and from the top."""
     points = [point for s in series for point in s.drawn]
-    x = Axis.around([point[0] for point in points], MARGIN["left"], size[0] - MARGIN["right"], log_x)
+    x = Axis.around([point[0] for point in points], MARGIN["left"], size[0] - MARGIN["right"], log_x, falling_x)
     heights = [point[1] for point in points] + [level for level, _ in levels]
-    return x, Axis.around(heights, size[1] - MARGIN["bottom"], MARGIN["top"])
+    return x, Axis.around(heights, size[1] - MARGIN["bottom"], MARGIN["top"], log_y)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,7 +160,7 @@ def draw_legend(canvas, series, styles, x, y, taken):
     for n, (s, (colour, marker)) in enumerate(named):
         middle = box[1] + 14 + 20 * n
         if s.line:
-            canvas.line([(box[0] + 8, middle), (box[0] + 32, middle)], colour)
+            canvas.line([(box[0] + 8, middle), (box[0] + 32, middle)], colour, s.width)
         if s.markers:
             canvas.marker((box[0] + 20, middle), marker, colour)
         canvas.text((box[0] + 38, middle), s.label, "lm")
@@ -246,7 +259,12 @@ class Canvas:
         x, y = scaled(place)
         self.image.paste(INK, (round(x), round(y - mask.height / 2)), mask)
 
-    def length(self, text, size=14):
+    def paste(self, picture, place):
+        """A picture in pixels of the canvas, FINE times as large as it will be."""
+        self.image.paste(picture, tuple(map(round, scaled(place))))
+
+    @staticmethod
+    def length(text, size=14):
         return font(size).getlength(text) / FINE
 
 

@@ -1,17 +1,28 @@
-"""Calibration: how much the encoder's state changes along a denoising chain, from which `auto:N` picks key steps."""
+"""Calibration: how much the encoder's state changes along a denoising chain, from which `auto:N` picks key steps; and,
+to compare, how much the features of the decoder do."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model.diffusion import resize
 from model.key_steps import EncoderChange
 from model.sampler import SamplingPlan, sample
-from model.unet import EncoderState
+from model.unet import EncoderState, UNetDecoder, UNetEncoder
 
 BUCKETS = 4096  # numbers kept of each tensor of a state: distances are then right to 2 or 3 %
 
 
-@torch.no_grad()
+class Feature(NamedTuple):
+    """A tensor that the UNet computes at every step of a chain."""
+
+    part: str  # skip or bottleneck, of the encoder; decoder: what one of its blocks returns
+    level: int  # of the UNet; 0 has the size of the image, the next is half as high and wide
+    steps: Tensor  # (B, T, n): its sketch at each step
+
+
 def encoder_change(
     network: nn.Module,  # in eval mode
     lr_image: Tensor,  # (B, 3, h, w) in [-1, 1], on the network's device
@@ -26,41 +37,75 @@ def encoder_change(
 ) -> EncoderChange:
     """How far the encoder's states at any two steps of a chain are from each other, the mean over the images.
 
-    The states are those of a real chain, without reuse: along it x_t holds as much of the image as sampling has found
+    The distance of two states is the mean over their tensors, the skips and the bottleneck, of |a - b|² / |a|², with
+    |a|² the mean over the chain: no tensor counts for more because it is larger. The chain is `chain_features`'.
+    """
+    options = {"scale": scale, "consistency": consistency, "buckets": buckets, "decoder": False}
+    timesteps, features = chain_features(network, lr_image, size, steps, solver, seed, **options)
+    distances = [relative_distance(feature.steps) for feature in features]
+    return EncoderChange(timesteps, torch.stack(distances).mean(dim=0).float())
+
+
+@torch.no_grad()
+def chain_features(
+    network: nn.Module,
+    lr_image: Tensor,
+    size: tuple[int, int],
+    steps: int,
+    solver: str = "ddim",
+    seed: int = 0,
+    *,
+    scale: float | Tensor = 1.0,
+    consistency: int = 0,
+    buckets: int = BUCKETS,
+    decoder: bool = True,  # whether to look at the decoder too
+) -> tuple[tuple[int, ...], list[Feature]]:
+    """The timesteps of a chain and, in the order of the network, the features at each; arguments as above.
+
+    The features are those of a real chain, without reuse: along it x_t holds as much of the image as sampling has found
     by then, and changes as sampling changes it; a true image under noise would show the encoder what it never sees.
     The chain begins with the up-sampled LR image under all the noise of the schedule: as good as noise alone where that
     leaves nothing of an image, and as training saw it where it leaves something. DDIM suits chains of any solver: the
     noise that ddpm draws at each step changes the state too, and would hide where the image changes it.
-
-    The distance of two states is the mean over their tensors, the skips and the bottleneck, of |a - b|² / |a|², with
-    |a|² the mean over the chain: no tensor counts for more because it is larger.
     """
     schedule = network.schedule
     plan = SamplingPlan.parse("none", min(steps, schedule.n_timestep), schedule.n_timestep)
-    levels = schedule.noise_levels[list(plan.timesteps)].float().to(lr_image.device)
-    condition = network.condition(lr_image, size, scale)
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws the same
-    sketch, sketches = Sketch(buckets), []
+    blocks = [block for level in network.decoder.levels for block in level] if decoder else []
+    with ExitStack() as hooks:
+        calls = [hooks.enter_context(sketched(module, buckets)) for module in (network.encoder, *blocks)]
+        sample(
+            network, lr_image, size, plan, solver, noise=lambda i, shape: torch.randn(shape, generator=generator),
+            start=float(schedule.noise_levels[-1]), scale=scale, consistency=consistency, compiled=False,
+        )  # fmt: skip
+    tensors = [torch.stack(steps, dim=1) for steps_of_module in calls for steps in zip(*steps_of_module, strict=True)]
+    places = places_of_encoder(network.encoder) + (places_of_decoder(network.decoder) if decoder else [])
+    return plan.timesteps, [Feature(*place, steps) for place, steps in zip(places, tensors, strict=True)]
 
-    def look(order, x):
-        sketches.append(sketch(network.encode(x, levels[order].expand(len(x)), condition)))
 
-    def noise(i, shape):
-        drawn = torch.randn(shape, generator=generator).to(lr_image.device)
-        if i == 0:
-            look(0, levels[0] * resize(lr_image, size) + (1 - levels[0] ** 2).sqrt() * drawn)
-        return drawn
+def places_of_encoder(encoder: UNetEncoder) -> list[tuple[str, int]]:
+    """(part, level) of each tensor of its state."""
+    levels = [0]
+    for level, blocks in enumerate(encoder.levels):
+        levels += [level] * len(blocks) + [level + 1]
+    return [*(("skip", level) for level in levels[:-1]), ("bottleneck", len(encoder.levels) - 1)]
 
-    def after_step(order, timestep, x, x0):
-        if order + 1 < plan.steps:
-            look(order + 1, x)
 
-    sample(
-        network, lr_image, size, plan, solver, noise=noise, callback=after_step, start=float(schedule.noise_levels[-1]),
-        scale=scale, consistency=consistency,
-    )  # fmt: skip
-    distances = [relative_distance(torch.stack(tensor, dim=1)) for tensor in zip(*sketches, strict=True)]
-    return EncoderChange(plan.timesteps, torch.stack(distances).mean(dim=0).float())
+def places_of_decoder(decoder: UNetDecoder) -> list[tuple[str, int]]:
+    """(part, level) of what each block returns, from the coarsest level to the finest."""
+    coarsest = len(decoder.levels) - 1
+    return [("decoder", coarsest - n) for n, blocks in enumerate(decoder.levels) for _ in blocks]
+
+
+@contextmanager
+def sketched(module: nn.Module, buckets: int) -> Iterator[list[list[Tensor]]]:
+    """A list to which each call of the module inside adds the sketches of the tensors that it returns."""
+    calls, sketch = [], Sketch(buckets)
+    hook = module.register_forward_hook(lambda module, inputs, output: calls.append(sketch(output)))
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 def relative_distance(x: Tensor) -> Tensor:
@@ -68,12 +113,24 @@ def relative_distance(x: Tensor) -> Tensor:
     |x_i - x_j|² / mean_k |x_k|². A tensor that is 0 throughout does not change."""
     x = x.cpu().double()
     energy = x.square().sum(dim=2).mean(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
-    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
-    return (distance / energy[:, None, None]).mean(dim=0)
+    return (squared_distance(x) / energy[:, None, None]).mean(dim=0)
+
+
+def cosine_similarity(x: Tensor) -> Tensor:
+    """One tensor at T steps, (B, T, n) -> float64 (T, T) on the CPU: the mean over the images of cos(x_i, x_j), in
+    [-1, 1]. Of two tensors that are 0 it is 1."""
+    directions = nn.functional.normalize(x.cpu().double(), dim=2, eps=torch.finfo(torch.float64).tiny)
+    return (1 - squared_distance(directions) / 2).mean(dim=0)
+
+
+def squared_distance(x: Tensor) -> Tensor:
+    """(B, T, n) -> (B, T, T); small ones are as exact as large ones."""
+    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 class Sketch:
-    """EncoderState -> for each of its tensors (B, C, H, W) few numbers (B, K), float32, with almost its distances.
+    """EncoderState, or a tensor -> for each of its tensors (B, C, H, W) few numbers (B, K), float32, with almost its
+    distances.
 
     Each element is added, under a random sign that is always the same, to one of K sums, the next element to the next
     (count sketch, Charikar et al. 2002). The squared distance of two sketches is that of the tensors but for a random
@@ -86,8 +143,8 @@ class Sketch:
         self.generator = torch.Generator().manual_seed(seed)
         self.signs = []  # of each tensor, int8
 
-    def __call__(self, state: EncoderState) -> list[Tensor]:
-        tensors = [tensor.flatten(1) for tensor in (*state.skips, state.bottleneck)]
+    def __call__(self, state: EncoderState | Tensor) -> list[Tensor]:
+        tensors = [tensor.flatten(1) for tensor in tensors_of(state)]
         if not self.signs:
             self.signs = [self.draw_signs(tensor) for tensor in tensors]
         return [self.sums(tensor.float() * signs) for tensor, signs in zip(tensors, self.signs, strict=True)]
@@ -102,3 +159,7 @@ class Sketch:
             return x
         padding = -x.shape[1] % self.buckets
         return nn.functional.pad(x, (0, padding)).unflatten(1, (-1, self.buckets)).sum(dim=1)
+
+
+def tensors_of(state: EncoderState | Tensor) -> tuple[Tensor, ...]:
+    return (state,) if isinstance(state, Tensor) else (*state.skips, state.bottleneck)

@@ -1,0 +1,184 @@
+"""Densities of layers over training: of a run that was resumed, of event files made here, and by hand."""
+
+import itertools
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from benchmarks import layer_density
+from core.config import check_config, load_config
+from core.distributed import Distributed
+from core.logging import Board
+from core.training import Trainer
+from data.demo import make_demo
+from model import build_network
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run(*arguments) -> (exit code, stdout, stderr, the report or None, the picture or None)."""
+
+    def run(*arguments):
+        files = tmp_path / "out" / "a.json", tmp_path / "out" / "a.png"
+        command = ["layer_density.py", "--json", files[0], "--plot", files[1], *arguments]
+        monkeypatch.setattr(sys, "argv", list(map(str, command)))
+        try:
+            code = layer_density.main() or 0
+        except SystemExit as stop:
+            code = stop.code
+        report = json.loads(files[0].read_text()) if files[0].exists() else None
+        return code, *capsys.readouterr(), report, Image.open(files[1]) if files[1].exists() else None
+
+    return run
+
+
+def write(folder, told, **options):
+    """An event file with {step: {layer: density}}."""
+    board = Board(folder, **options)
+    for step, densities in told.items():
+        board.scalars({f"density/{layer}": density for layer, density in densities.items()}, step)
+        board.scalars({"train/loss": 0.5}, step)
+    board.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A run.
+
+
+@pytest.fixture(scope="module")
+def trained(pytestconfig, tmp_path_factory):
+    """(the folder of a run that was resumed, its trainer): updates at 2, 4 and 6, then anew from step 4, at 6 and 8."""
+    folder = tmp_path_factory.mktemp("run")
+    make_demo(folder, count=4)
+    changes = ["datasets.train.batch_size=2", "train.save_checkpoint_freq=4", "sparse.update_every=2"]
+    flags = {"datasets.train.dataroot": str(folder / "train"), "path.root": str(folder), "sparse.update_until": 1.0}
+    config = load_config(pytestconfig.rootpath / "config" / "demo.yaml", changes, flags)
+    del config["datasets"]["val"]
+    log = logging.getLogger(os.devnull)
+    for n_iter, resume in ((6, None), (8, folder / "demo" / "checkpoint" / "I4_E2")):
+        config["train"]["n_iter"] = n_iter
+        trainer = Trainer(check_config(config), Distributed.from_environment("cpu"), log, resume)
+        trainer.fit()
+    return folder / "demo", trainer
+
+
+def test_a_resumed_run(trained, pytestconfig, tmp_path):
+    folder, trainer = trained
+    assert len(list((folder / "tb_logger").iterdir())) == 2
+    script, file = pytestconfig.rootpath / "benchmarks" / "layer_density.py", tmp_path / "a.json"
+    done = subprocess.run(
+        [sys.executable, script, folder, "--json", file, "--plot", tmp_path / "a.png"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(file.read_text())
+    assert report["updates"] == [2, 4, 6, 8] and report["step"] == 8 and str(folder) in done.stdout
+    assert report["checkpoint"] == str(folder / "checkpoint" / "I8_E4")
+
+    masks, densities = trainer.masker.masks, trainer.masker.densities()
+    layers = {layer["layer"]: layer for layer in report["layers"]}
+    assert layers.keys() == densities.keys()
+    for name, layer in layers.items():
+        assert layer["weights"] == masks[name].numel()
+        assert layer["density"][-1] == pytest.approx(densities[name], abs=1e-6)
+        assert layer["checkpoint"] == pytest.approx(densities[name], abs=1e-9)
+
+    *parts, whole = report["rows"]
+    assert whole["density"] == pytest.approx([0.15] * 4, abs=1e-4) and whole["share"] == [1, 1, 1, 1]
+    assert np.sum([part["share"] for part in parts], axis=0) == pytest.approx([1] * 4)
+    first = next(part for part in parts if part["part"] == "LR encoder")
+    inside = [mask for name, mask in masks.items() if name.startswith("lr_encoder.")]
+    active, weights = sum(int(mask.sum()) for mask in inside), sum(mask.numel() for mask in inside)
+    assert (first["layers"], first["weights"]) == (len(inside), weights)
+    assert first["density"][-1] == pytest.approx(active / weights, abs=1e-6)
+    assert first["share"][-1] == pytest.approx(active / sum(int(mask.sum()) for mask in masks.values()), abs=1e-6)
+    assert f"{active / weights:.1%}" in done.stdout and f"{weights:,}" in done.stdout
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "a.png")))) > 50
+
+
+def test_without_a_checkpoint_parts_are_means_over_layers(trained, run):
+    folder, _ = trained
+    code, stdout, _, report, picture = run(folder / "tb_logger")
+    assert code == 0 and report["checkpoint"] is None and "weights" not in stdout.split("─")[0].splitlines()[-1]
+    for row in report["rows"][:-1]:
+        densities = [layer["density"] for layer in report["layers"] if layer["part"] == row["part"]]
+        assert row["density"] == pytest.approx(np.mean(densities, axis=0))
+        assert row["weights"] is None and row["share"] is None
+    assert picture.width > 600
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Event files.
+
+
+def test_the_later_file_counts(tmp_path):
+    write(tmp_path, {10: {"b": 0.25, "a": 0.5}, 20: {"b": 0.125, "a": 0.625}, 30: {"b": 0.5, "a": 0.25}})
+    write(tmp_path, {30: {"b": 0.75, "a": 0.0}, 40: {"b": 1.0, "a": 0.0}}, purge_step=21)
+    updates, densities = layer_density.read_densities(tmp_path)
+    assert updates == [10, 20, 30, 40]
+    assert list(densities.items()) == [("b", [0.25, 0.125, 0.75, 1.0]), ("a", [0.5, 0.625, 0.0, 0.0])]
+
+
+def test_an_update_that_was_not_told_to_the_end_is_left_out(tmp_path):
+    write(tmp_path, {10: {"a": 0.5, "b": 0.5}, 20: {"a": 0.25}})
+    assert layer_density.read_densities(tmp_path) == ([10], {"a": [0.5], "b": [0.5]})
+
+
+def test_parts_weigh_their_layers_by_size(run, tmp_path):
+    """6 and 2 weights at 1/2 and 1: five of eight; and 4 in another part, all of them inactive at last."""
+    write(tmp_path, {1: {"x.a.weight": 0.5, "x.b.weight": 1.0, "y.weight": 0.25}})
+    write(tmp_path, {2: {"x.a.weight": 0.0, "x.b.weight": 0.5, "y.weight": 0.0}}, purge_step=2)
+    weights = {"x.a.weight": torch.zeros(2, 3), "x.b.weight": torch.tensor([[0.0, 3.0]]), "y.weight": torch.zeros(4, 1)}
+    save_file(weights, tmp_path / "I9_E1_gen.safetensors")
+    code, stdout, _, report, _ = run(tmp_path, "-r", tmp_path / "I9_E1")
+    x, y, whole = report["rows"]
+    assert code == 0 and (x["part"], y["part"], report["step"]) == ("x", "y", 9)
+    assert (x["weights"], x["density"], x["share"], x["checkpoint"]) == (8, [5 / 8, 1 / 8], [5 / 6, 1], 1 / 8)
+    assert (y["weights"], y["density"], y["share"], y["checkpoint"]) == (4, [1 / 4, 0], [1 / 6, 0], 0)
+    assert whole["density"] == [6 / 12, 1 / 12] and "62.5%" in stdout and "83.3%" in stdout
+
+
+def test_parts_follow_the_network(pytestconfig):
+    config = load_config(pytestconfig.rootpath / "config" / "demo.yaml")
+    layers = build_network(config["model"], initialised=False).prunable_parameters()
+    parts = layer_density.parts_of([*layers, "head.weight"])
+    assert list(parts) == [
+        "LR encoder", "conditioning", "noise embedding",
+        "encoder, level 0", "encoder, level 1", "encoder, level 2", "encoder, middle",
+        "decoder, level 2", "decoder, level 1", "decoder, level 0", "implicit upsamplers", "head",
+    ]  # fmt: skip
+    assert sorted(itertools.chain(*parts.values())) == sorted([*layers, "head.weight"])
+    assert parts["encoder, level 0"][0] == "encoder.input.weight"
+    assert parts["encoder, level 0"][-1] == "encoder.downsamples.0.weight"
+    assert parts["decoder, level 2"][0].startswith("decoder.levels.0.0.")
+    assert parts["decoder, level 0"][-1] == "decoder.output.weight"
+
+
+def test_bad_input_is_one_line(run, tmp_path):
+    write(tmp_path / "dense" / "tb_logger", {1: {}})
+    write(tmp_path / "mixed", {1: {"a": 0.5}, 2: {"b": 0.5}})
+    write(tmp_path / "sparse", {1: {"a.weight": 0.5}})
+    save_file({"other.weight": torch.zeros(2, 3)}, tmp_path / "other.safetensors")
+    (tmp_path / "broken.safetensors").write_text("no tensors")
+    for arguments, told in [
+        ([tmp_path / "nowhere"], "no TensorBoard files"),
+        ([tmp_path / "dense"], "tells no densities"),
+        ([tmp_path / "mixed"], "no update tells the densities of all of its 2 layers"),
+        ([tmp_path / "sparse", "-r", tmp_path / "gone"], "no such checkpoint"),
+        ([tmp_path / "sparse", "-r", tmp_path / "other.safetensors"], "layer a.weight"),
+        (
+            [tmp_path / "sparse", "-r", tmp_path / "broken.safetensors"],
+            "broken.safetensors: not a whole safetensors file",
+        ),
+        ([], "experiments/NAME"),
+    ]:
+        code, stdout, stderr, report, picture = run(*arguments)
+        assert (code, stdout, report, picture) == (2, "", None, None)
+        assert told in stderr and len(stderr.splitlines()) == 1, stderr
