@@ -3,9 +3,10 @@
 python infer.py -i face.png -o results                         with the network for faces that comes with the project
 python infer.py -r CHECKPOINT -i photos/ more/a.png -o results --scale 4 --steps 50 --solver dpm++
 
-A result is OUT/NAME.png, NAME being the input's, in the subfolders that the input folder has; transparency is kept. An
-input is never overwritten. A file that cannot be read is named, and the rest goes on. Exit code: 0, all images are
-done; 1, some failed; 2, nothing was done, and one line says why.
+A result is OUT/NAME.png, NAME being the input's, in the subfolders that the input folder has; transparency is kept. It
+is as large as the images that the network was trained to make; a network trained on crops enlarges every image by its
+factor. An input is never overwritten. A file that cannot be read is named, and the rest goes on. Exit code: 0, all
+images are done; 1, some failed; 2, nothing was done, and one line says why.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def parser():
     add("-i", "--input", required=True, nargs="+", metavar="PATH", help="image files, and folders of them of any depth")
     add("-o", "--output", required=True, metavar="OUT", help="folder of the results; made where it is missing")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--scale", type=scale, help="times larger, 1 or more (default: what the network was trained for)")
+    size.add_argument("--scale", type=scale, help="times larger, 1 or more (default: to the size that training made)")
     size.add_argument("--size", type=pixels, metavar="N|WxH", help="pixels of the longer side, or width and height")
     add("--batch-size", type=count, default=1, metavar="B", help="most images of equal size at once (default: 1)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto, the GPU where there is one)")

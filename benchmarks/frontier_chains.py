@@ -7,7 +7,7 @@ from pathlib import Path
 from core.config import check_config
 from core.config_file import read_file
 from core.errors import UserError
-from core.sampling import executed_plan
+from core.sampling import PRESETS, executed_plan
 from model.errors import did_you_mean
 from model.plan import NAMED_SETS, automatic
 
@@ -24,8 +24,8 @@ NO_CALIBRATION = "the checkpoint has no calibration; to add it: python -m core.c
 
 
 def default_chains():
-    """{name: what it changes in the settings}"""
-    chains = {}
+    """{name: what it changes in the settings}; the presets of infer.py come first."""
+    chains = {f"preset-{name}": settings for name, settings in PRESETS.items()}
     for solver, (lengths, intervals) in SOLVERS.items():
         for steps in lengths:
             for name, reuse in ways_to_reuse(steps, intervals).items():

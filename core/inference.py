@@ -13,7 +13,7 @@ from PIL import Image
 from core.config import check_config
 from core.device import synchronize
 from core.errors import UserError
-from core.sampling import PRESETS, super_resolve, trained_factor
+from core.sampling import PRESETS, super_resolve, trained_factor, trained_images
 from data import DataError
 from data.errors import reason
 from data.images import is_image, read_rgba, resize, save_png, to_image, to_tensor
@@ -102,6 +102,17 @@ def target_size(size, scale, asked=None):
     return tuple(max(round(side * factor), 1) for side in size)
 
 
+def usual_size(size, config):
+    """(width, height) of the result where none is asked for.
+
+    A network that was trained on whole images, such as faces, makes images as large as those: it knows what fills one.
+    Trained on crops, it makes any image as many times larger as it learnt to.
+    """
+    images = trained_images(config)
+    asked = None if images["use_crop"] else (images["r_resolution"],)
+    return target_size(size, trained_factor(config), asked)
+
+
 def show(size):
     return "x".join(map(str, size))
 
@@ -115,13 +126,17 @@ def super_resolve_files(network, config, jobs, settings, scale=None, size=None, 
 
     settings    of `sampling_settings`; every image gets the seed among them, so that a result does not depend on which
                 other files there are
-    scale       how many times larger results are; None: as the network was trained for
-    size        in place of scale: the size of results, as `target_size` takes it
+    scale       how many times larger results are
+    size        in place of scale: the size of results, as `target_size` takes it; without both, `usual_size`
     batch_size  most images of one size to super-resolve at once
     """
     factor = trained_factor(config)
     progress = Progress(len(jobs))
-    items = read(jobs, lambda image: target_size(image, scale or factor, size), progress)
+    if scale or size:
+        items = read(jobs, lambda image: target_size(image, scale, size), progress, "asked for")
+    else:
+        told = "this network makes; --scale and --size ask for more"
+        items = read(jobs, lambda image: usual_size(image, config), progress, told)
     for batch in equal_sizes(items, batch_size):
         with progress.attempt(*(item.job for item in batch)):
             images, seconds = super_resolve_items(network, batch, settings, factor)
@@ -158,15 +173,15 @@ class Progress:
             print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def read(jobs, size_of, progress):
-    """The jobs whose images can be read, one after the other, as items."""
+def read(jobs, size_of, progress, told):
+    """The jobs whose images can be read, one after the other, as items; told: in words, what their sizes are."""
     for job in jobs:
         item = None
         with progress.attempt(job):
             rgb, alpha = read_rgba(job.source)
             size = size_of(rgb.size)
             if any(after < before for before, after in zip(rgb.size, size, strict=True)):
-                raise DataError(f"{job.source} has {show(rgb.size)} pixels, more than the {show(size)} asked for")
+                raise DataError(f"{job.source} has {show(rgb.size)} pixels, more than the {show(size)} {told}")
             item = Item(job, rgb, alpha, size)
         if item:
             yield item

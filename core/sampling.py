@@ -7,10 +7,11 @@ from core.errors import UserError
 from model.conditioning import relative_scale
 from model.sampler import SamplingPlan, sample
 
-PRESETS = {  # name -> what it changes in `sample`; docs/results.md has what each costs and gives
-    "fast": {"solver": "ddim", "eta": 0.0, "steps": 10, "key_steps": "uniform:5", "consistency": 2, "start": 0.35},
-    "balanced": {"solver": "ddim", "eta": 0.0, "steps": 20, "key_steps": "uniform:4", "consistency": 2, "start": 0.35},
-    "quality": {"solver": "ddpm", "steps": None, "key_steps": "uniform:10", "consistency": 2, "start": None},
+ANCHORED = {"solver": "ddim", "eta": 0.0, "decode": "every", "consistency": 2, "start": 0.35, "prior_noise": 0.0}
+PRESETS = {  # name -> what it changes in `sample`; docs/results.md tells what each gives and costs
+    "fast": ANCHORED | {"steps": 5, "key_steps": "none"},
+    "balanced": ANCHORED | {"steps": 20, "key_steps": "uniform:4", "decode": "ends"},
+    "quality": ANCHORED | {"steps": 50, "key_steps": "none"},
 }
 PASSED_ON = ("solver", "eta", "consistency", "start", "prior_noise", "decode", "decode_batch")
 
@@ -64,11 +65,16 @@ def executed_timesteps(settings, schedule):
 
 def trained_factor(config):
     """The magnification of a config's data: r_resolution / l_resolution, of the training set where there is one."""
+    spec = trained_images(config)
+    return spec["r_resolution"] / spec["l_resolution"]
+
+
+def trained_images(config):
+    """The section of `datasets` that tells what a network was trained on: "train", where there is one."""
     datasets = config["datasets"]
     if not datasets:
         raise UserError(f"{config['name']}: no datasets in the config, so it does not tell the magnification")
-    spec = datasets.get("train") or next(iter(datasets.values()))
-    return spec["r_resolution"] / spec["l_resolution"]
+    return datasets.get("train") or next(iter(datasets.values()))
 
 
 def describe_sampling(settings, schedule, change=None):

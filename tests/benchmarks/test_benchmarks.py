@@ -21,8 +21,8 @@ from model.diffusion import DiffusionLoss
 
 
 @pytest.fixture
-def benchmark(pytestconfig, tmp_path):
-    """benchmark(script, *arguments, launcher=()) -> (its report, what it prints)."""
+def run_benchmark(pytestconfig, tmp_path):
+    """run_benchmark(script, *arguments, launcher=()) -> (its report, what it prints)."""
 
     def run(script, *arguments, launcher=()):
         file = tmp_path / "reports" / "report.json"
@@ -43,9 +43,9 @@ def start(pytestconfig, script, *arguments, launcher=()):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_training(benchmark, processes):
+def test_training(run_benchmark, processes):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2") if processes == 2 else ()
-    report, printed = benchmark("training.py", "--set", "sparse.density=0.3", launcher=launcher)
+    report, printed = run_benchmark("training.py", "--set", "sparse.density=0.3", launcher=launcher)
 
     assert report["processes"] == processes and report["images_per_step"] == 2 * processes
     assert report["config"] == "demo" and "CPU" in report["device"] and report["versions"]["torch"] == torch.__version__
@@ -75,8 +75,8 @@ def test_training(benchmark, processes):
     assert all(figure["met"] is None for figure in report["figures"].values())  # the targets are not the CPU's
 
 
-def test_sampling(benchmark):
-    report, printed = benchmark("sampling.py")
+def test_sampling(run_benchmark):
+    report, printed = run_benchmark("sampling.py")
     assert report["config"] == "demo" and "CPU" in report["device"] and report["versions"]["torch"] == torch.__version__
     assert (report["l_resolution"], report["r_resolution"], report["batches"]) == (16, 64, [2, 3])
 
@@ -101,8 +101,8 @@ def test_sampling(benchmark):
 
 
 @pytest.mark.cuda
-def test_sampling_on_cuda(benchmark):
-    report, _ = benchmark("sampling.py", "--device", "cuda")
+def test_sampling_on_cuda(run_benchmark):
+    report, _ = run_benchmark("sampling.py", "--device", "cuda")
     assert {row["chain"] for row in report["rows"]} == set(sampling.CHAINS)
     peak = report["figures"]["matrix_peak"]["value"]
     assert all(row["share_of_peak"] == pytest.approx(row["tflops"] / peak) for row in report["rows"])
@@ -128,8 +128,8 @@ def check_row(row):
     assert row["share_of_peak"] is None and row["met"] is None  # nor are the targets this network's
 
 
-def test_data(benchmark):
-    report, printed = benchmark("data.py", "--workers", "0,2")
+def test_data(run_benchmark):
+    report, printed = run_benchmark("data.py", "--workers", "0,2")
     assert report["images"] == {"folder": 12, "lmdb": 12} and report["size"] == [16, 128]
     assert [(row["store"], row["workers"]) for row in report["rows"]] == [
         (store, workers) for store in ("folder", "lmdb") for workers in (0, 2)

@@ -17,6 +17,7 @@ from core.config import load_config
 from core.distributed import Distributed
 from core.errors import UserError
 from core.report import write_json
+from core.sampling import PRESETS
 from model import build_network
 from model.key_steps import EncoderChange
 from model.plan import NAMED_SETS, SamplingPlan
@@ -145,7 +146,8 @@ def test_frontier_against_brute_force():
 def test_default_chains():
     chains = frontier_chains.default_chains()
     fast = 5 * (1 + 4 * 4 - 1) - 1 + 6 + 3  # no ends at 2, no auto10 of 10 steps; named sets
-    assert len(chains) == 2 * fast + (1 + 5 * 4 - 1 + 8)
+    assert len(chains) == len(PRESETS) + 2 * fast + (1 + 5 * 4 - 1 + 8)
+    assert all(chains[f"preset-{name}"] == settings for name, settings in PRESETS.items())
     assert all(chains[f"ddpm2000-{name}"]["key_steps"] == name for name in NAMED_SETS)
     assert chains["ddim50-none"] == {"solver": "ddim", "steps": 50, "key_steps": "none", "decode": "every"}
     assert chains["ddpm2000-u50-ends"]["key_steps"] == "uniform:50" and chains["dpm++20-u5-first"]["decode"] == "first"
@@ -156,7 +158,7 @@ def test_default_chains():
 def test_no_default_chain_computes_what_another_does():
     computed = {}
     for name, settings in frontier_chains.default_chains().items():
-        if not settings["key_steps"].startswith(frontier_chains.LIKE):
+        if not name.startswith("preset-") and not settings["key_steps"].startswith(frontier_chains.LIKE):
             groups = SamplingPlan.parse(settings["key_steps"], settings["steps"], 2000).groups
             decoded = tuple(min(len(group), frontier_report.DECODED[settings["decode"]]) for group in groups)
             other = computed.setdefault((settings["solver"], groups, decoded), name)

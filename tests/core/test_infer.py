@@ -1,5 +1,6 @@
 """The command line that super-resolves files."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ import torch
 from PIL import Image
 
 import core.inference
-from core.inference import equal_sizes, target_size
-from infer import main
+from core.checkpoint import load_network
+from core.inference import equal_sizes, sampling_settings, target_size, usual_size
+from core.sampling import PRESETS
+from infer import SHIPPED, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,8 +61,8 @@ def test_keeps_names_and_subfolders(infer, photos, tmp_path):
     code, stdout, stderr = infer(photos)
     assert (code, stderr) == (0, "")
     assert files(tmp_path / "out") == {"a.png", "b.png", "trip/a.png"}
-    assert Image.open(tmp_path / "out" / "a.png").size == (36, 28)  # 4 times, as the checkpoint says
-    assert "9x7 -> 36x28" in stdout
+    assert Image.open(tmp_path / "out" / "a.png").size == (32, 25)  # as large as the checkpoint's training images
+    assert "9x7 -> 32x25" in stdout
     assert "3 of 3 images" in stdout
 
 
@@ -70,6 +73,23 @@ def test_keeps_names_and_subfolders(infer, photos, tmp_path):
 def test_sizes(infer, photos, tmp_path, option, size):
     assert infer(photos / "a.png", option)[0] == 0
     assert Image.open(tmp_path / "out" / "a.png").size == size
+
+
+def test_usual_size(small_config):
+    """Trained on whole images, a network makes images as large as those; on crops, all images larger by its factor."""
+    whole, crops = small_config, copy.deepcopy(small_config)
+    crops["datasets"]["val"]["use_crop"] = True
+    assert [usual_size(size, whole) for size in ((8, 8), (16, 16), (10, 20))] == [(32, 32), (32, 32), (16, 32)]
+    assert [usual_size(size, crops) for size in ((8, 8), (16, 16), (10, 20))] == [(32, 32), (64, 64), (40, 80)]
+
+
+def test_an_image_larger_than_training_asks_for_a_size(infer, photos, tmp_path, make_image):
+    make_image(40, 20).save(photos / "large.png")
+    code, _, stderr = infer(photos / "large.png")
+    assert code == 1 and len(stderr.splitlines()) == 1
+    assert "large.png has 40x20 pixels, more than the 32x16 this network makes; --scale" in stderr
+    assert infer(photos / "large.png", "--scale", "1.5")[0] == 0
+    assert Image.open(tmp_path / "out" / "large.png").size == (60, 30)
 
 
 def test_longer_side_of_a_portrait():
@@ -98,6 +118,32 @@ def test_seed_and_other_settings_are_heard(infer, photos, tmp_path):
     assert len(set(results.values())) == len(results)
     infer(photos / "a.png", "--decode-batch", "1", "--no-compile", out=tmp_path / "split")
     assert abs(pixels(tmp_path / "split" / "a.png").astype(int) - pixels(tmp_path / "plain" / "a.png")).max() <= 1
+
+
+def test_presets(infer, photos, tmp_path, small_config):
+    """A preset is its flags in one word; flags beside it count more."""
+    flags = ["--solver=ddim", "--steps=5", "--key-steps=none", "--consistency=2", "--start=0.35", "--decode=every"]
+    for name, options in {"preset": ["--preset=fast"], "flags": flags, "both": ["--preset=fast", "--steps=3"]}.items():
+        assert infer(photos / "a.png", *options, out=tmp_path / name)[0] == 0
+    results = {name: pixels(tmp_path / name / "a.png").tobytes() for name in ("preset", "flags", "both")}
+    assert results["preset"] == results["flags"] != results["both"]
+    small_config["model"]["beta_schedule"]["val"]["n_timestep"] = 2000
+    for preset, changes in PRESETS.items():
+        assert sampling_settings(small_config, {}, preset) == small_config["sample"] | changes
+
+
+def test_the_network_that_ships(photos, tmp_path, make_image):
+    """Without -r; its file is small, 15 % dense, and says how to sample."""
+    network, config = load_network(SHIPPED)
+    weights = network.prunable_parameters().values()
+    density = sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
+    assert SHIPPED.stat().st_size <= 48e6 and density == pytest.approx(0.15, abs=1e-4)
+    assert network.encoder_change is not None  # --key-steps auto:N works
+    assert config["sample"] == config["sample"] | PRESETS["balanced"]
+    make_image(16, 16).save(tmp_path / "waves.png")
+    command = ["-i", str(tmp_path / "waves.png"), "-o", str(tmp_path / "out"), "--device", "cpu", "--preset", "fast"]
+    assert main([*command, "--steps", "1"]) == 0
+    assert Image.open(tmp_path / "out" / "waves.png").size == (128, 128)
 
 
 def test_alpha_is_kept(infer, tmp_path, make_image):
@@ -159,7 +205,7 @@ def test_out_of_memory_says_what_to_lower(infer, photos, tmp_path, monkeypatch):
     code, stdout, stderr = infer(photos, "--batch-size", "2")
     assert code == 1
     assert len(stderr.splitlines()) == 1
-    assert "out of memory at 36x28; lower --batch-size or --decode-batch" in stderr
+    assert "out of memory at 32x25; lower --batch-size or --decode-batch" in stderr
     assert "1 of 3 images" in stdout
     assert files(tmp_path / "out") == {"b.png"}
 
