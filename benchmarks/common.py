@@ -1,8 +1,10 @@
 """What the benchmarks share: timing, what to measure beside, the device in words, a table, a JSON file."""
 
 import gc
+import logging
 import time
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
 from functools import reduce
 from statistics import median
 from unittest import mock
@@ -11,6 +13,8 @@ import torch
 from torch.nn import functional as F
 
 from core.device import describe, synchronize, versions
+from core.errors import UserError
+from core.logging import TerminalHandler
 from core.report import write_json
 from model.kernels import repeated as repeat_images
 
@@ -130,6 +134,27 @@ def fill_defaults(arguments, defaults):
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     return arguments
+
+
+def matching(names, patterns, refusal):
+    """The names that fit any of some patterns, as in "ddim50*,dpm++*", in their own order.
+
+    Raises UserError where a pattern fits none, with what refusal(pattern) says.
+    """
+    patterns = [pattern.strip() for pattern in patterns.split(",")]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(refusal(pattern))
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def start_log(name):
+    """A logger whose lines go to the terminal, beside a progress bar."""
+    log = logging.getLogger(name)
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    log.handlers = [TerminalHandler()]
+    return log
 
 
 def spread(values):

@@ -22,7 +22,6 @@ import sys
 import time
 from copy import deepcopy
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
@@ -33,14 +32,13 @@ if not __package__:  # run as a script: import from the repository, whatever the
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import environment, fill_defaults, free, publish, show, table
+from benchmarks.common import environment, fill_defaults, free, matching, publish, show, start_log, table
 from core.command_line import Parser, count
 from core.config import check_config, load_config
 from core.cross_checks import validation_sets
 from core.device import pick_device, synchronize
 from core.distributed import Distributed
 from core.errors import UserError, one_line_errors
-from core.logging import TerminalHandler
 from core.plot import Series, plot
 from core.report import write_json
 from core.sampling import describe_sampling, trained_factor
@@ -106,7 +104,7 @@ class Diverged(UserError):
 @one_line_errors()
 def main():
     arguments = parse_arguments()
-    log = start_log()
+    log = start_log("density")
     if arguments.merge:
         report = merge(arguments.merge, log)
         save_plot(report, arguments.plot)
@@ -134,15 +132,6 @@ def parse_arguments():
     return fill_defaults(arguments, SMALL if arguments.small else FULL)
 
 
-def start_log():
-    """Lines on the terminal, beside a progress bar."""
-    log = logging.getLogger("density")
-    log.propagate = False
-    log.setLevel(logging.INFO)
-    log.handlers = [TerminalHandler()]
-    return log
-
-
 def run_variants(arguments, folder, log):
     """The report on the variants of the command line, written with its plot after each of them."""
     names = variants_of(arguments.variants)
@@ -168,11 +157,9 @@ def run_variants(arguments, folder, log):
 
 def variants_of(asked):
     """The names of --variants, in their order."""
-    patterns = [pattern.strip() for pattern in asked.split(",")]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in VARIANTS):
-            raise UserError(f"--variants {pattern}: no variant has such a name; there are {', '.join(VARIANTS)}")
-    return [name for name in VARIANTS if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return matching(
+        VARIANTS, asked, lambda pattern: f"--variants {pattern}: no variant; there are {', '.join(VARIANTS)}"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

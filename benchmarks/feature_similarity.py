@@ -24,8 +24,8 @@ if not __package__:  # run as a script: import from the repository, whatever the
 
 import torch
 
-from benchmarks.common import environment, fill_defaults, publish, show, table
-from benchmarks.frontier import config_of, load, start_log
+from benchmarks.common import environment, fill_defaults, publish, show, start_log, table
+from benchmarks.frontier import config_of, load
 from core.calibrate import LRImage, images_of_files
 from core.checkpoint import load_network, step_of
 from core.command_line import Parser, count
@@ -61,7 +61,7 @@ def main():
     network, config, images = load_inputs(arguments, run.device)
     settings = sampling_settings(config, {"solver": arguments.solver})
     measured = []
-    for (n,) in batches(range(len(images)), 1, "feature similarity", run, start_log()):
+    for (n,) in batches(range(len(images)), 1, "feature similarity", run, start_log("feature similarity")):
         seeded = settings | {"seed": settings["seed"] + n}
         timesteps, similarities = measure(network, images[n], seeded, trained_factor(config), arguments.steps)
         measured.append(similarities)

@@ -12,7 +12,6 @@ measures a share of the chains (--device cuda:N, --chains, --json), and --merge 
 """
 
 import argparse
-import logging
 import sys
 import time
 from copy import deepcopy
@@ -28,7 +27,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
 import torch
 from torch import nn
 
-from benchmarks.common import fill_defaults, free, publish
+from benchmarks.common import fill_defaults, free, publish, start_log
 from benchmarks.frontier_chains import by_reason, chains_of
 from benchmarks.frontier_report import add_row, as_table, describe, describe_chain, merge, save_plots, title
 from core.checkpoint import find_checkpoint, load_network, read_network_file
@@ -38,7 +37,6 @@ from core.device import pick_device, synchronize
 from core.distributed import Distributed
 from core.errors import UserError, one_line_errors
 from core.inference import is_out_of_memory
-from core.logging import TerminalHandler
 from core.metrics import load_lpips
 from core.report import comparison, write_json
 from core.sampling import super_resolve, trained_factor
@@ -56,7 +54,7 @@ SMALL = {"images": 3, "batch": 1, "chains": "ddim10-none,ddim10-u5*,ddim10-auto5
 @one_line_errors()
 def main():
     arguments = parse_arguments()
-    report = merge(arguments.merge) if arguments.merge else measure_chains(arguments, start_log())
+    report = merge(arguments.merge) if arguments.merge else measure_chains(arguments, start_log("frontier"))
     pictures = save_plots(report, arguments.plot)
     publish(title(report), as_table(report), report, arguments.json)
     print(f"as pictures: {', '.join(map(str, pictures))}")
@@ -89,15 +87,6 @@ def parse_arguments():
     if not (arguments.merge or arguments.checkpoint or arguments.small):
         raise UserError("give a checkpoint with -r, or --small for random weights")
     return fill_defaults(arguments, SMALL if arguments.small else FULL)
-
-
-def start_log():
-    """Lines on the terminal, beside a progress bar."""
-    log = logging.getLogger("frontier")
-    log.propagate = False
-    log.setLevel(logging.INFO)
-    log.handlers = [TerminalHandler()]
-    return log
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """The chains that benchmarks/frontier.py compares: their names, their settings, and why some are left out."""
 
 from collections import defaultdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 
+from benchmarks.common import matching
 from core.config import check_config
 from core.config_file import read_file
 from core.errors import UserError
@@ -53,13 +53,14 @@ def named_chains(asked):
         if not isinstance(chains, dict) or not all(isinstance(changes, dict) for changes in chains.values()):
             raise UserError(f"{asked}: must be names of chains, each with keys of `sample` and their values")
         return chains
-    every, patterns = default_chains(), [pattern.strip() for pattern in asked.split(",")]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in every):
-            begin = ", ".join(name.removesuffix("none") for name in every if name.endswith("-none"))
-            hint = did_you_mean(pattern, every)
-            raise UserError(f"--chains {pattern}: no chain has such a name{hint} (they begin with {begin})")
-    return {name: every[name] for name in every if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    every = default_chains()
+    return {name: every[name] for name in matching(every, asked, lambda pattern: no_chain(pattern, every))}
+
+
+def no_chain(pattern, every):
+    """What to say of a pattern that fits none of the names."""
+    begin = ", ".join(name.removesuffix("none") for name in every if name.endswith("-none"))
+    return f"--chains {pattern}: no chain has such a name{did_you_mean(pattern, every)} (they begin with {begin})"
 
 
 def chains_of(asked, setting):

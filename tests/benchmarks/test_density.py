@@ -157,7 +157,7 @@ def test_reports_of_other_settings_are_not_joined(first, tmp_path, path, value):
     place[key] = value
     (tmp_path / "other.json").write_text(json.dumps(changed))
     with pytest.raises(UserError) as error:
-        density.merge([file, tmp_path / "other.json"], density.start_log())
+        density.merge([file, tmp_path / "other.json"], density.start_log("density"))
     assert f"other.json: {path} is" in str(error.value) and f"{value} in the other" in str(error.value)
 
 
@@ -166,7 +166,7 @@ def test_images_may_lie_elsewhere(first, tmp_path):
     changed = json.loads(json.dumps(report))
     changed["data"]["val"] |= {"dataroot": "elsewhere", "num_workers": 7}
     (tmp_path / "other.json").write_text(json.dumps(changed))
-    assert density.merge([file, tmp_path / "other.json"], density.start_log())["rows"] == report["rows"]
+    assert density.merge([file, tmp_path / "other.json"], density.start_log("density"))["rows"] == report["rows"]
 
 
 @pytest.mark.parametrize(
