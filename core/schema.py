@@ -146,6 +146,7 @@ SCHEMA = {
     },
     "train": {
         "n_iter": Key(count, REQUIRED, "training steps"),
+        "stop_at": Key(optional(count), None, "end a stage after this step, to continue another time; null: none"),
         "val_freq": Key(count, 3000, "steps between validations"),
         "save_checkpoint_freq": Key(count, 3000, "steps between checkpoints"),
         "print_freq": Key(count, 200, "steps between lines of the log"),

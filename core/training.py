@@ -126,19 +126,20 @@ class Trainer:
 
     def fit(self):
         """Trains to the last step, with checkpoints, validations and lines of the log on the way."""
-        n_iter = self.options["n_iter"]
-        if self.step >= n_iter:
-            self.log.info(f"at step {self.step}, nothing is left to train: raise train.n_iter ({n_iter}) to go on")
+        end = min(self.options["n_iter"], self.options["stop_at"] or self.options["n_iter"])
+        if self.step >= end:
+            which = "stop_at" if end < self.options["n_iter"] else "n_iter"
+            self.log.info(f"at step {self.step}, nothing is left to train: raise train.{which} ({end}) to go on")
             return
         self.log.info(self.summary())
-        remaining = itertools.islice(self.batches(), n_iter - self.step)
-        bar = tqdm(remaining, total=n_iter, initial=self.step, disable=None if self.run.is_main else True, unit="step")
+        remaining = itertools.islice(self.batches(), end - self.step)
+        bar = tqdm(remaining, total=end, initial=self.step, disable=None if self.run.is_main else True, unit="step")
         self.since = time.perf_counter(), self.step
         with stop_requested(self.run) as stop:
             for batch in bar:
                 self.train_step(batch)
                 stopping = stop.agreed()
-                last = self.step == n_iter or stopping
+                last = self.step == end or stopping
                 if self.step % self.options["print_freq"] == 0 or last:
                     self.report(bar)
                 if self.step % self.options["save_checkpoint_freq"] == 0 or last:

@@ -74,6 +74,20 @@ def test_continuing_is_exact(config):
     assert not [key for key in whole if not torch.equal(whole[key], continued[key])]
 
 
+def test_stages_are_one_run(config):
+    """A stage that ends after four of eight steps, and the next from its checkpoint, are the eight steps in one: the
+    learning rate and the updates of the masks follow n_iter."""
+    fit(config, "whole")
+    config["train"] |= {"save_checkpoint_freq": 1000, "stop_at": 4}
+    assert fit(config, "stages").step == 4
+    assert fit(config, "stages", resume=checkpoint(config, "stages", "I4_E2")).step == 4  # nothing is left of it
+    config["train"]["stop_at"] = None
+    fit(config, "stages", resume=checkpoint(config, "stages", "I4_E2"))
+    whole, stages = (files(checkpoint(config, name, "I8_E4")) for name in ("whole", "stages"))
+    assert whole.keys() == stages.keys()
+    assert not [key for key in whole if not torch.equal(whole[key], stages[key])]
+
+
 def test_a_finished_run_has_nothing_to_do(config):
     """Started again, as run.sh does, it trains no step and is no error, so that validation follows."""
     fit(config, "done")
