@@ -204,10 +204,10 @@ def save_checkpoint(prefix, config, step, weights, ema, optimizer, masks, masker
     save_network(f"{prefix}_gen.safetensors", NetworkState(ema, masks, config), step)
 
 
-def save_network(file, state, step, values_dtype=None):
-    """Writes a NetworkState as a network file. values_dtype: of active weights, None to keep them bit for bit."""
+def save_network(file, state, step):
+    """Writes a NetworkState as a network file."""
     metadata = {"config": json.dumps(state.config), "step": str(step)}
-    write_safetensors(file, pack(state.weights, state.masks, values_dtype) | measured(state.encoder_change), metadata)
+    write_safetensors(file, pack(state.weights, state.masks) | measured(state.encoder_change), metadata)
 
 
 def measured(change):

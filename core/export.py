@@ -3,7 +3,7 @@
 python -m core.export -r experiments/faces_16_128/checkpoint -o checkpoints/faces_16_128.safetensors --preset balanced
 
 What a mask covers is stored as a bit for each weight and the active values. At 15 % density and in fp16 that is a
-tenth of the dense network's float32 values. Biases and the weights of normalisations stay float32.
+ninth of the dense network's float32 values. Biases and the weights of normalisations stay float32.
 """
 
 import argparse
@@ -23,7 +23,6 @@ VALUES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float3
 @one_line_errors()
 def main(argv=None):
     arguments = parser().parse_args(argv)
-    target = writable_network_file(arguments.output)
     source = find_checkpoint(arguments.checkpoint).network
     state = read_network_file(source)
     if arguments.preset:
@@ -31,7 +30,8 @@ def main(argv=None):
         state.config = check_config(state.config | {"sample": sample}, str(source))
     dtype = VALUES[arguments.values]
     state.weights = {name: rounded(value, dtype, name) for name, value in state.weights.items()}
-    save_network(target, state, step_of(source), dtype)
+    target = writable_network_file(arguments.output)
+    save_network(target, state, step_of(source))
     tell(state, target)
 
 

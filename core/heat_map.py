@@ -1,4 +1,4 @@
-"""Numbers as coloured cells: rows in groups that have a name, over columns, with a colour bar."""
+"""Numbers as shades: a square of them in grey, or rows in groups that have a name, in colour with a colour bar."""
 
 import math
 from typing import NamedTuple
@@ -23,6 +23,14 @@ class Group(NamedTuple):
     name: str
     rows: np.ndarray  # (rows, columns)
     note: str = ""  # at the right
+
+
+def heat_map(matrix):
+    """A square array of numbers ≥ 0 as a grey picture of some 400 pixels: 0 is black, the largest white. It shows their
+    roots, so that small ones are seen."""
+    shades = np.sqrt(matrix / max(matrix.max(), np.finfo(np.float32).tiny))
+    side = len(matrix) * max(400 // len(matrix), 1)
+    return Image.fromarray(np.uint8(np.rint(255 * shades))).resize((side, side), Image.Resampling.NEAREST)
 
 
 def grouped_heat_map(groups, columns, title="", x_label="", label="", notes=""):
