@@ -11,7 +11,7 @@ ANCHORED = {"solver": "ddim", "eta": 0.0, "decode": "every", "consistency": 2, "
 PRESETS = {  # name -> what it changes in `sample`; docs/results.md tells what each gives and costs
     "fast": ANCHORED | {"steps": 5, "key_steps": "none"},
     "balanced": ANCHORED | {"steps": 20, "key_steps": "uniform:4", "decode": "ends"},
-    "quality": ANCHORED | {"steps": 50, "key_steps": "none"},
+    "quality": ANCHORED | {"solver": "dpm++", "steps": 20, "key_steps": "none"},
 }
 PASSED_ON = ("solver", "eta", "consistency", "start", "prior_noise", "decode", "decode_batch")
 
@@ -83,4 +83,6 @@ def describe_sampling(settings, schedule, change=None):
     solver = f"ddim (eta {settings['eta']:g})" if settings["solver"] == "ddim" else settings["solver"]
     keys = f"encoder at {len(plan.key_steps)} of them (key steps {settings['key_steps']})"
     options = [f"{name} {settings[name]:g}" for name in ("consistency", "start", "prior_noise") if settings[name]]
+    if settings["decode"] != "every":
+        options.insert(0, f"decode {settings['decode']}")
     return ", ".join([solver, f"{plan.steps} of {plan.n_timestep} steps", keys, *options])
