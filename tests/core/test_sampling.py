@@ -107,6 +107,8 @@ def test_description_names_what_is_on(small_network, settings):
     assert describe_sampling(settings, small_network.schedule) == (
         "dpm++, 20 of 20 steps, encoder at 20 of them (key steps none), consistency 3"
     )
+    settings |= {"steps": 4, "key_steps": "uniform:2", "decode": "ends", "consistency": 0}
+    assert describe_sampling(settings, small_network.schedule).endswith("(key steps uniform:2), decode ends")
 
 
 def test_wrong_settings_are_one_line(small_network, settings, lr):
