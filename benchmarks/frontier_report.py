@@ -11,7 +11,7 @@ from core.checkpoint import step_of
 from core.device import automatic_precision
 from core.errors import UserError
 from core.plot import PALE, Series, plot
-from core.sampling import describe_sampling, executed_plan
+from core.sampling import PRESETS, describe_sampling, executed_plan
 from core.validation import counted_density
 from data.images import save_png
 
@@ -216,20 +216,34 @@ def save_plots(report, file):
 
 def plot_measure(report, key):
     """Seconds against a measure: a colour for each solver and number of steps, and the frontier, if any, as a line.
-    Where chains are too many to name, those on the frontier of PSNR have names in all pictures."""
-    rows, families = report["rows"], defaultdict(list)
+    Where chains are too many to name, the presets and those on the frontier of PSNR have names in all pictures."""
+    rows, families = shown_rows(report), defaultdict(list)
     for row in rows:
         solver, steps = row["settings"]["solver"], row["settings"]["steps"] or row["steps"]
-        name = row["chain"].removeprefix(f"{solver}{steps}-")
-        named = row["on_frontier"] or len(rows) <= MOST_NAMED
+        preset = preset_of(row["settings"])
+        name = preset or row["chain"].removeprefix(f"{solver}{steps}-")
+        named = preset or row["on_frontier"] or len(rows) <= MOST_NAMED
         families[f"{solver}, {steps} steps"].append((*point(row, key), *([name] if named else [])))
     best = sorted(point(row, key) for row in rows if row.get(FRONTIERS.get(key)))
-    series = [Series("frontier" if best else "", best, line=True, markers=False, colour=PALE)]
+    series = [Series("frontier" if len(best) > 1 else "", best, line=True, markers=False, colour=PALE)]
     series += [Series(label, points) for label, points in families.items()]
     heading = f"{report['config']}: {report['images']} images, batches of {report['batch']}, {report['device']}"
     levels = [(report["bicubic"].get(key, math.nan), "bicubic"), *filter(None, [PLOTTED[key][1]])]
     levels = [level for level in levels if math.isfinite(level[0])]
-    return plot(series, heading, "seconds per image", COLUMNS[key][0], log_x=True, levels=levels)
+    hidden = len(report["rows"]) - len(rows)
+    seconds = f"seconds per image (not drawn: {hidden} with less SSIM than bicubic)" if hidden else "seconds per image"
+    return plot(series, heading, seconds, COLUMNS[key][0], log_x=True, levels=levels)
+
+
+def shown_rows(report):
+    """The chains that are worth a look: with as much SSIM as bicubic upsampling at least. All, where none has."""
+    least = report["bicubic"].get("ssim", -math.inf)
+    return [row for row in report["rows"] if not row["ssim"] < least] or report["rows"]
+
+
+def preset_of(settings):
+    """The preset of infer.py that samples as these settings do, or None."""
+    return next((name for name, changes in PRESETS.items() if changes.items() <= settings.items()), None)
 
 
 def point(row, key):

@@ -279,3 +279,14 @@ def test_a_chain_in_two_reports_is_not_merged(write_report):
     files = [write_report("one.json", A), write_report("two.json", B | {"ddim10-u5": A["ddim10-u5"]})]
     with pytest.raises(UserError, match=r"two.json: chain ddim10-u5 is in another"):
         frontier_report.merge(files)
+
+
+def test_pictures_leave_out_noise_and_name_presets():
+    rows = [{"ssim": ssim, "settings": settings} for ssim, settings in ((0.4, {}), (0.5, {}), (math.nan, {}))]
+    assert frontier_report.shown_rows({"rows": rows, "bicubic": {"ssim": 0.5}}) == rows[1:]
+    assert frontier_report.shown_rows({"rows": rows[:1], "bicubic": {"ssim": 0.5}}) == rows[:1]  # else nothing is left
+    assert frontier_report.shown_rows({"rows": rows, "bicubic": {}}) == rows
+
+    settings = {"seed": 3, "precision": "auto"}
+    assert frontier_report.preset_of(settings | PRESETS["quality"]) == "quality"
+    assert frontier_report.preset_of(settings | PRESETS["balanced"] | {"decode": "every"}) is None
