@@ -15,8 +15,6 @@ import argparse
 import sys
 import time
 from copy import deepcopy
-from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -25,27 +23,21 @@ if not __package__:  # run as a script: import from the repository, whatever the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
-from torch import nn
 
 from benchmarks.common import fill_defaults, free, publish, start_log
 from benchmarks.frontier_chains import by_reason, chains_of
 from benchmarks.frontier_report import add_row, as_table, describe, describe_chain, merge, save_plots, title
-from core.checkpoint import find_checkpoint, load_network, read_network_file
+from benchmarks.trained_network import load
 from core.command_line import Parser, count
-from core.config import check_config, load_config, parse_override
-from core.device import pick_device, synchronize
-from core.distributed import Distributed
+from core.device import synchronize
 from core.errors import UserError, one_line_errors
 from core.inference import is_out_of_memory
 from core.metrics import load_lpips
 from core.report import comparison, write_json
 from core.sampling import super_resolve, trained_factor
 from core.validation import COMPARED, batches, measure, pictures_of
-from data import SRDataset
-from data.demo import make_demo
 from data.errors import reason
 from data.images import save_png
-from model import build_network
 
 FULL = {"images": 32, "batch": 8, "chains": "*"}
 SMALL = {"images": 3, "batch": 1, "chains": "ddim10-none,ddim10-u5*,ddim10-auto5"}
@@ -91,48 +83,6 @@ def parse_arguments():
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is measured.
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the chains share."""
-
-    network: nn.Module  # on the device, and never sampled: what sampling keeps, graphs and tables, goes with a copy
-    config: dict
-    samples: list  # of the dataset
-    batch: int
-    run: Distributed
-
-
-def load(arguments, folder):
-    """The network and the images of the command line; the demo's images, without a checkpoint, go to the folder."""
-    run = Distributed(0, 1, pick_device(arguments.device))
-    if arguments.checkpoint:
-        config = config_of(arguments)
-        network, config = load_network(arguments.checkpoint, run.device, config)
-    else:
-        make_demo(folder, count=1)
-        flags = {"phase": "val", f"datasets.{arguments.data}.dataroot": str(folder / "val")}
-        config = load_config(arguments.config or "config/demo.yaml", arguments.overrides, flags)
-        torch.manual_seed(0)
-        network = build_network(config["model"]).to(run.device).eval()
-    if arguments.data not in config["datasets"]:
-        raise UserError(f"--data {arguments.data}: no such set in the config; it has {', '.join(config['datasets'])}")
-    dataset = SRDataset(config["datasets"][arguments.data], train=False)
-    samples = [dataset[index] for index in range(min(arguments.images, len(dataset)))]
-    return Setting(network, config, samples, min(arguments.batch, len(samples)), run)
-
-
-def config_of(arguments):
-    """The config of the command line, to validate with: of the file, or else of the checkpoint, with the overrides."""
-    if arguments.config:
-        return load_config(arguments.config, arguments.overrides, {"phase": "val"})
-    config = deepcopy(read_network_file(find_checkpoint(arguments.checkpoint).network).config) | {"phase": "val"}
-    for override in arguments.overrides:
-        path, value = parse_override(override, config)
-        *sections, name = path.split(".")
-        reduce(lambda section, key: section.setdefault(key, {}), sections, config)[name] = value
-    return check_config(config, str(arguments.checkpoint), for_run=True)
 
 
 def measure_chains(arguments, log):

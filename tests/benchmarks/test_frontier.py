@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import frontier, frontier_chains, frontier_report
+from benchmarks import frontier_chains, frontier_report, trained_network
 from core.config import load_config
 from core.distributed import Distributed
 from core.errors import UserError
@@ -53,7 +53,7 @@ def setting(pytestconfig):
     config = load_config(pytestconfig.rootpath / "config" / "demo.yaml")
     config["sample"]["start"] = None
     network = build_network(config["model"], initialised=False).eval()
-    return frontier.Setting(network, config, [], 1, Distributed(0, 1, torch.device("cpu")))
+    return trained_network.Setting(network, config, [], 1, Distributed(0, 1, torch.device("cpu")))
 
 
 def test_small_run(start, tmp_path):

@@ -1,0 +1,59 @@
+"""The trained network, and the images of its validation sets, that frontier.py and feature_similarity.py measure."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import nn
+
+from core.checkpoint import find_checkpoint, load_network, read_network_file
+from core.config import check_config, load_config, parse_override
+from core.device import pick_device
+from core.distributed import Distributed
+from core.errors import UserError
+from data import SRDataset
+from data.demo import make_demo
+from model import build_network
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured, and where."""
+
+    network: nn.Module  # on the device, and never sampled: what sampling keeps, graphs and tables, goes with a copy
+    config: dict
+    samples: list  # of the dataset
+    batch: int
+    run: Distributed
+
+
+def load(arguments, folder):
+    """The network and the images of the command line; the demo's images, without a checkpoint, go to the folder."""
+    run = Distributed(0, 1, pick_device(arguments.device))
+    if arguments.checkpoint:
+        config = config_of(arguments)
+        network, config = load_network(arguments.checkpoint, run.device, config)
+    else:
+        make_demo(folder, count=1)
+        flags = {"phase": "val", f"datasets.{arguments.data}.dataroot": str(folder / "val")}
+        config = load_config(arguments.config or "config/demo.yaml", arguments.overrides, flags)
+        torch.manual_seed(0)
+        network = build_network(config["model"]).to(run.device).eval()
+    if arguments.data not in config["datasets"]:
+        raise UserError(f"--data {arguments.data}: no such set in the config; it has {', '.join(config['datasets'])}")
+    dataset = SRDataset(config["datasets"][arguments.data], train=False)
+    samples = [dataset[index] for index in range(min(arguments.images, len(dataset)))]
+    return Setting(network, config, samples, min(arguments.batch, len(samples)), run)
+
+
+def config_of(arguments):
+    """The config of the command line, to validate with: of the file, or else of the checkpoint, with the overrides."""
+    if arguments.config:
+        return load_config(arguments.config, arguments.overrides, {"phase": "val"})
+    config = deepcopy(read_network_file(find_checkpoint(arguments.checkpoint).network).config) | {"phase": "val"}
+    for override in arguments.overrides:
+        path, value = parse_override(override, config)
+        *sections, name = path.split(".")
+        reduce(lambda section, key: section.setdefault(key, {}), sections, config)[name] = value
+    return check_config(config, str(arguments.checkpoint), for_run=True)
