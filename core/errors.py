@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import select
 import sys
 import time
 from contextlib import contextmanager
@@ -22,15 +23,31 @@ USER_ERRORS = (UserError, DataError, ModelError, SparseError)
 
 @contextmanager
 def one_line_errors():
-    """For `main`, as `@one_line_errors()`: the errors above become one line on stderr and exit code 2, Ctrl-C 130."""
+    """For `main`, as `@one_line_errors()`: the errors above become one line on stderr and exit code 2, Ctrl-C 130.
+
+    Where nobody reads stdout any more, as after `| head`, the program ends without a word (141).
+    """
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if is_read(sys.stdout):
+            raise  # of another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush as the interpreter ends
+        sys.exit(141)
     except USER_ERRORS as error:
         say_once(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:
         say_once("interrupted")
         sys.exit(130)
+
+
+def is_read(stream):
+    """Whether somebody reads what is written to a stream, where it is a pipe."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def say_once(line):

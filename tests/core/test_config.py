@@ -437,6 +437,14 @@ def test_a_user_error_of_a_program_is_one_line_and_exit_code_2(small):
     assert result.stderr == "error: --set density=7: sparse.density is 7, but must be a number in (0, 1]\n"
 
 
+def test_nobody_reads_on(small):
+    """As after `| head`: a program ends without a word."""
+    command = [sys.executable, "-m", "core.config", str(small)]
+    program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program.stdout.close()
+    assert (program.stderr.read(), program.wait(timeout=120)) == (b"", 141)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -457,6 +465,7 @@ def test_errors_of_every_package_end_in_one_line(error, code, line, capsys):
     assert (exit.value.code, *capsys.readouterr()) == (code, "", line)
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), one_line_errors():
-        print(1 / 0)
+@pytest.mark.parametrize("bug", [ZeroDivisionError, BrokenPipeError])  # of a pipe that is not stdout
+def test_a_bug_keeps_its_traceback(bug):
+    with pytest.raises(bug), one_line_errors():
+        raise bug
