@@ -64,6 +64,8 @@ RULES = {  # other ways to find the weights, at the density of the reference
     "random": IN_LAYER | {"growth": "random"},  # SET, Mocanu et al. 2018
     "gradient": IN_LAYER | {"growth": "gradient"},  # RigL, Evci et al. 2020
     "static": MOMENTUM | {"density": 0.15, "prune_rate": 0.0},  # the first masks, for ever
+    "momentum-in-layer": IN_LAYER | {"growth": "momentum"},  # the rule of growth alone, without moving between layers
+    "random-moved": IN_LAYER | {"growth": "random", "redistribution": "momentum"},  # the moving alone
 }
 VARIANTS = DENSITIES | RULES
 
