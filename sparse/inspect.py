@@ -4,6 +4,7 @@ Reads safetensors, packed or dense, and published .pth files (without running an
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,4 +102,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # after `| head`, it ends without a word
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,15 @@ def damaged_files(folder, network):
     save_file(packed, folder / "inconsistent.safetensors")
     yield "inconsistent.safetensors", "packed tensor body.weight"
     yield "missing.safetensors", "there is no such file"
+
+
+def test_nobody_reads_on(network, tmp_path):
+    """As after `| head`."""
+    save_file(pack(*network), tmp_path / "packed.safetensors")
+    command = [sys.executable, "-m", "sparse.inspect", str(tmp_path / "packed.safetensors")]
+    program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program.stdout.close()
+    assert (program.stderr.read(), program.wait(timeout=60)) == (b"", -signal.SIGPIPE)
 
 
 def test_bad_files_give_one_line_and_exit_code_2(network, tmp_path, capsys):
