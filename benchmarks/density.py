@@ -65,7 +65,7 @@ RULES = {  # other ways to find the weights, at the density of the reference
     "gradient": IN_LAYER | {"growth": "gradient"},  # RigL, Evci et al. 2020
     "static": MOMENTUM | {"density": 0.15, "prune_rate": 0.0},  # the first masks, for ever
     "momentum-in-layer": IN_LAYER | {"growth": "momentum"},  # the rule of growth alone, without moving between layers
-    "random-moved": IN_LAYER | {"growth": "random", "redistribution": "momentum"},  # the moving alone
+    "random-moved": MOMENTUM | {"density": 0.15, "growth": "random"},  # the moving alone
 }
 VARIANTS = DENSITIES | RULES
 
