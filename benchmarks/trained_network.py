@@ -2,13 +2,12 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import nn
 
 from core.checkpoint import find_checkpoint, load_network, read_network_file
-from core.config import check_config, load_config, parse_override
+from core.config import check_config, load_config, parse_override, set_value
 from core.device import pick_device
 from core.distributed import Distributed
 from core.errors import UserError
@@ -54,6 +53,5 @@ def config_of(arguments):
     config = deepcopy(read_network_file(find_checkpoint(arguments.checkpoint).network).config) | {"phase": "val"}
     for override in arguments.overrides:
         path, value = parse_override(override, config)
-        *sections, name = path.split(".")
-        reduce(lambda section, key: section.setdefault(key, {}), sections, config)[name] = value
+        set_value(config, path, value)
     return check_config(config, str(arguments.checkpoint), for_run=True)

@@ -27,11 +27,11 @@ def load_config(path, overrides=(), flags=None):
     config, origins = read_file(path), {}
     for key, value in (flags or {}).items():
         if value is not None:
-            _set(config, key, value)
+            set_value(config, key, value)
             origins[key] = "command line"
     for override in overrides:
         key, value = parse_override(override, config)
-        _set(config, key, value)
+        set_value(config, key, value)
         origins[key] = f"--set {_cut(override)}"
     return check_config(config, str(path), origins, for_run=True)
 
@@ -103,8 +103,8 @@ def _full_path(key, config):
     return matches[0]
 
 
-def _set(config, path, value):
-    """Put a value at its path, with the sections that are missing on the way."""
+def set_value(config, path, value):
+    """Puts a value at its full path, with the sections that are missing on the way."""
     *sections, name = path.split(".")
     for section in sections:
         config = config.setdefault(section, {})

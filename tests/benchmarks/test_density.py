@@ -14,11 +14,12 @@ from PIL import Image
 from torch import nn
 
 from benchmarks import density
+from benchmarks.common import start_log
+from benchmarks.equal_trainings import share_kept, variants_of
+from benchmarks.equal_trainings_report import merge
 from core.config import load_config
 from core.errors import UserError
 from model import build_network
-from model.diffusion import draw_noise_levels
-from model.schedule import NoiseSchedule
 from sparse import Masker
 
 STEPS, UPDATE_EVERY = 8, 2
@@ -157,7 +158,7 @@ def test_reports_of_other_settings_are_not_joined(first, tmp_path, path, value):
     place[key] = value
     (tmp_path / "other.json").write_text(json.dumps(changed))
     with pytest.raises(UserError) as error:
-        density.merge([file, tmp_path / "other.json"], density.start_log("density"))
+        merge(density.COMPARISON, [file, tmp_path / "other.json"], start_log("density"))
     assert f"other.json: {path} is" in str(error.value) and f"{value} in the other" in str(error.value)
 
 
@@ -166,7 +167,7 @@ def test_images_may_lie_elsewhere(first, tmp_path):
     changed = json.loads(json.dumps(report))
     changed["data"]["val"] |= {"dataroot": "elsewhere", "num_workers": 7}
     (tmp_path / "other.json").write_text(json.dumps(changed))
-    assert density.merge([file, tmp_path / "other.json"], density.start_log("density"))["rows"] == report["rows"]
+    assert merge(density.COMPARISON, [file, tmp_path / "other.json"], start_log("density"))["rows"] == report["rows"]
 
 
 @pytest.mark.parametrize(
@@ -191,14 +192,14 @@ def test_bad_input_is_one_line(main, capsys, arguments, told):
 
 
 def test_variants():
-    assert density.variants_of("dense, density-[15]*") == [
+    assert variants_of(density.COMPARISON, "dense, density-[15]*") == [
         "density-5",
         "density-10",
         "density-15",
         "density-50",
         "dense",
     ]
-    assert density.variants_of("*") == list(density.VARIANTS) and len(density.VARIANTS) == 11
+    assert variants_of(density.COMPARISON, "*") == list(density.VARIANTS) and len(density.VARIANTS) == 11
     assert density.REFERENCE in density.DENSITIES
 
 
@@ -220,57 +221,4 @@ def test_which_rules_keep_the_share_of_every_layer(rule, kept):
         optimizer.step()
         assert masker.step() is not None
     assert (masker.densities() == pytest.approx(before, rel=1e-3)) == kept
-    assert density.share_kept(masks, masker.masks) < 0.9
-
-
-def test_stratified_noise_levels():
-    schedule = NoiseSchedule({"schedule": "linear", "n_timestep": 50, "linear_start": 1e-4, "linear_end": 0.1})
-    table = np.concatenate([[1.0], schedule.noise_levels.numpy()])
-    edges = np.interp(np.linspace(0, 50, 8), np.arange(51), table)
-    drawn = torch.stack(
-        [density.stratified_noise_levels(schedule, 7, torch.Generator().manual_seed(n)) for n in range(2000)]
-    ).numpy()
-    assert (drawn <= edges[:-1] + 1e-6).all() and (drawn >= edges[1:] - 1e-6).all()
-    trained = draw_noise_levels(schedule, 100_000, torch.Generator().manual_seed(0)).numpy()
-    grid = np.linspace(0.01, 0.99, 25)
-    np.testing.assert_allclose(np.quantile(drawn, grid), np.quantile(trained, grid), atol=0.01)
-
-
-class Recorder(nn.Module):
-    """An objective that keeps what it is given; its loss is the mean |noise|."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight, self.seen = nn.Parameter(torch.zeros(())), []
-
-    def forward(self, *arguments):
-        self.seen.append(arguments)
-        return arguments[2].abs().mean() + self.weight
-
-
-def test_the_noise_of_an_image_is_its_own():
-    schedule = NoiseSchedule({"schedule": "linear", "n_timestep": 50, "linear_start": 1e-4, "linear_end": 0.1})
-    images = [{"index": n, "lr": torch.full((3, 4, 4), 0.1), "hr": torch.full((3, 8, 8), 0.2)} for n in (0, 1)]
-    objective, losses = Recorder(), []
-    for sample in (*images, images[0]):
-        losses.append(density.image_loss(objective, sample, schedule, factor=2))
-        torch.rand(7)  # no state is shared with what else draws
-    (lr, hr, noise, levels, scale), other, again = objective.seen
-    assert losses[0] == losses[2] != losses[1] and losses[0] == pytest.approx((2 / math.pi) ** 0.5, abs=0.05)
-    assert all(torch.equal(a, b) for a, b in zip((lr, hr, noise, levels), again[:4], strict=True))
-    assert not torch.equal(noise, other[2]) and not torch.equal(levels, other[3])
-    assert lr.shape == (16, 3, 4, 4) and hr.shape == noise.shape == (16, 3, 8, 8) and scale == 1
-    assert (lr == 0.1).all() and (hr == 0.2).all() and (levels.diff() < 0).all()
-    density.image_loss(objective, images[0], schedule, factor=3)
-    assert objective.seen[-1][4] == 0.5  # of factors 1 to 3, the image asks for 2
-
-
-def test_paired_difference():
-    mean, error = density.paired_difference({"a": [1.0, 3.0], "b": [5.0]}, {"a": [0.0, 1.0], "b": [2.0]})
-    assert mean == pytest.approx(2) and error == pytest.approx(1 / 3**0.5)  # of 1, 2 and 3
-    assert density.paired_difference({"a": [1.5]}, {"a": [1.0]}) == (0.5, None)
-
-
-def test_share_kept():
-    first, last = {"w": torch.tensor([True, True, False, True])}, {"w": torch.tensor([True, False, True, True])}
-    assert density.share_kept(first, last) == pytest.approx(2 / 3) and density.share_kept({}, {}) == 1
+    assert share_kept(masks, masker.masks) < 0.9

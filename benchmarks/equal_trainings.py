@@ -1,0 +1,341 @@
+"""Trainings that are alike but for a few keys of the config, as density.py and tuning.py compare them.
+
+All start from the same initial weights and see the same images and noise in the same order, unless a variant changes
+that very thing, for the same steps. Each is measured by its EMA weights: the training loss on the validation images at
+noise that is the same for all, and PSNR and SSIM of sampled images.
+"""
+
+import argparse
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.common import fill_defaults, free, matching, publish, start_log
+from benchmarks.equal_trainings_report import add_row, as_table, describe, merge, title
+from core.command_line import Parser, count
+from core.config import check_config, load_config, set_value
+from core.cross_checks import validation_sets
+from core.device import pick_device, synchronize
+from core.distributed import Distributed
+from core.errors import UserError
+from core.report import write_json
+from core.sampling import trained_factor
+from core.training import Trainer
+from core.validation import batches, measure, pictures_of, super_resolve_samples
+from data import SRDataset
+from data.demo import make_demo
+from data.images import save_png
+from model.compiled import release
+from model.conditioning import relative_scale
+from model.diffusion import DiffusionLoss
+from sparse import pack
+
+FULL = {"config": "config/faces_16_128_small.yaml", "images": 100}
+SMALL = {"config": "config/demo.yaml", "images": 2, "steps": 8}
+SMALL_CONFIG = {
+    "datasets.train.batch_size": 2,
+    "datasets.val.l_resolution": 16,
+    "datasets.val.r_resolution": 64,
+    "datasets.val.data_len": 3,
+    "train.warmup": 2,
+    "train.ema_scheduler.step_start_ema": 2,
+    "train.ema_scheduler.ema_decay": 0.5,
+    "sparse.update_every": 2,
+}
+NOISE_LEVELS = 16  # at which an image's loss is taken
+NOISE_SEED = 0  # plus the image's index: of the levels and the noise
+
+
+class Diverged(UserError):
+    """A loss that is no number any more."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one training changes: {full path of a key: value}; and a first stage with further changes, until a share of
+    the steps, from whose checkpoint it goes on without them."""
+
+    changes: Mapping[str, Any]
+    first: Mapping[str, Any] = field(default_factory=dict)
+    until: float | None = None  # the share of the steps that are the first stage; None: there is none
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a benchmark asks."""
+
+    name: str  # in its report
+    variants: Mapping[str, Variant]
+    reference: str  # the variant that the others are compared with
+    columns: Mapping[str, tuple[str, str]]  # of the table: measure -> (what it is called, how it is written)
+    picture: Callable[[dict], Any]  # a report -> its picture
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command.
+
+
+def parser(name, manual):
+    """The options that the benchmarks of this kind share."""
+    parser = Parser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, places = parser.add_argument, f"experiments/benchmarks/{name}"
+    add("-c", "--config", metavar="FILE", help="network, data and training (default: config/faces_16_128_small.yaml)")
+    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    add("--steps", type=count, metavar="N", help="training steps of each variant (default: the config's train.n_iter)")
+    add("--variants", default="*", metavar="NAMES", help="patterns of names (default: all)")
+    add("--images", type=count, metavar="N", help="sample the first so many of each validation set (default: 100)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--small", action="store_true", help="few steps of the demo's network on images that are made")
+    add("--merge", nargs="+", metavar="FILE", help="join these reports; where two have a variant, the first counts")
+    add("--json", default=f"{places}.json", metavar="FILE", help="where the report goes")
+    add("--plot", default=f"{places}.png", metavar="FILE", help="where the picture goes")
+    return parser
+
+
+def answer(comparison, arguments):
+    """Trains the variants of the command line, or joins reports, and tells what came out."""
+    arguments = fill_defaults(arguments, SMALL if arguments.small else FULL)
+    log = start_log(comparison.name)
+    if arguments.merge:
+        report = merge(comparison, arguments.merge, log)
+        save_picture(comparison, report, arguments.plot)
+    else:
+        with TemporaryDirectory() as folder:
+            report = run_variants(comparison, arguments, Path(folder), log)
+    publish(title(report), as_table(comparison, report), report, arguments.json)
+    print(f"the losses as a picture: {arguments.plot}")
+
+
+def run_variants(comparison, arguments, folder, log):
+    """The report on the variants of the command line, written with its picture after each of them."""
+    names = variants_of(comparison, arguments.variants)
+    setting = load(arguments, folder, log)
+    stages = {name: stages_of(comparison.variants[name], name, setting.config, folder) for name in names}
+    report = describe(comparison, setting, arguments, NOISE_LEVELS)
+    for number, name in enumerate(names, start=1):
+        try:
+            measures = measure_variant(setting, stages[name], f"{number}/{len(names)} {name}")
+        except Diverged as error:
+            report["left_out"][name] = str(error)
+            log.info(f"left out: {name}: {error}")
+            continue
+        add_row(comparison, report, {"variant": name, **told_of(comparison.variants[name]), **measures})
+        write_json(report, arguments.json)
+        save_picture(comparison, report, arguments.plot)
+        told = f"{measures['psnr']:.2f} dB, {measures['megabytes']:.2f} MB, {measures['minutes']:.2f} minutes"
+        log.info(f"{name}: validation loss {measures['loss']:.5f}, {told}")
+    if not report["rows"]:
+        raise UserError(f"no variant could be measured: {next(iter(report['left_out'].values()))}")
+    return report
+
+
+def save_picture(comparison, report, file):
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    save_png(comparison.picture(report), file)
+
+
+def variants_of(comparison, asked):
+    """The names of --variants, in their order."""
+    there = comparison.variants
+    return matching(there, asked, lambda pattern: f"--variants {pattern}: no variant; there are {', '.join(there)}")
+
+
+def told_of(variant):
+    """What a row says of what it changed."""
+    told = {"changes": dict(variant.changes)}
+    return told if variant.until is None else told | {"first": dict(variant.first), "until": variant.until}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is measured.
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the variants share."""
+
+    config: dict
+    sets: dict  # key of a validation set -> SRDataset
+    images: int  # of each of them that are sampled
+    run: Distributed
+    log: logging.Logger
+
+
+def load(arguments, folder, log):
+    """The setting of the command line; the images of --small go to the folder."""
+    flags = {"phase": "train"}
+    if arguments.small:
+        make_demo(folder / "demo", count=8)
+        flags |= SMALL_CONFIG
+        flags |= {f"datasets.{key}.dataroot": str(folder / "demo" / key) for key in ("train", "val")}
+    config = load_config(arguments.config, arguments.overrides, flags)
+    config["train"]["n_iter"] = arguments.steps or config["train"]["n_iter"]
+    sets = {key: SRDataset(config["datasets"][key], train=False) for key in validation_sets(config)}
+    if not sets:
+        raise UserError(f"{arguments.config}: datasets.val is missing: the variants are compared on its images")
+    return Setting(config, sets, arguments.images, Distributed(0, 1, pick_device(arguments.device)), log)
+
+
+def stages_of(variant, name, config, folder):
+    """[(config, the step at which it ends)] of a variant, whose experiment goes to the folder."""
+    last = stage_config(config, variant.changes, name, folder)
+    steps = last["train"]["n_iter"]
+    if variant.until is None:
+        return [(last, steps)]
+    first = stage_config(config, {**variant.changes, **variant.first}, name, folder)
+    return [(first, round(variant.until * steps)), (last, steps)]
+
+
+def stage_config(config, changes, name, folder):
+    config = deepcopy(config)
+    for path, value in {**changes, "path.root": str(folder / name)}.items():
+        set_value(config, path, deepcopy(value))
+    return check_config(config, f"variant {name}")
+
+
+def measure_variant(setting, stages, label):
+    """Trains a variant, and what there is to tell of it."""
+    trainer, first, train_losses, seconds = train_stages(setting, stages, label)
+    masks, sparse = trainer.masker.masks if trainer.masker else {}, trainer.config["sparse"]
+    size = packed_bytes(trainer.ema.network, masks)
+    return {
+        "sparse": sparse,
+        "density": trainer.density,
+        "growth": growth_of(sparse),
+        "kept": share_kept(first, masks),
+        "train_loss": train_losses[-1],
+        "train_losses": train_losses,
+        "bytes": size,
+        "megabytes": size / 1e6,
+        "seconds": seconds,
+        "minutes": seconds / 60,
+        **validation_losses(trainer, setting, label),
+        **sampled_quality(trainer.ema.network, setting, trainer.config, label),
+    }
+
+
+def train_stages(setting, stages, label):
+    """(the trainer at the last step, its first masks, the mean loss of each tenth of the way, seconds of training)."""
+    first, losses, seconds, resume = None, [], 0.0, None
+    for config, end in stages:
+        trainer = None  # its memory, and that of the variant before, is given back first
+        free()
+        trainer = Trainer(config, setting.run, setting.log, resume)
+        if first is None:
+            first = dict(trainer.masker.masks) if trainer.masker else {}
+        seconds += train(trainer, end, losses, label)
+        if end < config["train"]["n_iter"]:
+            trainer.save()
+            resume = trainer.folder("checkpoint")
+    return trainer, first, losses, seconds
+
+
+def train(trainer, end, losses, label):
+    """Trains to step `end` -> seconds; the mean loss of each tenth of all steps that is completed joins `losses`."""
+    steps, first, before = trainer.options["n_iter"], trainer.step, trainer.step
+    tenths = {*(steps * n // 10 for n in range(1, 11)), end}
+    began = time.perf_counter()
+    remaining = itertools.islice(trainer.batches(), end - first)
+    with tqdm(remaining, label, steps, initial=first, disable=None, unit="step") as bar:
+        for batch in bar:
+            trainer.train_step(batch)
+            if trainer.step in tenths:
+                losses.append(mean_loss(trainer, trainer.step - before))
+                before = trainer.step
+                bar.set_postfix(loss=f"{losses[-1]:.4f}")
+                if bar.disable:
+                    rate = (trainer.step - first) / (time.perf_counter() - began)
+                    trainer.log.info(f"{label}: step {before}/{steps}, loss {losses[-1]:.4f}, {rate:.2f} steps/s")
+    synchronize(trainer.run.device)
+    trainer.board.close()
+    return time.perf_counter() - began
+
+
+def mean_loss(trainer, steps):
+    """The mean of the losses summed over so many steps, which are forgotten."""
+    loss = trainer.losses.item() / steps
+    trainer.losses.zero_()
+    if not math.isfinite(loss):
+        raise Diverged(f"the training loss is {loss} at step {trainer.step}")
+    return loss
+
+
+def growth_of(sparse):
+    """The growth rule of a `sparse` section, for a reader; None where nothing grows."""
+    return sparse["growth"] if sparse["enabled"] and sparse["prune_rate"] else None
+
+
+def share_kept(first, last):
+    """The share of the weights active at first that are active at last; 1 where nothing is masked."""
+    kept = sum(int((mask & last[name]).sum()) for name, mask in first.items())
+    return kept / sum(int(mask.sum()) for mask in first.values()) if first else 1.0
+
+
+def packed_bytes(network, masks):
+    """Of the tensors that a network file of the checkpoint holds."""
+    return sum(tensor.nbytes for tensor in pack(network.state_dict(), masks).values())
+
+
+def validation_losses(trainer, setting, label):
+    """The mean loss over all validation images, and that of each image by validation set."""
+    losses, config = {}, trainer.config
+    objective = DiffusionLoss(trainer.ema.network, config["train"]["loss"])
+    for key, dataset in setting.sets.items():
+        shown = f"{label}, loss on {config['datasets'][key]['name']}"
+        samples = (dataset[i] for (i,) in batches(range(len(dataset)), 1, shown, setting.run, setting.log))
+        losses[key] = [image_loss(objective, sample, trainer.schedule, trained_factor(config)) for sample in samples]
+    mean = fmean(itertools.chain(*losses.values()))
+    if not math.isfinite(mean):
+        raise Diverged(f"the validation loss is {mean}")
+    return {"loss": mean, "losses": losses}
+
+
+@torch.no_grad()
+def image_loss(objective, sample, schedule, factor):
+    """The mean loss of one sample of a dataset at NOISE_LEVELS noise levels, in float32.
+
+    Levels and noise follow from the image's index alone. factor: the magnification that the network is trained for.
+    """
+    device = next(objective.parameters()).device
+    generator = torch.Generator().manual_seed(NOISE_SEED + sample["index"])
+    levels = stratified_noise_levels(schedule, NOISE_LEVELS, generator).to(device)
+    noise = torch.randn((NOISE_LEVELS, *sample["hr"].shape), generator=generator).to(device)
+    lr, hr = (sample[key].to(device).repeat(NOISE_LEVELS, 1, 1, 1) for key in ("lr", "hr"))
+    scale = relative_scale(hr.shape[-2:], lr.shape[-2:], factor)
+    return objective(lr, hr, noise, levels, scale).item()
+
+
+def stratified_noise_levels(schedule, number, generator):
+    """γ (number,) on the CPU, one of each part of the timesteps: together distributed as in training, see
+    `model.diffusion.draw_noise_levels`."""
+    table = torch.cat([torch.ones(1, dtype=torch.float64), schedule.noise_levels])
+    drawn = torch.rand(number, generator=generator, dtype=torch.float64)
+    place = (torch.arange(number) + drawn) / number * schedule.n_timestep  # γ is linear between whole numbers
+    below = place.long().clamp(max=schedule.n_timestep - 1)
+    return torch.lerp(table[below], table[below + 1], place - below).float()
+
+
+def sampled_quality(network, setting, config, label):
+    """The means of what `core.validation.measure` gives over all sampled images, and each image's by set."""
+    entries = {}
+    for key, dataset in setting.sets.items():
+        spec, shard = config["datasets"][key], range(min(setting.images, len(dataset)))
+        entries[key] = []
+        for indices in batches(shard, spec["batch_size"], f"{label}, {spec['name']}", setting.run, setting.log):
+            samples = [dataset[index] for index in indices]
+            sr, _, _ = super_resolve_samples(network, config, samples, setting.run.device)
+            entries[key] += [measure(pictures_of(sample, image)) for sample, image in zip(samples, sr, strict=True)]
+    release(network)
+    every = list(itertools.chain(*entries.values()))
+    return {key: fmean(entry[key] for entry in every) for key in every[0]} | {"per_image": entries}

@@ -1,0 +1,174 @@
+"""What equal_trainings.py tells: its report, how its rows compare, how the reports of several processes are joined."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from statistics import fmean, stdev
+
+from benchmarks.common import environment, show, table
+from core.errors import UserError
+from core.sampling import describe_sampling
+from data import SRDataset
+from model import build_network
+
+EQUAL = ("benchmark", "config", "steps", "noise_levels", "images", "data", "settings")  # in reports that can be merged
+PLACES = ("dataroot", "hr_dataroot", "lr_dataroot", "datatype", "num_workers")  # how data are read, not what they are
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The report.
+
+
+def describe(comparison, setting, arguments, noise_levels):
+    """What is measured, where and how."""
+    config, network = setting.config, build_network(setting.config["model"], initialised=False)
+    return {
+        "benchmark": comparison.name,
+        **environment(setting.run.device),
+        "config": config["name"],
+        "overrides": arguments.overrides,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "prunable": sum(parameter.numel() for parameter in network.prunable_parameters().values()),
+        "steps": config["train"]["n_iter"],
+        "noise_levels": noise_levels,
+        "images": setting.images,
+        "data": describe_data(setting),
+        "settings": {section: config[section] for section in ("model", "train", "sparse", "sample")},
+        "sampling": describe_sampling(config["sample"], network.schedule),
+        "left_out": {},
+        "bicubic": None,
+        "rows": [],
+    }
+
+
+def describe_data(setting):
+    """{set: its section of the config, how many images it has, a digest of their names; for validation, pixels too}."""
+    specs = setting.config["datasets"]
+    train = SRDataset(specs["train"], train=True)
+    told = {"train": {"number": len(train), "sha256": digest(train.store.names[: len(train)])}}
+    for key, dataset in setting.sets.items():
+        pixels = (sample[kind].numpy().tobytes() for sample in dataset_in_order(dataset) for kind in ("lr", "hr"))
+        told[key] = {"number": len(dataset), "sha256": digest(dataset.store.names[: len(dataset)], pixels)}
+    return {key: specs[key] | found for key, found in told.items()}
+
+
+def dataset_in_order(dataset):
+    return (dataset[index] for index in range(len(dataset)))
+
+
+def digest(names, contents=()):
+    """SHA-256 of texts, and of what follows them, as hexadecimal digits."""
+    state = hashlib.sha256("\0".join(names).encode())
+    for content in contents:
+        state.update(content)
+    return state.hexdigest()
+
+
+def title(report):
+    train, bicubic = report["data"]["train"], report["bicubic"]
+    sets = ", ".join(f"{spec['name']} ({spec['number']})" for key, spec in report["data"].items() if key != "train")
+    images = train["batch_size"] * report["settings"]["train"]["accumulate"]
+    lines = [
+        f"{report['config']}: {report['parameters']:,} parameters, {report['prunable']:,} of them prunable; "
+        f"{report['steps']:,} steps of {images} images on {report['device']}",
+        f"{train['name']} ({train['number']} images), {train['l_resolution']} → {train['r_resolution']}; "
+        f"validation on {sets}",
+        f"val loss: EMA weights, each image at {report['noise_levels']} noise levels; beside it the paired difference "
+        "and its standard error over images",
+        f"PSNR, SSIM: of at most {report['images']} images of a set, {report['sampling']}",
+        f"of bicubic upsampling: {bicubic['psnr']:.2f} dB, {bicubic['ssim']:.4f}",
+        "train loss: of the last tenth of the steps; minutes: of training",
+    ]
+    lines += [f"left out: {name} ({reason})" for name, reason in report["left_out"].items()]
+    return "\n".join(lines)
+
+
+def as_table(comparison, report):
+    columns = comparison.columns
+    cells = [[row["variant"], *(show(row[key], form) for key, (_, form) in columns.items())] for row in report["rows"]]
+    return table(["", *(name for name, _ in columns.values())], cells)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is compared.
+
+
+def add_row(comparison, report, row):
+    """A variant with its measures, and all rows compared anew. What is said of bicubic is the same for all of them."""
+    bicubic = {key: value for key, value in row.items() if key.startswith("bicubic_")}
+    report["bicubic"] = {key.removeprefix("bicubic_"): value for key, value in bicubic.items()}
+    report["rows"].append({key: value for key, value in row.items() if key not in bicubic})
+    compare(report["rows"], comparison.reference)
+
+
+def compare(rows, reference):
+    """Adds to each row how far its loss is above that of the reference, if that is there, and the standard error."""
+    reference = next((row for row in rows if row["variant"] == reference), None)
+    for row in rows:
+        pair = paired_difference(row["losses"], reference["losses"]) if reference else (None, None)
+        row["difference"], row["difference_error"] = pair
+
+
+def paired_difference(losses, others):
+    """(mean, its standard error) of losses - others, {set: [loss of each image]}; no error for a single image."""
+    differences = [
+        loss - other for key in losses for loss, other in zip(losses[key], others[key], strict=True)
+    ]  # the same images in the same order
+    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
+    return fmean(differences), error
+
+
+def merge(comparison, files, log):
+    """The rows of several reports as one, compared anew; a variant that several have is taken from the first."""
+    reports = [read_report(comparison, file) for file in files]
+    merged, rows, left_out = reports[0], {}, {}
+    for file, report in zip(files, reports, strict=True):
+        refuse_other_setting(merged, report, files[0], file)
+        for row in report["rows"]:
+            if row["variant"] in rows:
+                log.info(f"{row['variant']}: not taken from {file}, as a report before it has it too")
+            rows.setdefault(row["variant"], row)
+        left_out |= report["left_out"]
+    merged["device"] = ", ".join(dict.fromkeys(report["device"] for report in reports))
+    merged["left_out"] = {name: reason for name, reason in left_out.items() if name not in rows}
+    order = {name: place for place, name in enumerate(comparison.variants)}
+    merged["rows"] = sorted(rows.values(), key=lambda row: order.get(row["variant"], len(order)))
+    compare(merged["rows"], comparison.reference)
+    return merged
+
+
+def read_report(comparison, file):
+    """A report that this benchmark wrote."""
+    try:
+        report = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--merge {file}: cannot read it: {error.strerror}") from None
+    except ValueError:
+        report = None
+    if not isinstance(report, dict) or report.get("benchmark") != comparison.name:
+        raise UserError(f"--merge {file}: not a report of benchmarks/{comparison.name}.py")
+    return report
+
+
+def refuse_other_setting(one, other, file, other_file):
+    """One line where the variants of two reports were not trained and measured alike."""
+    settings = ({key: comparable(report[key]) for key in EQUAL} for report in (one, other))
+    for key, value, another in differences(*settings):
+        raise UserError(f"cannot merge {file} and {other_file}: {key} is {value} in the first, {another} in the other")
+
+
+def comparable(value):
+    """A value of a report without where its images lie: what they are is told by their digest."""
+    if isinstance(value, dict):
+        return {key: comparable(item) for key, item in value.items() if key not in PLACES}
+    return value
+
+
+def differences(one, other, path=""):
+    """(path, value, other value) of all that is not the same in two nested dicts."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        if one != other:
+            yield path.removeprefix("."), one, other
+        return
+    for key in one | other:
+        yield from differences(one.get(key), other.get(key), f"{path}.{key}")
