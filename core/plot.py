@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 FINE = 2  # everything is drawn so many times larger, and averaged
 MARGIN = {"left": 78, "right": 24, "top": 44, "bottom": 62}  # pixels around the frame
 RADIUS = 5  # pixels of a marker
+ROW = 22  # pixels from a row to the next
 INK, PALE, GRID = "#222222", "#777777", "#e4e4e4"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # told apart by all eyes
 MARKERS = ("circle", "square", "triangle", "diamond", "cross")
@@ -104,6 +105,37 @@ def plot(
     return canvas.picture()
 
 
+@dataclass(frozen=True)
+class Row:
+    """A value with its error, in a row of its own."""
+
+    name: str
+    value: float
+    error: float = 0.0  # a bar reaches so far to both sides
+    group: str = ""  # rows of one group have one colour
+
+
+def row_plot(rows, title="", x_label="", width=1000):  # an RGB picture on white
+    """A row for each finite value: its name, a marker, the error as a bar; and a line at zero."""
+    rows = [row for row in rows if math.isfinite(row.value)]
+    ends = [0.0, *(row.value + sign * row.error for row in rows for sign in (-1, 1))]
+    left = 24 + max((Canvas.length(row.name) for row in rows), default=0)
+    height = MARGIN["top"] + MARGIN["bottom"] + ROW * max(len(rows), 1)
+    canvas = Canvas((width, height))
+    x = Axis.around(ends, left, width - MARGIN["right"])
+    y = Axis(0, max(len(rows), 1), MARGIN["top"], height - MARGIN["bottom"])
+    draw_columns(canvas, x, y.last, y.first)
+    canvas.line([(x.pixel(0), y.first), (x.pixel(0), y.last)], PALE, 1)
+    draw_border(canvas, x, y.last, y.first, title, x_label)
+    colours = {group: COLOURS[n % len(COLOURS)] for n, group in enumerate(dict.fromkeys(row.group for row in rows))}
+    for n, row in enumerate(rows):
+        at = y.pixel(n + 0.5)
+        canvas.text((x.first - 8, at), row.name, "rm")
+        canvas.line([(x.pixel(row.value - row.error), at), (x.pixel(row.value + row.error), at)], colours[row.group])
+        canvas.marker((x.pixel(row.value), at), "circle", colours[row.group])
+    return canvas.picture()
+
+
 def axes(series, levels=(), log_x=False, size=(1000, 700), log_y=False, falling_x=False):
     """The (x, y) axes of a picture: from a value to its pixel, from the left and from the top."""
     points = [point for s in series for point in s.drawn]
@@ -118,19 +150,29 @@ def axes(series, levels=(), log_x=False, size=(1000, 700), log_y=False, falling_
 
 def draw_frame(canvas, x, y, title, x_label, y_label):
     """The grid, the axes with their ticks, and what they mean."""
-    for tick in x.ticks():
-        at = x.pixel(tick)
-        canvas.line([(at, y.first), (at, y.last)], GRID, 1)
-        canvas.text((at, y.first + 8), f"{tick:.6g}", "ma")
+    draw_columns(canvas, x, y.first, y.last)
     for tick in y.ticks():
         at = y.pixel(tick)
         canvas.line([(x.first, at), (x.last, at)], GRID, 1)
         canvas.text((x.first - 8, at), f"{tick:.6g}", "rm")
-    corners = [(x.first, y.first), (x.last, y.first), (x.last, y.last), (x.first, y.last), (x.first, y.first)]
-    canvas.line(corners, INK, 1)
-    canvas.text(((x.first + x.last) / 2, y.first + 34), x_label, "ma", size=16)
-    canvas.text((x.first, y.last - 12), title, "ls", size=17)
+    draw_border(canvas, x, y.first, y.last, title, x_label)
     canvas.upright((8, (y.first + y.last) / 2), y_label, 16)
+
+
+def draw_columns(canvas, x, bottom, top):
+    """The x axis's ticks, and the lines of the grid above them."""
+    for tick in x.ticks():
+        at = x.pixel(tick)
+        canvas.line([(at, bottom), (at, top)], GRID, 1)
+        canvas.text((at, bottom + 8), f"{tick:.6g}", "ma")
+
+
+def draw_border(canvas, x, bottom, top, title, x_label):
+    """The frame, with the title above it and what x means below."""
+    corners = [(x.first, bottom), (x.last, bottom), (x.last, top), (x.first, top), (x.first, bottom)]
+    canvas.line(corners, INK, 1)
+    canvas.text(((x.first + x.last) / 2, bottom + 34), x_label, "ma", size=16)
+    canvas.text((x.first, top - 12), title, "ls", size=17)
 
 
 def draw_levels(canvas, levels, x, y):

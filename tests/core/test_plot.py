@@ -7,7 +7,7 @@ import pytest
 from PIL import ImageColor
 
 from core.heat_map import SCALE, WIDTH, Group, cells, colours, grouped_heat_map, heights_of, numbers_of_bar
-from core.plot import COLOURS, Axis, Series, axes, plot
+from core.plot import COLOURS, PALE, ROW, Axis, Row, Series, axes, plot, row_plot
 
 
 def centre(picture, colour):
@@ -94,6 +94,30 @@ def test_crowded_texts_levels_and_what_is_not_finite():
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Heat maps.
+
+
+def test_rows_from_the_top_with_their_values_and_errors():
+    """The zero line, two values to the right of it and their errors: distances are as the numbers are."""
+    rows = [
+        Row("a", 0.2, 0.1, "one"),
+        Row("longer name", 0.4, 0.0, "two"),
+        Row("b", float("nan")),
+        Row("c", 0.3, 0, "one"),
+    ]
+    pixels = np.asarray(row_plot(rows))
+    bar = np.argwhere((pixels == ImageColor.getrgb(COLOURS[0])).all(axis=2))
+    other = np.argwhere((pixels == ImageColor.getrgb(COLOURS[1])).all(axis=2))
+    zero = np.flatnonzero((pixels == ImageColor.getrgb(PALE)).all(axis=2).sum(axis=0) > ROW)
+    last = bar[bar[:, 0] > other[:, 0].max()]
+    first = bar[bar[:, 0] < other[:, 0].min()]
+    assert other[:, 0].mean() - first[:, 0].mean() == pytest.approx(ROW, abs=1.5)
+    assert last[:, 0].mean() - other[:, 0].mean() == pytest.approx(ROW, abs=1.5)
+    unit = (other[:, 1].mean() - zero.mean()) / 0.4
+    assert (last[:, 1].mean() - zero.mean()) / unit == pytest.approx(0.3, abs=0.005)
+    assert [(x - zero.mean()) / unit for x in (first[:, 1].min(), first[:, 1].max())] == pytest.approx(
+        [0.1, 0.3], abs=0.01
+    )
+    assert row_plot([]).size[1] < row_plot(rows).size[1] == row_plot(rows[:3]).size[1] + ROW
 
 
 def test_colours_are_darker_the_larger_the_number():

@@ -1,0 +1,86 @@
+"""What the settings of a training are worth: the config as it is, and with a few keys changed, at equal training.
+
+python benchmarks/tuning.py                                             the small network, benchmarks/tuning.yaml
+python benchmarks/tuning.py -c MY.yaml --changes MY_CHANGES.yaml        a config and changes of yours
+python benchmarks/tuning.py --steps 4000 --variants 'reference,lr-*'    those whose names fit a pattern
+python benchmarks/tuning.py --merge A.json B.json --json OUT.json       joins what two processes trained a share of
+python benchmarks/tuning.py --small --variants 'reference,lr-*,ema-*'   the demo's network: seconds on a CPU
+
+The file of changes names the trainings, as in `lr-8e-4: {train.optimizer.lr: 8e-4}`. With `first: {KEY: VALUE}` and
+`until: 0.4` keys are changed for that share of the steps alone, from whose checkpoint training goes on. `reference`
+changes nothing. All start from the same initial weights and see the same images and noise in the same order, but for
+what a change itself changes. Each is measured by its EMA weights: the training loss on the validation images at noise
+that is the same for all, paired by image with the reference's, and PSNR and SSIM of sampled images. What chance does is
+told by trainings with other seeds, not by the standard error. Report and picture are written anew after each training.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: import from the repository, whatever the working directory
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.equal_trainings import Comparison, Variant, answer, parser
+from core.config_file import read_file
+from core.errors import UserError, one_line_errors
+from core.plot import Row, row_plot
+
+CHANGES = "benchmarks/tuning.yaml"
+REFERENCE = "reference"
+COLUMNS = {  # of the table: what it is called, how it is written
+    "loss": ("val loss", "{:.5f}"),
+    "difference": (f"- {REFERENCE}", "{:+.5f}"),
+    "difference_error": ("±", "{:.5f}"),
+    "psnr": ("PSNR, dB", "{:.2f}"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "train_loss": ("train loss", "{:.5f}"),
+    "kept": ("first masks kept", "{:.3f}"),
+    "minutes": ("minutes", "{:.2f}"),
+}
+
+
+@one_line_errors()
+def main():
+    options = parser("tuning", __doc__)
+    options.add_argument("--changes", default=CHANGES, metavar="FILE", help=f"names and changes (default: {CHANGES})")
+    arguments = options.parse_args()
+    answer(Comparison("tuning", read_variants(arguments.changes), REFERENCE, COLUMNS, picture), arguments)
+
+
+def read_variants(file):
+    """{name: Variant} of a file of changes, the reference first."""
+    variants = {REFERENCE: Variant({})}
+    for name, changes in read_file(file).items():
+        if name == REFERENCE:
+            raise UserError(f"{file}: {REFERENCE} is the config as it is: name this training otherwise")
+        if not isinstance(changes, dict):
+            raise UserError(f"{file}: {name}: must be keys of a config with their values, as in train.warmup: 500")
+        variants[name] = variant_of(dict(changes), f"{file}: {name}")
+    return variants
+
+
+def variant_of(changes, where):
+    first, until = changes.pop("first", {}), changes.pop("until", None)
+    if bool(first) != (until is not None):
+        raise UserError(f"{where}: `first` and `until` go together, as in first: {{KEY: VALUE}}, until: 0.4")
+    if not isinstance(first, dict):
+        raise UserError(f"{where}: first must be keys of a config with their values")
+    if until is not None and not (isinstance(until, float) and 0 < until < 1):
+        raise UserError(f"{where}: until is {until}, but must be a share of the steps between 0 and 1")
+    return Variant(changes, first, until)
+
+
+def picture(report):
+    """How far each training's loss is above the reference's, a row each; those of one name but for its value in one
+    colour."""
+    rows = [
+        Row(row["variant"], row["difference"], row["difference_error"] or 0.0, row["variant"].partition("-")[0])
+        for row in report["rows"]
+        if row["difference"] is not None and row["variant"] != REFERENCE
+    ]
+    heading = f"{report['config']}: {report['steps']:,} steps each"
+    return row_plot(rows, heading, f"validation loss less that of the {REFERENCE}: left is better")
+
+
+if __name__ == "__main__":
+    main()
