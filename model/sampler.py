@@ -8,7 +8,7 @@ from operator import index
 import torch
 from torch import Tensor, nn
 
-from model.compiled import compiled_for_sampling
+from model.compiled import CompiledNetwork, compiled_for_sampling
 from model.diffusion import resize
 from model.errors import ModelError
 from model.plan import SamplingPlan, is_int
@@ -18,6 +18,7 @@ from model.steps import Noise, take_steps
 __all__ = ["DECODES", "SamplingPlan", "sample"]
 
 DECODES = ("every", "ends", "first")
+MOST_LENGTHS = 8  # of runs of the decoder: each is captured by itself, which takes time and memory
 
 
 # no_grad and not inference_mode: a table that the network makes here and keeps may take part in training later.
@@ -70,22 +71,23 @@ def sample(
         x = initial_noise = noise(0, shape)
         if start is not None:
             x = noisy(resize(lr_image, size), initial_noise, float(alphas_cumprod[0]))
-        x0 = None
+        x0, runs = None, runs_of_decoder(plan, decode_batch, captured=isinstance(network, CompiledNetwork))
         for group in plan.groups:
             if prior_noise and 2 * group.start >= plan.steps:
                 x = x + prior_noise * initial_noise
             state = network.encode(x, levels[group.start], condition)
             decoder = partial(network.decode, state, condition=condition)
-            for orders, predictions in predictions_of_group(decoder, levels, group, decode, decode_batch):
+            for orders, predictions in predictions_of_group(decoder, levels, group, decode, runs):
                 x, x0 = take_steps(steps, orders, x, x0, predictions, noise, lr_image, consistency, told)
     return x
 
 
-def predictions_of_group(decoder, levels, group, decode, decode_batch) -> Iterator[tuple[range, Tensor]]:
-    """(orders, their predictions (K, B, 3, H, W)) of a group, in one run or several; decoder takes levels (K, B)."""
+def predictions_of_group(decoder, levels, group, decode, runs) -> Iterator[tuple[range, Tensor]]:
+    """(orders, their predictions (K, B, 3, H, W)) of a group, in the runs that runs(group) gives; decoder takes levels
+    (K, B)."""
     last = group.stop - 1
     if decode == "every" or len(group) == 1:
-        for orders in split(group, decode_batch):
+        for orders in runs(group):
             yield orders, decoder(levels[orders.start : orders.stop])
     elif decode == "first":
         held = decoder(levels[group.start : group.start + 1])
@@ -101,10 +103,24 @@ def noisy(image: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:
     return alpha_bar**0.5 * image + (1 - alpha_bar) ** 0.5 * noise
 
 
-def split(orders: range, most: int | None) -> Iterator[range]:
-    """The orders of a group in runs of at most `most`."""
-    for first in range(orders.start, orders.stop, most or len(orders)):
-        yield range(first, min(first + (most or len(orders)), orders.stop))
+def runs_of_decoder(plan: SamplingPlan, most: int | None, captured: bool) -> Callable[[range], Iterator[range]]:
+    """How to decode a group: a function from its orders to runs of at most `most`.
+
+    Where runs are captured and would have many lengths, as groups of `auto` and `pro` have, they are powers of two.
+    """
+    lengths = {len(run) for group in plan.groups for run in split(group, most)}
+    return partial(split, most=most, powers_of_two=captured and len(lengths) > MOST_LENGTHS)
+
+
+def split(orders: range, most: int | None, powers_of_two: bool = False) -> Iterator[range]:
+    """The orders of a group in runs of at most `most`, the longest first."""
+    first = orders.start
+    while first < orders.stop:
+        length = min(most or len(orders), orders.stop - first)
+        if powers_of_two:
+            length = 1 << (length.bit_length() - 1)
+        yield range(first, first + length)
+        first += length
 
 
 def seeded_noise(seeds: Sequence[int], batch: int, device: torch.device) -> Noise:

@@ -107,6 +107,18 @@ def test_graphs_give_the_image_of_single_launches(network, key_steps, options):
 
 
 @pytest.mark.cuda
+def test_groups_of_many_lengths_take_few_graphs(network):
+    network.cuda()
+    keys = [sum(range(n)) for n in range(1, 13)]  # groups of 1, 2, 3, ... 12 steps
+    plan, lr = SamplingPlan.parse(keys, 78, 80), lr_images(2, "cuda")
+    ours, exact = (sample(network, lr, SIZE, plan, solver="ddim", compiled=how) for how in (True, False))
+    torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-4)
+    (used,) = compiled._COMPILED[network].values()
+    (chain,) = used.chains.values()
+    assert chain.captured.keys() == {"condition", "encode", 1, 2, 4, 8}
+
+
+@pytest.mark.cuda
 def test_graphs_follow_the_weights(network):
     """Changed in place, through `.data`, or replaced."""
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from model.diffusion import resize
 from model.errors import ModelError
-from model.sampler import SamplingPlan, sample
+from model.sampler import SamplingPlan, runs_of_decoder, sample
 
 SIZE = (32, 32)
 
@@ -51,6 +51,11 @@ def plan_of(key_steps, steps=40):
 
 def lr_images(batch, seed=5):
     return torch.rand(batch, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
+
+
+def binary(n):
+    """The powers of two that n is made of, the largest first."""
+    return tuple(1 << place for place in reversed(range(n.bit_length())) if n >> place & 1)
 
 
 def relative_error(ours, theirs):
@@ -151,6 +156,35 @@ def test_a_batch_gives_what_its_images_give_alone(network, solver, eta):
         assert_same(
             together[row : row + 1], sample(network, lr_image[row : row + 1], SIZE, plan, solver, [seed], eta=eta)
         )
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most", "captured", "expected"),
+    [
+        ((1, 2, 3, 4, 5, 6, 7, 8), None, True, [(1,), (2,), (3,), (4,), (5,), (6,), (7,), (8,)]),
+        (
+            (1, 2, 3, 4, 5, 6, 7, 8, 13),
+            None,
+            True,
+            [(1,), (2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1), (8,), (8, 4, 1)],
+        ),
+        ((1, 2, 3, 4, 5, 6, 7, 8, 13), None, False, [(n,) for n in (1, 2, 3, 4, 5, 6, 7, 8, 13)]),
+        (
+            range(1, 12),
+            4,
+            True,
+            [(1,), (2,), (3,), (4,), (4, 1), (4, 2), (4, 3), (4, 4), (4, 4, 1), (4, 4, 2), (4, 4, 3)],
+        ),
+        ((*range(1, 10), 40), 19, True, [*map(binary, range(1, 10)), (16, 16, 8)]),
+    ],
+)
+def test_runs_that_are_captured_have_few_lengths(lengths, most, captured, expected):
+    ends = torch.tensor(lengths).cumsum(0).tolist()
+    plan = SamplingPlan.parse(",".join(map(str, [0, *ends[:-1]])), ends[-1], ends[-1])
+    runs = [list(runs_of_decoder(plan, most, captured)(group)) for group in plan.groups]
+    assert [tuple(map(len, group)) for group in runs] == expected
+    for group, parts in zip(plan.groups, runs, strict=True):
+        assert [order for part in parts for order in part] == list(group)
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "dpm++"])
