@@ -1,8 +1,10 @@
 """The dataset: pairs of low- and high-resolution images as tensors in [-1, 1]."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from random import Random
 
+import numpy as np
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
@@ -21,10 +23,13 @@ class SRDataset(Dataset):
     use_crop        cut r_resolution squares out of larger images: anywhere in training, the centre in validation
     augment         flip horizontally with probability 1/2, in training
     data_len        only the first so many images by name; -1 for all
+    weights         {pattern of names: weight}, in training: how often an image is drawn, compared with others. The
+                    first pattern (fnmatch) that fits its name counts, 1 without any; 0 leaves it out of the dataset
     mode            LRHR, or HR to ignore stored LR images and make them from the HR ones
 
     `dataset[Draw(index, seed)]` is a training sample, which the seed alone determines; `dataset[int]` has nothing
     random about it. Both give {"lr": float32 (3, l, l), "hr": float32 (3, r, r), "index": int, "name": str}.
+    `dataset.weights` is float64 (len(dataset),), all above 0, or None where all images are drawn alike.
     Raises DataError for missing, unreadable and wrongly sized images: an image is never replaced by another one.
     """
 
@@ -33,14 +38,21 @@ class SRDataset(Dataset):
         self.train, self.augment, self.use_crop = train, bool(spec.get("augment")), bool(spec.get("use_crop"))
         section = "datasets.train" if train else "datasets.val"
         self.store = open_store(spec, section)
-        self.length = len(self.store)
+        self.indices = range(len(self.store))  # of the dataset's images in the store
         if (limit := spec.get("data_len", -1)) != -1:
             if limit < 1:
                 raise DataError(f"{section}.data_len: {limit} leaves no image; set it to -1 for all, or to 1 or more")
-            self.length = min(limit, self.length)
+            self.indices = self.indices[:limit]
+        self.weights = None
+        if train and spec.get("weights"):
+            root = spec.get("hr_dataroot") or spec["dataroot"]
+            weights = weights_by_name(self.store.names, spec["weights"], section, root)[: len(self)]
+            if not weights.any():
+                raise DataError(f"{section}.weights: no image of {root} is left; give some a weight above 0")
+            self.indices, self.weights = np.flatnonzero(weights).tolist(), weights[weights > 0]
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.indices)
 
     def __getitem__(self, item: Draw | int) -> dict:
         index = item.index if isinstance(item, Draw) else int(item)
@@ -48,13 +60,14 @@ class SRDataset(Dataset):
             raise IndexError(index)
         rng = Random(item.seed) if self.train and isinstance(item, Draw) else None
         flip = self.augment and rng is not None and rng.random() < 0.5
-        lr, hr = self._pair(index, rng)
+        stored = self.indices[index]
+        lr, hr = self._pair(stored, rng)
         if flip:
             lr, hr = ImageOps.mirror(lr), ImageOps.mirror(hr)
-        return {"lr": to_tensor(lr), "hr": to_tensor(hr), "index": index, "name": self.store.names[index]}
+        return {"lr": to_tensor(lr), "hr": to_tensor(hr), "index": index, "name": self.store.names[stored]}
 
     def _pair(self, index: int, rng: Random | None) -> tuple[Image.Image, Image.Image]:
-        """The LR and HR image in their final sizes."""
+        """The LR and HR image of the store's index in their final sizes."""
         lr, hr = self.store.read(index)
         if self.use_crop:
             lr, hr = self._crop(index, lr, hr, rng)
@@ -117,6 +130,21 @@ def open_store(spec: dict, section: str) -> PairStore | LmdbStore:
         article, other = ("no", "img") if is_lmdb else ("an", "lmdb")
         raise DataError(f"{section}.datatype: {root} is {article} LMDB; set it to {other}")
     return (LmdbStore if is_lmdb else FolderStore)(root, l_resolution, r_resolution, with_lr)
+
+
+def weights_by_name(names: list[str], patterns: dict[str, float], section: str, root: str | Path) -> np.ndarray:
+    """The weight of each name. Raises DataError for a pattern that decides on none."""
+    weights, undecided = np.ones(len(names)), np.ones(len(names), dtype=bool)
+    for pattern, weight in patterns.items():
+        fits = np.array([fnmatchcase(name, pattern) for name in names])
+        if not fits.any():
+            example = f"names are without extension, as {names[0]!r}"
+            raise DataError(f"{section}.weights: no image of {root} fits {pattern!r}: mend or remove it; {example}")
+        if not (fits & undecided).any():
+            raise DataError(f"{section}.weights: earlier patterns fit all that {pattern!r} fits: put it before them")
+        weights[fits & undecided] = weight
+        undecided &= ~fits
+    return weights
 
 
 def _how_to_make(root: Path, spec: dict, is_lmdb: bool) -> str:

@@ -27,7 +27,7 @@ def train_loader(
     """
     return DataLoader(
         images,
-        batch_sampler=TrainStream(len(images), batch_size, seed, rank, world, start_step),
+        batch_sampler=TrainStream(len(images), batch_size, seed, rank, world, start_step, images.weights),
         num_workers=workers,
         worker_init_fn=obey_parent_alone,
         pin_memory=pin_memory,

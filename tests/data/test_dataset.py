@@ -83,6 +83,39 @@ def test_data_len_takes_the_first_by_name(prepared):
     assert_error("datasets.val.data_len", of=lambda: SRDataset({**prepared, "data_len": 0}, train=False))
 
 
+def test_weights_are_those_of_the_first_pattern_that_fits(prepared):
+    """Of the images 00001 ... 00007."""
+    patterns = {"*2": 0.5, "0000[1-4]": 3, "*7": 0}
+    dataset = SRDataset({**prepared, "weights": patterns}, train=True)
+    assert [sample["name"] for sample in dataset] == ["00001", "00002", "00003", "00004", "00005", "00006"]
+    assert dataset.weights.tolist() == [3, 0.5, 3, 3, 1, 1]
+    first = SRDataset({**prepared, "weights": {"*1": 0, **patterns}, "data_len": 4}, train=True)
+    assert [(sample["index"], sample["name"]) for sample in first] == [(0, "00002"), (1, "00003"), (2, "00004")]
+    assert first.weights.tolist() == [0.5, 3, 3]
+    assert torch.equal(first[2]["hr"], dataset[3]["hr"])
+    assert SRDataset({**prepared, "weights": {}}, train=True).weights is None
+
+
+def test_patterns_of_weights_that_decide_nothing(prepared):
+    def error(*say, **keys):
+        assert_error("datasets.train.weights", *say, of=lambda: SRDataset({**prepared, **keys}, train=True))
+
+    root = prepared["dataroot"]
+    error(f"no image of {root} fits 'xyz*'", "as '00001'", weights={"0*": 2, "xyz*": 1})
+    error("'00001.png'", "without extension", weights={"00001.png": 1})
+    error("earlier patterns fit all that '00003' fits", weights={"*[1-3]": 2, "00003": 0})
+    error(f"no image of {root} is left", weights={"*": 0})
+    error(f"no image of {root} is left", weights={"*[12]": 0}, data_len=2)
+
+
+def test_patterns_of_weights_know_upper_and_lower_case(tmp_path, picture):
+    for name in ("Cat", "dog"):
+        picture(24, 24).save(tmp_path / f"{name}.png")
+    assert SRDataset(spec(dataroot=tmp_path, weights={"C*": 2}), train=True).weights.tolist() == [2, 1]
+    wrong = spec(hr_dataroot=tmp_path, weights={"c*": 2})
+    assert_error(f"no image of {tmp_path} fits 'c*'", of=lambda: SRDataset(wrong, train=True))
+
+
 def test_order_does_not_depend_on_the_order_of_writing(tmp_path, picture):
     names = ["b", "00010", "a", "00002", "Z"]
     for order in (names, names[::-1]):

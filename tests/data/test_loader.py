@@ -1,6 +1,7 @@
 import multiprocessing
 import subprocess
 import sys
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -45,6 +46,21 @@ def test_processes_share_a_batch(images):
         {key: a[key] + b[key] if key == "name" else torch.cat([a[key], b[key]]) for key in a} for a, b in halves
     ]
     assert_equal(whole, joined)
+
+
+def test_weights_say_how_often_images_come(spec):
+    """In an epoch of six, of weights whose sum is 7: image 2 comes 3/7 times, 3 15/7 times, those of no pattern 6/7."""
+    weighted = SRDataset(spec | {"weights": {"1": 0, "2": 0.5, "3": 2.5}}, train=True)
+    epochs = [Counter(batch["name"]) for batch in take(40, weighted, 6, seed=1, workers=2)]
+    counts = {name: {epoch[name] for epoch in epochs} for name in "1234567"}
+    assert counts == {"1": {0}, "2": {0, 1}, "3": {2, 3}} | {name: {0, 1} for name in "4567"}
+
+
+def test_weight_0_is_as_if_the_image_were_not_there(spec, photos):
+    left_out = take(5, SRDataset(spec | {"weights": {"[25]": 0}}, train=True), 4, seed=1)
+    for name in ("2.png", "5.png"):
+        (photos / name).unlink()
+    assert_equal(left_out, take(5, SRDataset(spec, train=True), 4, seed=1))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a reader cannot tell who sent a signal")
