@@ -62,6 +62,16 @@ def list_of(kind, least=0, most=math.inf):
     return Kind(f"a list{length}, each {kind.allowed}", read)
 
 
+def mapping(kind):
+    """Any texts, each with a value of one kind."""
+
+    def read(value):
+        accept(value, isinstance(value, dict) and all(isinstance(name, str) for name in value))
+        return {name: kind.read(item) for name, item in value.items()}
+
+    return Kind(f"a mapping from text to {kind.allowed}", read)
+
+
 def either(one, other):
     """What the first kind does not allow, the second may."""
 

@@ -16,6 +16,7 @@ from core.kinds import (
     flag,
     folder_name,
     list_of,
+    mapping,
     number,
     optional,
     seed,
@@ -81,6 +82,7 @@ _IMAGES = {
 _TRAINING_IMAGES = _IMAGES | {
     "batch_size": Key(count, REQUIRED, "images of a step, in each process"),
     "augment": Key(flag, True, "flip images at random"),
+    "weights": Key(mapping(number("[0, inf)")), {}, "how often to draw images, by patterns (fnmatch) of names; else 1"),
 }
 
 _VALIDATION_IMAGES = _IMAGES | {

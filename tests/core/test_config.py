@@ -226,6 +226,11 @@ def test_inference_needs_no_training_section():
         ("train.dataroot=null", ["datasets.train.dataroot", "missing", "hr_dataroot"]),
         ("datasets.val.hr_dataroot=x", ["datasets.val.hr_dataroot", "dataroot"]),
         ("resume_state=3", ["path.resume_state", "text, or null"]),
+        ("weights={a*: -1}", ["datasets.train.weights", "{'a*': -1}", "a mapping from text to a number, 0 or more"]),
+        ("weights={a*: .inf}", ["datasets.train.weights", "inf", "0 or more"]),
+        ("weights={a*: often}", ["datasets.train.weights", "'often'", "0 or more"]),
+        ("weights={7: 1}", ["datasets.train.weights", "{7: 1}", "mapping from text"]),
+        ("weights=[1, 2]", ["datasets.train.weights", "[1, 2]", "mapping from text"]),
     ],
 )
 def test_impossible_values_are_one_line(small, override, words):
@@ -245,6 +250,7 @@ def test_impossible_values_are_one_line(small, override, words):
         ("model.unet", "attention_res", "model.unet.attn_res"),
         ("datasets", "test", "datasets.train"),
         ("datasets.train", "batchsize", "datasets.train.batch_size"),
+        ("datasets.val", "weights", "datasets.train.weights"),
         ("model.beta_schedule.train", "linear_stop", "model.beta_schedule.train.linear_start"),
     ],
 )
@@ -326,6 +332,20 @@ def test_overrides_by_full_path_and_by_tail(small):
     assert load_config(small, ["lr=1", "lr=2"])["train"]["optimizer"]["lr"] == 2
 
 
+def test_weights_by_patterns_of_names(write, small):
+    """From a file or the command line, in their order, as the first pattern that fits counts."""
+    asked = '{"ffhq50_*": 0.25, "*": 1e-1, "a.b": 0}'
+    in_file = write(SMALL.replace("batch_size: 4}", f"batch_size: 4, weights: {asked}}}"), "weighted.yaml")
+    config = load_config(in_file)
+    assert list(config["datasets"]["train"]["weights"].items()) == [("ffhq50_*", 0.25), ("*", 0.1), ("a.b", 0.0)]
+    assert load_config(small, [f"datasets.train.weights={asked}"]) == config
+    for text in (dump_config(config), json.dumps(config)):
+        again = load_config(write(text, "again.yaml"))["datasets"]["train"]["weights"]
+        assert list(again.items()) == list(config["datasets"]["train"]["weights"].items())
+    assert load_config(in_file, ["weights={ffhq50_*: 0}"])["datasets"]["train"]["weights"] == {"ffhq50_*": 0}
+    assert load_config(small)["datasets"]["train"]["weights"] == {} and "weights" not in config["datasets"]["val"]
+
+
 def test_overrides_win_over_flags_and_flags_over_the_file(small):
     flags = {"train.optimizer.lr": 3.0, "train.n_iter": 7, "sparse.enabled": True, "sparse.density": None}
     config = load_config(small, ["lr=2"], flags)
@@ -344,6 +364,7 @@ def test_overrides_win_over_flags_and_flags_over_the_file(small):
         ("lr", ["KEY=VALUE"]),
         ("=1", ["KEY=VALUE"]),
         ("exclude=[", ["not YAML"]),
+        ("datasets.train.weights.a_*=0", ["unknown key", "nearest known key: datasets.train.weights)"]),
     ],
 )
 def test_bad_overrides(small, override, words):

@@ -64,6 +64,17 @@ def files(prefix):
     return {f"{kind}/{key}": tensor for kind, tensors in loaded.items() for key, tensor in tensors.items()}
 
 
+def test_a_second_stage_weighs_the_images_anew(config):
+    """Four steps of two of the five images, then four with one image left out: 16 samples are four epochs of four."""
+    fit(config, "first")
+    config["datasets"]["train"]["weights"] = {"wave0": 0, "wave[12]": 0.25}
+    second = fit(config, "second", resume=checkpoint(config, "first", "I4_E2"))
+    assert (second.step, second.epoch) == (8, 4)
+    saved = load_network(checkpoint(config, "second", "I8_E4"))[1]
+    assert saved["datasets"]["train"]["weights"] == {"wave0": 0, "wave[12]": 0.25}
+    assert "wave0" not in {name for _, batch in zip(range(8), second.batches(), strict=False) for name in batch["name"]}
+
+
 def test_continuing_is_exact(config):
     """Eight steps are four, and four more from the checkpoint: weights, moments, EMA and masks to the last bit."""
     fit(config, "whole")
