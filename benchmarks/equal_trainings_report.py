@@ -45,11 +45,15 @@ def describe_data(setting):
     """{set: its section of the config, how many images it has, a digest of their names; for validation, pixels too}."""
     specs = setting.config["datasets"]
     train = SRDataset(specs["train"], train=True)
-    told = {"train": {"number": len(train), "sha256": digest(train.store.names[: len(train)])}}
+    told = {"train": {"number": len(train), "sha256": digest(names_of(train))}}
     for key, dataset in setting.sets.items():
         pixels = (sample[kind].numpy().tobytes() for sample in dataset_in_order(dataset) for kind in ("lr", "hr"))
-        told[key] = {"number": len(dataset), "sha256": digest(dataset.store.names[: len(dataset)], pixels)}
+        told[key] = {"number": len(dataset), "sha256": digest(names_of(dataset), pixels)}
     return {key: specs[key] | found for key, found in told.items()}
+
+
+def names_of(dataset):
+    return [dataset.store.names[index] for index in dataset.indices]
 
 
 def dataset_in_order(dataset):

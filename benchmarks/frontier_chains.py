@@ -11,7 +11,7 @@ from core.sampling import PRESETS, executed_plan
 from model.errors import did_you_mean
 from model.plan import NAMED_SETS, automatic
 
-FAST = ((10, 20, 50, 100, 250), (2, 4, 5, 10))
+FAST = ((10, 20, 50, 100, 250), (2, 4, 5, 10, 20, 50))
 SOLVERS = {"ddim": FAST, "dpm++": FAST, "ddpm": ((2000,), (2, 5, 10, 20, 50))}  # name -> (steps, the K of uniform:K)
 NAMED = {  # steps -> the named key steps: those listed for about so many steps; all of them, for the longest chain
     50: ("50ls", "50ls2", "50ls3", "50ls4", "s2", "pro"),
@@ -36,7 +36,7 @@ def default_chains():
 def ways_to_reuse(steps, intervals):
     """{name: its settings} for a chain of so many steps; none that computes what another one does."""
     ways = {"none": {"key_steps": "none"}}
-    for k in intervals:
+    for k in (k for k in intervals if k <= steps):
         ways[f"u{k}"] = {"key_steps": f"uniform:{k}"}
         if k > 2:  # a group of two has nothing but ends
             ways[f"u{k}-ends"] = ways[f"u{k}"] | {"decode": "ends"}

@@ -145,14 +145,15 @@ def test_frontier_against_brute_force():
 
 def test_default_chains():
     chains = frontier_chains.default_chains()
-    fast = 5 * (1 + 4 * 4 - 1) - 1 + 6 + 3  # no ends at 2, no auto10 of 10 steps; named sets
+    short, long = 4 * 4 - 1, 2 * 4  # ways with K up to 10, of which `ends` at 2 is no other; with K = 20 and 50
+    fast = 5 * (1 + short) + 4 + 3 * long - 3 + 6 + 3  # uniform:20 of 20; no auto10 of 10, 20 of 20, 50 of 50; named
     assert len(chains) == len(PRESETS) + 2 * fast + (1 + 5 * 4 - 1 + 8)
     assert all(chains[f"preset-{name}"] == settings for name, settings in PRESETS.items())
     assert all(chains[f"ddpm2000-{name}"]["key_steps"] == name for name in NAMED_SETS)
     assert chains["ddim50-none"] == {"solver": "ddim", "steps": 50, "key_steps": "none", "decode": "every"}
     assert chains["ddpm2000-u50-ends"]["key_steps"] == "uniform:50" and chains["dpm++20-u5-first"]["decode"] == "first"
     picked = frontier_chains.named_chains("ddim50*, ddpm2000-u10*")
-    assert len(picked) == 16 + 6 + 3 and {"ddim50-auto5", "ddim50-50ls", "ddpm2000-u10-ends"} <= picked.keys()
+    assert len(picked) == 16 + 7 + 6 + 3 and {"ddim50-auto5", "ddim50-50ls", "ddpm2000-u10-ends"} <= picked.keys()
 
 
 def test_no_default_chain_computes_what_another_does():
@@ -186,9 +187,9 @@ def test_automatic_key_steps_are_as_many_as_uniform_ones(setting):
     for start in (None, 0.995):
         setting.config["sample"]["start"] = start
         chains, left_out = frontier_chains.chains_of("ddim50*", setting)
-        assert not left_out and len(chains) == 16 + 6
+        assert not left_out and len(chains) == 16 + 7 + 6
         calls = {name: frontier_report.describe_chain(setting, settings) for name, settings in chains.items()}
-        for k in (2, 5, 10):
+        for k in (2, 5, 10, 20):
             assert calls[f"ddim50-auto{k}"]["encoder_calls"] == calls[f"ddim50-u{k}"]["encoder_calls"]
         assert calls["ddim50-u5-ends"]["decoder_calls"] == 2 * calls["ddim50-u5"]["encoder_calls"]
 
