@@ -10,6 +10,7 @@ from model import compiled
 from model.compiled import compiled_for_sampling, flatten, rebuild, release
 from model.frozen import freeze
 from model.sampler import SamplingPlan, sample
+from model.schedule import NoiseSchedule
 
 SIZE = (32, 32)
 
@@ -109,6 +110,7 @@ def test_graphs_give_the_image_of_single_launches(network, key_steps, options):
 @pytest.mark.cuda
 def test_groups_of_many_lengths_take_few_graphs(network):
     network.cuda()
+    network.schedule = NoiseSchedule({"schedule": "linear", "n_timestep": 80, "linear_start": 1e-4, "linear_end": 0.1})
     keys = [sum(range(n)) for n in range(1, 13)]  # groups of 1, 2, 3, ... 12 steps
     plan, lr = SamplingPlan.parse(keys, 78, 80), lr_images(2, "cuda")
     ours, exact = (sample(network, lr, SIZE, plan, solver="ddim", compiled=how) for how in (True, False))
