@@ -114,7 +114,7 @@ def test_groups_of_many_lengths_take_few_graphs(network):
     keys = [sum(range(n)) for n in range(1, 13)]  # groups of 1, 2, 3, ... 12 steps
     plan, lr = SamplingPlan.parse(keys, 78, 80), lr_images(2, "cuda")
     ours, exact = (sample(network, lr, SIZE, plan, solver="ddim", compiled=how) for how in (True, False))
-    torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, exact, rtol=0, atol=5e-3)  # other kernels, as other steps share a batch
     (used,) = compiled._COMPILED[network].values()
     (chain,) = used.chains.values()
     assert chain.captured.keys() == {"condition", "encode", 1, 2, 4, 8}
