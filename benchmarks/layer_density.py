@@ -2,17 +2,21 @@
 
 python benchmarks/layer_density.py experiments/NAME                  of what the run wrote for TensorBoard
 python benchmarks/layer_density.py experiments/NAME -r CHECKPOINT    with the sizes of the layers of this checkpoint
+python benchmarks/layer_density.py --join A.json B.json --json OUT.json    of runs that each went on from the one before
 
 A run tells the densities at every update of its masks, a resumed one in several files, of which the later counts. The
 checkpoint, the run's latest unless -r names another, tells how many weights each layer has: from that follow the
 density of a part of the network and its share of all active weights. Without one, the density of a part is the mean
-over its layers.
+over its layers. Joined, the steps of a run count from the checkpoint of the one before.
 """
 
 import argparse
+import json
 import logging
 import sys
+from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -41,13 +45,17 @@ COLUMNS = {  # of the table: what it is called, how it is written
 }
 
 
+class Size(NamedTuple):
+    """How many weights a layer has, and how many of them are active in the checkpoint."""
+
+    total: int
+    active: int
+
+
 @one_line_errors()
 def main():
     arguments = parse_arguments()
-    updates, densities = read_densities(events_folder(Path(arguments.run)))
-    checkpoint = arguments.checkpoint or latest_of(Path(arguments.run))
-    sizes = read_sizes(checkpoint, densities) if checkpoint else {}
-    report = describe(arguments.run, checkpoint, updates, densities, sizes)
+    report = join(arguments.join) if arguments.join else report_on(arguments.run, arguments.checkpoint)
     save_plot(report, arguments.plot)
     publish(title(report), as_table(report), report, arguments.json)
     print(f"every layer as a picture: {arguments.plot}")
@@ -56,11 +64,25 @@ def main():
 def parse_arguments():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("run", metavar="experiments/NAME", help="the folder of a run, or that of its TensorBoard files")
+    add("run", nargs="?", metavar="experiments/NAME", help="the folder of a run, or that of its TensorBoard files")
     add("-r", "--checkpoint", help="a file, the PREFIX of PREFIX_gen.*, or a folder (default: the run's latest)")
+    add("--join", nargs="+", metavar="FILE", help="reports on runs, each of which went on from the one before")
     add("--json", default="experiments/benchmarks/layer_density.json", metavar="FILE", help="where the report goes")
     add("--plot", default="experiments/benchmarks/layer_density.png", metavar="FILE", help="where the picture goes")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if bool(arguments.run) == bool(arguments.join):
+        parser.error("give the folder of a run, experiments/NAME, or --join reports")
+    if arguments.join and arguments.checkpoint:
+        parser.error("-r goes with the folder of a run: the reports of --join have their sizes")
+    return arguments
+
+
+def report_on(run, checkpoint):
+    """The report on a run, with the sizes of the checkpoint, or else of the run's latest, if there is one."""
+    updates, densities = read_densities(events_folder(Path(run)))
+    checkpoint = checkpoint or latest_of(Path(run))
+    sizes = read_sizes(checkpoint, densities) if checkpoint else {}
+    return describe(run, checkpoint, updates, densities, sizes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -111,7 +133,48 @@ def read_sizes(checkpoint, layers):
     for layer in layers:
         if layer not in rows:
             raise UserError(f"{file}: is of another network than the run, whose layer {layer} it does not have")
-    return {layer: rows[layer] for layer in layers}
+    return {layer: Size(rows[layer].total, rows[layer].active) for layer in layers}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs that each went on from the one before.
+
+
+def join(files):
+    """One report of those on several runs, in their order, with the sizes of the last."""
+    reports = [read_report(file) for file in files]
+    layers = [layer["layer"] for layer in reports[0]["layers"]]
+    for file, report in zip(files, reports, strict=True):
+        if [layer["layer"] for layer in report["layers"]] != layers:
+            raise UserError(f"--join {file}: is of another network than {files[0]}: its layers are others")
+    begins = accumulate((report["step"] for report in reports[:-1]), initial=0)
+    updates = [begin + step for begin, report in zip(begins, reports, strict=True) for step in report["updates"]]
+    densities = {
+        layer: [density for report in reports for density in report["layers"][n]["density"]]
+        for n, layer in enumerate(layers)
+    }
+    sizes = {layer["layer"]: size_of(layer) for layer in reports[-1]["layers"]}
+    runs = " + ".join(dict.fromkeys(report["run"] for report in reports))
+    return describe(runs, reports[-1]["checkpoint"], updates, densities, sizes, sum(r["step"] for r in reports))
+
+
+def size_of(layer):
+    return Size(layer["weights"], round(layer["checkpoint"] * layer["weights"]))
+
+
+def read_report(file):
+    """A report that this benchmark wrote of a run with a checkpoint, without which nobody knows where it ended."""
+    try:
+        report = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--join {file}: cannot read it: {error.strerror}") from None
+    except ValueError:
+        report = None
+    if not isinstance(report, dict) or report.get("benchmark") != "layer_density":
+        raise UserError(f"--join {file}: not a report of benchmarks/layer_density.py")
+    if report["step"] is None:
+        raise UserError(f"--join {file}: has no checkpoint, to tell where the run ended: make it again with -r")
+    return report
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -157,15 +220,15 @@ def place_of(layer, coarsest):
 # The report.
 
 
-def describe(run, checkpoint, updates, densities, sizes):
-    """The densities of each layer, of each part and of all."""
+def describe(run, checkpoint, updates, densities, sizes, step=None):
+    """The densities of each layer, of each part and of all. step: of the checkpoint, if that is not in its name."""
     parts = parts_of(densities)
     rows = [describe_part(part, layers, densities, sizes) for part, layers in (parts | {"all": densities}).items()]
     return {
         "benchmark": "layer_density",
         "run": run,
         "checkpoint": checkpoint,
-        "step": step_of(checkpoint) if checkpoint else None,
+        "step": step or (step_of(checkpoint) if checkpoint else None),
         "updates": updates,
         "rows": rows,
         "layers": [

@@ -145,6 +145,46 @@ def test_parts_weigh_their_layers_by_size(run, tmp_path):
     assert whole["density"] == [6 / 12, 1 / 12] and "62.5%" in stdout and "83.3%" in stdout
 
 
+def test_runs_that_went_on_are_joined(run, tmp_path):
+    """Of 9 and 4 steps; the sizes are those of the last. 4 and 4 weights: 3 of 8 active at last."""
+    for name, told, step in (("a", {2: (0.5, 0.5), 6: (0.75, 0.25)}, 9), ("b", {3: (1.0, 0.0)}, 4)):
+        write(tmp_path / name, {update: {"x.weight": x, "y.weight": y} for update, (x, y) in told.items()})
+        weights = {"x.weight": torch.tensor([[1.0, 1.0], [1.0, 0.0]]), "y.weight": torch.zeros(4, 1)}
+        save_file(weights, tmp_path / f"I{step}_E1_gen.safetensors")
+        _, _, _, report, _ = run(tmp_path / name, "-r", tmp_path / f"I{step}_E1")
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    code, stdout, _, report, picture = run("--join", tmp_path / "a.json", tmp_path / "b.json")
+    x, y, whole = report["rows"]
+    assert code == 0 and report["updates"] == [2, 6, 12] and report["step"] == 13 and picture.width > 600
+    assert (x["density"], y["density"]) == ([0.5, 0.75, 1.0], [0.5, 0.25, 0.0]) and whole["density"] == [0.5] * 3
+    assert (x["checkpoint"], y["checkpoint"], whole["checkpoint"]) == (3 / 4, 0, 3 / 8)
+    assert f"{tmp_path / 'a'} + {tmp_path / 'b'}: 2 layers, 3 updates, from step 2 to 12" in stdout
+
+
+def test_what_cannot_be_joined(run, tmp_path):
+    write(tmp_path / "a", {1: {"x.weight": 0.5}})
+    write(tmp_path / "b", {1: {"y.weight": 0.5}})
+    for layer, name, step in (("x.weight", "a", 1), ("y.weight", "b", 2)):
+        save_file({layer: torch.ones(2, 2)}, tmp_path / f"I{step}_E1_gen.safetensors")
+        for file, arguments in ((name, ["-r", tmp_path / f"I{step}_E1"]), (f"{name}_alone", [])):
+            _, _, _, report, _ = run(tmp_path / name, *arguments)
+            (tmp_path / f"{file}.json").write_text(json.dumps(report))
+    (tmp_path / "other.json").write_text("{}")
+    for files, told in [
+        (["a.json", "b.json"], "b.json: is of another network"),
+        (["a.json", "a_alone.json"], "a_alone.json: has no checkpoint"),
+        (["other.json"], "other.json: not a report of benchmarks/layer_density.py"),
+        (["gone.json"], "gone.json: cannot read it"),
+        (["a.json", "-r", "a"], "-r goes with the folder of a run"),
+    ]:
+        arguments = ["--join", *(tmp_path / file if file.endswith(".json") else file for file in files)]
+        (tmp_path / "out" / "a.json").unlink(missing_ok=True)
+        (tmp_path / "out" / "a.png").unlink(missing_ok=True)
+        code, stdout, stderr, report, picture = run(*arguments)
+        assert (code, stdout, report, picture) == (2, "", None, None)
+        assert told in stderr and len(stderr.splitlines()) == 1, stderr
+
+
 def test_parts_follow_the_network(pytestconfig):
     config = load_config(pytestconfig.rootpath / "config" / "demo.yaml")
     layers = build_network(config["model"], initialised=False).prunable_parameters()
