@@ -53,7 +53,7 @@ COLUMNS = {  # of the table: what it is called, how it is written
 
 @one_line_errors()
 def main():
-    answer(COMPARISON, parser("density", __doc__).parse_args())
+    answer(COMPARISON, parser("density", __doc__, ", ".join(VARIANTS)).parse_args())
 
 
 def picture(report):

@@ -86,14 +86,14 @@ class Comparison:
 # The command.
 
 
-def parser(name, manual):
-    """The options that the benchmarks of this kind share."""
+def parser(name, manual, variants):
+    """The options that the benchmarks of this kind share; `variants` says in words which there are."""
     parser = Parser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, places = parser.add_argument, f"experiments/benchmarks/{name}"
     add("-c", "--config", metavar="FILE", help="network, data and training (default: config/faces_16_128_small.yaml)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--steps", type=count, metavar="N", help="training steps of each variant (default: the config's train.n_iter)")
-    add("--variants", default="*", metavar="NAMES", help="patterns of names (default: all)")
+    add("--variants", default="*", metavar="NAMES", help=f"patterns of names (default: all: {variants})")
     add("--images", type=count, metavar="N", help="sample the first so many of each validation set (default: 100)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--small", action="store_true", help="few steps of the demo's network on images that are made")

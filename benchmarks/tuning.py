@@ -41,7 +41,7 @@ COLUMNS = {  # of the table: what it is called, how it is written
 
 @one_line_errors()
 def main():
-    options = parser("tuning", __doc__)
+    options = parser("tuning", __doc__, f"{REFERENCE}, and those of --changes")
     options.add_argument("--changes", default=CHANGES, metavar="FILE", help=f"names and changes (default: {CHANGES})")
     arguments = options.parse_args()
     answer(Comparison("tuning", read_variants(arguments.changes), REFERENCE, COLUMNS, picture), arguments)
