@@ -1,11 +1,13 @@
 """What the benchmarks share: timing, what to measure beside, the device in words, a table, a JSON file."""
 
 import gc
+import json
 import logging
 import time
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from functools import reduce
+from pathlib import Path
 from statistics import median
 from unittest import mock
 
@@ -218,6 +220,19 @@ def table(header, rows):
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "─" * max(map(len, lines)))
     return "\n".join(lines)
+
+
+def read_report(file, benchmark):
+    """A report that a benchmark wrote. Raises UserError where the file is none."""
+    try:
+        report = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot read it: {error.strerror}") from None
+    except ValueError:
+        report = None
+    if not isinstance(report, dict) or report.get("benchmark") != benchmark:
+        raise UserError(f"{file}: not a report of benchmarks/{benchmark}.py")
+    return report
 
 
 def publish(title, text, report, file):

@@ -1,12 +1,10 @@
 """What equal_trainings.py tells: its report, how its rows compare, how the reports of several processes are joined."""
 
 import hashlib
-import json
 import math
-from pathlib import Path
 from statistics import fmean, stdev
 
-from benchmarks.common import environment, show, table
+from benchmarks.common import environment, read_report, show, table
 from core.errors import UserError
 from core.sampling import describe_sampling
 from data import SRDataset
@@ -124,7 +122,7 @@ def paired_difference(losses, others):
 
 def merge(comparison, files, log):
     """The rows of several reports as one, compared anew; a variant that several have is taken from the first."""
-    reports = [read_report(comparison, file) for file in files]
+    reports = [read_report(file, comparison.name) for file in files]
     merged, rows, left_out = reports[0], {}, {}
     for file, report in zip(files, reports, strict=True):
         refuse_other_setting(merged, report, files[0], file)
@@ -139,19 +137,6 @@ def merge(comparison, files, log):
     merged["rows"] = sorted(rows.values(), key=lambda row: order.get(row["variant"], len(order)))
     compare(merged["rows"], comparison.reference)
     return merged
-
-
-def read_report(comparison, file):
-    """A report that this benchmark wrote."""
-    try:
-        report = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--merge {file}: cannot read it: {error.strerror}") from None
-    except ValueError:
-        report = None
-    if not isinstance(report, dict) or report.get("benchmark") != comparison.name:
-        raise UserError(f"--merge {file}: not a report of benchmarks/{comparison.name}.py")
-    return report
 
 
 def refuse_other_setting(one, other, file, other_file):

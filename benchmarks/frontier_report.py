@@ -1,11 +1,10 @@
 """What benchmarks/frontier.py tells of the chains that it measured: compared, as a table, as pictures, and merged."""
 
-import json
 import math
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.common import environment, show, table
+from benchmarks.common import environment, read_report, show, table
 from benchmarks.frontier_chains import by_reason, default_chains
 from core.checkpoint import step_of
 from core.device import automatic_precision
@@ -128,7 +127,7 @@ def frontier(points):
 def merge(files):
     """The reports of several runs, each on a share of the chains, as one. Raises UserError unless they measured
     different chains of one network, on the same images and the same kind of device."""
-    reports = [read_report(file) for file in files]
+    reports = [report_to_merge(file) for file in files]
     for file, report in zip(files, reports, strict=True):
         if unequal := differences(reports[0], report):
             raise UserError(f"{files[0]} and {file} cannot be merged: they differ in {', '.join(unequal)}")
@@ -145,14 +144,11 @@ def merge(files):
     return merged
 
 
-def read_report(file):
+def report_to_merge(file):
     """A report of frontier.py with rows. A measure that JSON has no number for is read as not a number."""
-    try:
-        report = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as a report: {error}") from None
-    if not isinstance(report, dict) or report.get("benchmark") != "frontier" or not report.get("rows"):
-        raise UserError(f"{file}: is no report of frontier.py")
+    report = read_report(file, "frontier")
+    if not report.get("rows"):
+        raise UserError(f"{file}: has no rows: no chain was measured")
     for measures in (report["bicubic"], *report["rows"]):
         unknown = [key for key in COLUMNS if key not in COMPUTED and measures.get(key, 0) is None]
         measures.update(dict.fromkeys(unknown, math.nan))

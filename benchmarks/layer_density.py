@@ -11,7 +11,6 @@ over its layers. Joined, the steps of a run count from the checkpoint of the one
 """
 
 import argparse
-import json
 import logging
 import sys
 from itertools import accumulate
@@ -24,7 +23,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from benchmarks.common import publish, show, table
+from benchmarks.common import publish, read_report, show, table
 from core.checkpoint import find_checkpoint, latest_prefix, step_of
 from core.command_line import Parser
 from core.errors import UserError, one_line_errors
@@ -142,11 +141,11 @@ def read_sizes(checkpoint, layers):
 
 def join(files):
     """One report of those on several runs, in their order, with the sizes of the last."""
-    reports = [read_report(file) for file in files]
+    reports = [report_to_join(file) for file in files]
     layers = [layer["layer"] for layer in reports[0]["layers"]]
     for file, report in zip(files, reports, strict=True):
         if [layer["layer"] for layer in report["layers"]] != layers:
-            raise UserError(f"--join {file}: is of another network than {files[0]}: its layers are others")
+            raise UserError(f"{file}: is of another network than {files[0]}: its layers are others")
     begins = accumulate((report["step"] for report in reports[:-1]), initial=0)
     updates = [begin + step for begin, report in zip(begins, reports, strict=True) for step in report["updates"]]
     densities = {
@@ -162,18 +161,11 @@ def size_of(layer):
     return Size(layer["weights"], round(layer["checkpoint"] * layer["weights"]))
 
 
-def read_report(file):
-    """A report that this benchmark wrote of a run with a checkpoint, without which nobody knows where it ended."""
-    try:
-        report = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--join {file}: cannot read it: {error.strerror}") from None
-    except ValueError:
-        report = None
-    if not isinstance(report, dict) or report.get("benchmark") != "layer_density":
-        raise UserError(f"--join {file}: not a report of benchmarks/layer_density.py")
+def report_to_join(file):
+    """A report on a run with a checkpoint, without which nobody knows where the run ended."""
+    report = read_report(file, "layer_density")
     if report["step"] is None:
-        raise UserError(f"--join {file}: has no checkpoint, to tell where the run ended: make it again with -r")
+        raise UserError(f"{file}: has no checkpoint, to tell where the run ended: make it again with -r")
     return report
 
 

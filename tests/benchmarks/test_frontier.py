@@ -117,7 +117,7 @@ def test_chains_of_a_file_and_one_batch(start, tmp_path):
         (["--small", "--data", "faces"], "datasets.faces"),
         (["--small", "--save", "README.md"], "--save README.md"),
         (["--small", "--merge", "a.json"], "--merge measures nothing"),
-        (["--merge", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--merge", "nowhere.json"], "nowhere.json: cannot read it"),
         (["--merge", "config/ffhq_liifsr3_scaler_16_128.json"], "ffhq_liifsr3_scaler_16_128.json: "),
     ],
 )
@@ -266,8 +266,8 @@ def test_merged_reports_are_compared_anew(start, write_report):
         ({"device": "a CPU"}, "differ in device (a GPU, a CPU)"),
         ({"checkpoint": "other", "step": 7}, "differ in checkpoint (None, other), step (None, 7)"),
         ({"dataset": {"name": "cats", "l_resolution": 8, "r_resolution": 32}}, "differ in dataset.name (faces, cats)"),
-        ({"rows": []}, "two.json: is no report"),
-        ({"benchmark": "sampling"}, "two.json: is no report"),
+        ({"rows": []}, "two.json: has no rows"),
+        ({"benchmark": "sampling"}, "two.json: not a report of benchmarks/frontier.py"),
     ],
 )
 def test_reports_of_something_else_are_not_merged(write_report, changes, told):
