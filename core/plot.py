@@ -1,4 +1,5 @@
-"""Numbers as a picture: points and lines over a linear or a logarithmic x axis, drawn with Pillow alone."""
+"""Numbers as a picture: points and lines over a linear or a logarithmic x axis, or values in rows, drawn with Pillow
+alone."""
 
 import math
 from dataclasses import dataclass

@@ -1,14 +1,16 @@
 """What trainings that are compared share: the loss that measures them, and how two of them differ."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from benchmarks import equal_trainings
-from benchmarks.equal_trainings_report import paired_difference
+from benchmarks.equal_trainings_report import describe_data, paired_difference
 from model.diffusion import draw_noise_levels
 from model.schedule import NoiseSchedule
 
@@ -53,6 +55,22 @@ def test_the_noise_of_an_image_is_its_own():
     assert (lr == 0.1).all() and (hr == 0.2).all() and (levels.diff() < 0).all()
     equal_trainings.image_loss(objective, images[0], schedule, factor=3)
     assert objective.seen[-1][4] == 0.5  # of factors 1 to 3, the image asks for 2
+
+
+def test_the_digest_of_data_is_that_of_the_images_in_use(tmp_path):
+    """One left out by its weight, by a limit, or by not being there are alike; another one is not."""
+
+    def digest(names, **keys):
+        folder = tmp_path / "".join(names)
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+        train = {"dataroot": folder, "l_resolution": 4, "r_resolution": 8, **keys}
+        return describe_data(SimpleNamespace(config={"datasets": {"train": train}}, sets={}))["train"]["sha256"]
+
+    there = digest("ab")
+    assert digest("abc", weights={"c": 0}) == digest("abd", data_len=2) == there
+    assert len({there, digest("abc", weights={"a": 0}), digest("abc", weights={"b": 0}), digest("abc")}) == 4
 
 
 def test_paired_difference():
