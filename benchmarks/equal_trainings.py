@@ -33,7 +33,7 @@ from core.report import write_json
 from core.sampling import trained_factor
 from core.training import Trainer
 from core.validation import batches, measure, pictures_of, super_resolve_samples
-from data import SRDataset
+from data import DataError, SRDataset
 from data.demo import make_demo
 from data.images import save_png
 from model.compiled import release
@@ -198,10 +198,16 @@ def stages_of(variant, name, config, folder):
 
 
 def stage_config(config, changes, name, folder):
+    """The config of one stage. Raises UserError where it, or the images that it asks for, cannot be trained on."""
     config = deepcopy(config)
     for path, value in {**changes, "path.root": str(folder / name)}.items():
         set_value(config, path, deepcopy(value))
-    return check_config(config, f"variant {name}")
+    config = check_config(config, f"variant {name}")
+    try:
+        SRDataset(config["datasets"]["train"], train=True)  # better an error now than after the trainings before it
+    except DataError as error:
+        raise UserError(f"variant {name}: {error}") from None
+    return config
 
 
 def measure_variant(setting, stages, label):

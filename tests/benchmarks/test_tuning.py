@@ -101,13 +101,18 @@ def test_shares_are_joined(trained, start, capsys):
         ({"a": {"first": {"train.seed": 1}, "until": 1.0}}, "changes.yaml: a: until is 1.0"),
         ({"a": {"first": "seed", "until": 0.5}}, "changes.yaml: a: first must be keys"),
         ({"reference": {"train.seed": 1}}, "changes.yaml: reference is the config as it is"),
+        (
+            {"a": {"train.seed": 1}, "b": {"first": {"datasets.train.weights": {"x*": 0}}, "until": 0.5}},
+            "variant b: datasets.train.weights: no image",
+        ),
     ],
 )
 def test_bad_changes_are_one_line(start, capsys, changes, told):
     with pytest.raises(SystemExit) as stopped:
         start("--small", changes=changes)
-    error = capsys.readouterr().err
+    printed, error = capsys.readouterr()
     assert stopped.value.code == 2 and told in error and len(error.splitlines()) == 1, error
+    assert not printed  # before any training
 
 
 def test_the_changes_of_the_project(pytestconfig):
