@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.common import environment, fill_defaults, publish, spread, table
+from benchmarks.helpers.reports import environment, fill_defaults, publish, spread, table
 from core.command_line import Parser, count, counts_or_zeros
 from core.device import pick_device, synchronize
 from core.errors import one_line_errors

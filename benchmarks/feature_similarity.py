@@ -24,8 +24,8 @@ if not __package__:  # run as a script: import from the repository, whatever the
 
 import torch
 
-from benchmarks.common import environment, fill_defaults, publish, show, start_log, table
-from benchmarks.trained_network import config_of, load
+from benchmarks.helpers.reports import environment, fill_defaults, publish, show, start_log, table
+from benchmarks.helpers.trained_network import config_of, load
 from core.calibrate import LRImage, images_of_files
 from core.checkpoint import load_network, step_of
 from core.command_line import Parser, count

@@ -24,10 +24,11 @@ if not __package__:  # run as a script: import from the repository, whatever the
 
 import torch
 
-from benchmarks.common import fill_defaults, free, publish, start_log
-from benchmarks.frontier_chains import by_reason, chains_of
-from benchmarks.frontier_report import add_row, as_table, describe, describe_chain, merge, save_plots, title
-from benchmarks.trained_network import load
+from benchmarks.helpers.frontier_chains import by_reason, chains_of
+from benchmarks.helpers.frontier_report import add_row, as_table, describe, describe_chain, merge, save_plots, title
+from benchmarks.helpers.measuring import free
+from benchmarks.helpers.reports import fill_defaults, publish, start_log
+from benchmarks.helpers.trained_network import load
 from core.command_line import Parser, count
 from core.device import synchronize
 from core.errors import UserError, one_line_errors

@@ -23,7 +23,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from benchmarks.common import publish, read_report, show, table
+from benchmarks.helpers.reports import publish, read_report, show, table
 from core.checkpoint import find_checkpoint, latest_prefix, step_of
 from core.command_line import Parser
 from core.errors import UserError, one_line_errors

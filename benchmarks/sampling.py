@@ -30,22 +30,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import (
-    PEAK_SIDE,
+from benchmarks.helpers.measuring import PEAK_SIDE, free, matrix_peak, peak_memory, plain_operations, time_in_turn
+from benchmarks.helpers.reports import (
     describe_figures,
     environment,
     figure_rows,
     fill_defaults,
-    free,
     goal,
-    matrix_peak,
-    peak_memory,
-    plain_operations,
     publish,
     show,
     spread,
     table,
-    time_in_turn,
     verdict,
 )
 from core.checkpoint import load_network

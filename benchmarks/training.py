@@ -26,22 +26,24 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import (
+from benchmarks.helpers.measuring import (
     PEAK_SIDE,
-    describe_figures,
-    environment,
-    figure_rows,
-    fill_defaults,
     free,
     matrix_peak,
     peak_memory,
     plain_operations,
-    publish,
     repeated,
+    time_in_turn,
+)
+from benchmarks.helpers.reports import (
+    describe_figures,
+    environment,
+    figure_rows,
+    fill_defaults,
+    publish,
     show,
     spread,
     table,
-    time_in_turn,
 )
 from core.command_line import Parser, count
 from core.config import check_config, load_config

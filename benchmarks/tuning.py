@@ -20,7 +20,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.equal_trainings import Comparison, Variant, answer, parser
+from benchmarks.helpers.equal_trainings import Comparison, Variant, answer, parser
 from core.config_file import read_file
 from core.errors import UserError, one_line_errors
 from core.plot import Row, row_plot

@@ -12,7 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import model
-from benchmarks import common, sampling
+from benchmarks import sampling
+from benchmarks.helpers import measuring, reports
 from benchmarks.training import FIGURES, STEPS, forward_flops
 from core.config import load_config
 from core.distributed import Distributed
@@ -173,14 +174,14 @@ def test_plain_training_computes_the_same_loss(pytestconfig):
     objective = DiffusionLoss(build_network(config["model"]), config["train"]["loss"])
     images = torch.rand(2, 3, 16, 16), *torch.rand(2, 2, 3, 64, 64), torch.rand(2), 1.0
     expected = objective(*images)
-    with common.plain_operations():
+    with measuring.plain_operations():
         assert objective(*images).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_plain_operations_know_every_kernel():
     modules = [importlib.import_module(f"model.{module.name}") for module in pkgutil.iter_modules(model.__path__)]
     with_kernels = {module.__name__ for module in modules if hasattr(module, "HAS_KERNELS")} - {"model.kernels"}
-    assert with_kernels and {f"{name}.HAS_KERNELS" for name in with_kernels} <= common.PLAIN.keys()
+    assert with_kernels and {f"{name}.HAS_KERNELS" for name in with_kernels} <= measuring.PLAIN.keys()
 
 
 def test_sampling_counts_what_a_closed_form_says():
@@ -238,13 +239,13 @@ def test_batches_grow_until_memory_is_short(monkeypatch):
 def test_measurements_take_turns():
     calls = []
     functions = {name: (lambda name=name: calls.append(name)) for name in "ab"}
-    seconds = common.time_in_turn(functions, 2, Distributed(0, 1, torch.device("cpu")))
+    seconds = measuring.time_in_turn(functions, 2, Distributed(0, 1, torch.device("cpu")))
     assert "".join(calls) == "ababab"  # one round of each that is not timed
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
 
 
 def test_table():
-    assert common.table(["", "ms"], [["a step", "10.5"], ["b", "9"]]).splitlines() == [
+    assert reports.table(["", "ms"], [["a step", "10.5"], ["b", "9"]]).splitlines() == [
         "          ms",
         "────────────",
         "a step  10.5",
@@ -254,5 +255,5 @@ def test_table():
 
 def test_targets():
     values = dict.fromkeys(FIGURES) | {"update": 150.0, "mask_cost": 2.1, "scaling": 93.0}
-    met = {name: figure["met"] for name, figure in common.describe_figures(FIGURES, values, comparable=True).items()}
+    met = {name: figure["met"] for name, figure in reports.describe_figures(FIGURES, values, comparable=True).items()}
     assert met == dict.fromkeys(FIGURES) | {"update": True, "mask_cost": False, "scaling": True}

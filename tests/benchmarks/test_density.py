@@ -14,9 +14,9 @@ from PIL import Image
 from torch import nn
 
 from benchmarks import density
-from benchmarks.common import start_log
-from benchmarks.equal_trainings import share_kept, variants_of
-from benchmarks.equal_trainings_report import merge
+from benchmarks.helpers.equal_trainings import share_kept, variants_of
+from benchmarks.helpers.equal_trainings_report import merge
+from benchmarks.helpers.reports import start_log
 from core.config import load_config
 from core.errors import UserError
 from model import build_network

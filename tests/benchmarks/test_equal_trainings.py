@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks import equal_trainings
-from benchmarks.equal_trainings_report import describe_data, paired_difference
+from benchmarks.helpers import equal_trainings
+from benchmarks.helpers.equal_trainings_report import describe_data, paired_difference
 from model.diffusion import draw_noise_levels
 from model.schedule import NoiseSchedule
 

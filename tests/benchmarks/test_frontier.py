@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import frontier_chains, frontier_report, trained_network
+from benchmarks.helpers import frontier_chains, frontier_report, trained_network
 from core.config import load_config
 from core.distributed import Distributed
 from core.errors import UserError

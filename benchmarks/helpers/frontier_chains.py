@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.common import matching
+from benchmarks.helpers.reports import matching
 from core.config import check_config
 from core.config_file import read_file
 from core.errors import UserError

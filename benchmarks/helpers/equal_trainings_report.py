@@ -4,7 +4,7 @@ import hashlib
 import math
 from statistics import fmean, stdev
 
-from benchmarks.common import environment, read_report, show, table
+from benchmarks.helpers.reports import environment, read_report, show, table
 from core.errors import UserError
 from core.sampling import describe_sampling
 from data import SRDataset

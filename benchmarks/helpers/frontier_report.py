@@ -4,8 +4,8 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.common import environment, read_report, show, table
-from benchmarks.frontier_chains import by_reason, default_chains
+from benchmarks.helpers.frontier_chains import by_reason, default_chains
+from benchmarks.helpers.reports import environment, read_report, show, table
 from core.checkpoint import step_of
 from core.device import automatic_precision
 from core.errors import UserError

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import fill_defaults, free, matching, publish, start_log
-from benchmarks.equal_trainings_report import add_row, as_table, describe, merge, title
+from benchmarks.helpers.equal_trainings_report import add_row, as_table, describe, merge, title
+from benchmarks.helpers.measuring import free
+from benchmarks.helpers.reports import fill_defaults, matching, publish, start_log
 from core.command_line import Parser, count
 from core.config import check_config, load_config, set_value
 from core.cross_checks import validation_sets
