@@ -18,7 +18,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.equal_trainings import Comparison, Variant, answer, parser
+from benchmarks.helpers.comparison import Comparison, Variant, ask, parser
 from core.errors import one_line_errors
 from core.plot import Series, plot
 
@@ -53,7 +53,7 @@ COLUMNS = {  # of the table: what it is called, how it is written
 
 @one_line_errors()
 def main():
-    answer(COMPARISON, parser("density", __doc__, ", ".join(VARIANTS)).parse_args())
+    ask(COMPARISON, parser("density", __doc__, ", ".join(VARIANTS)).parse_args())
 
 
 def picture(report):

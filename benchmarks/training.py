@@ -8,86 +8,26 @@ Images are made up, and reading them is not measured: `benchmarks/data.py` does 
 """
 
 import argparse
-import copy
-import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, median
-from tempfile import TemporaryDirectory
 
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import numpy as np
-import torch
-from PIL import Image
-from torch.distributed.elastic.multiprocessing.errors import record
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.flop_counter import FlopCounterMode
-
-from benchmarks.helpers.measuring import (
-    PEAK_SIDE,
-    free,
-    matrix_peak,
-    peak_memory,
-    plain_operations,
-    repeated,
-    time_in_turn,
-)
-from benchmarks.helpers.reports import (
-    describe_figures,
-    environment,
-    figure_rows,
-    fill_defaults,
-    publish,
-    show,
-    spread,
-    table,
-)
+from benchmarks.helpers.options import fill_defaults
 from core.command_line import Parser, count
-from core.config import check_config, load_config
-from core.distributed import Distributed
 from core.errors import one_line_errors
-from core.training import Trainer
-from data.images import resize, save_png
-from model import build_network
-from model.diffusion import DiffusionLoss, draw_noise_levels
-from model.schedule import NoiseSchedule
 
 FULL = {"config": "config/faces_16_128.yaml", "batch": 32, "steps": 20, "repeats": 5}
 SMALL = {"config": "config/demo.yaml", "batch": 2, "steps": 1, "repeats": 3}
-DRAWS = 4  # times as many steps are measured with continuous scale: every one draws a size, and they differ in cost
-
-STEPS = {  # ways to train, in the order of the table
-    "plain": "plain: eager float32, Adam without foreach, mask by a loop",
-    "sparse": "sparse momentum, EMA, everything on",
-    "dense": "the same, --dense",
-    "continuous": "the same as sparse, continuous scale",
-    "alone": "the same as sparse, each process by itself",
-}
-FIGURES = {  # what else is told: its name, how it is written, the target (for the face network, batch 32, one H100)
-    "rate": ("sparse momentum", "{:.2f} steps/s", ("≥", 20)),
-    "mask_cost": ("mask after every step: sparse - dense, of the step", "{:.2f} %", ("≤", 2)),
-    "mask_apply": ("mask application alone", "{:.3f} ms", None),
-    "update": ("one prune-and-regrow update", "{:.1f} ms", ("≤", 150)),
-    "peak_memory": ("peak memory, sparse", "{:.2f} GB", ("≤", 16)),
-    "matrix_peak": (f"bf16 matrix product, {PEAK_SIDE}³", "{:.0f} TFLOP/s", None),
-    "scaling": ("all processes together, of the sum of each by itself", "{:.1f} %", ("≥", 90)),
-}
 
 
-@record
 @one_line_errors()
 def main():
     arguments = parse_arguments()
-    run = Distributed.from_environment(arguments.device)
-    with TemporaryDirectory() as folder:
-        config = benchmark_config(arguments, Path(folder))
-        report = describe(config, run, arguments) | measure(config, run, arguments.steps, arguments.repeats)
-    if run.is_main:
-        publish(title(report), as_table(report), report, arguments.json)
-    run.close()
+    from benchmarks.helpers.training import answer  # after the flags are read: --help must not wait for torch
+
+    answer(arguments)
 
 
 def parse_arguments():
@@ -103,232 +43,6 @@ def parse_arguments():
     add("--json", default="experiments/benchmarks/training.json", metavar="FILE", help="where the report goes")
     arguments = parser.parse_args()
     return fill_defaults(arguments, SMALL if arguments.small else FULL)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What is measured.
-
-
-def benchmark_config(arguments, folder):
-    """The config with images of ours in a folder, where the experiment goes too; every step trains at the full size."""
-    config = load_config(arguments.config, arguments.overrides, {"phase": "train"})
-    images = config["datasets"]["train"]
-    make_images(folder, images["l_resolution"], images["r_resolution"])
-    ours = {"dataroot": str(folder), "datatype": "img", "mode": "LRHR", "use_crop": False, "data_len": -1}
-    ours |= {"hr_dataroot": None, "lr_dataroot": None, "num_workers": 0, "batch_size": arguments.batch}
-    config["datasets"] = {"train": images | ours}
-    config["path"]["root"] = str(folder / "experiments")
-    config["train"]["continuous_scale"] = False
-    config["train"]["ema_scheduler"]["step_start_ema"] = 0
-    config["sparse"] |= {"enabled": True, "update_every": 10**9}  # updates are measured by themselves
-    return check_config(config)
-
-
-def make_images(folder, l_resolution, r_resolution, count=8):
-    """Prepared pairs of noise."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        hr = Image.fromarray(rng.integers(0, 256, (r_resolution, r_resolution, 3), dtype=np.uint8))
-        for kind, side in (("lr", l_resolution), ("hr", r_resolution)):
-            (folder / f"{kind}_{side}").mkdir(exist_ok=True)
-            save_png(resize(hr, (side, side)), folder / f"{kind}_{side}" / f"{number}.png")
-
-
-def make_trainer(config, run, section=None, **changes):
-    """The project's trainer, with changes to a section of the config."""
-    config = copy.deepcopy(config)
-    if section:
-        config[section] |= changes
-    return Trainer(check_config(config), run, logging.getLogger("benchmarks"))
-
-
-def training_steps(trainer, batch, count):
-    """A function that trains so many steps, at each call those from step 0 on: they draw the same sizes again."""
-
-    def block():
-        trainer.step = 0
-        for _ in range(count):
-            trainer.train_step(batch)
-
-    return block
-
-
-def plain_step(config, run, batch):
-    """A function that does one step as the published code does: eager, in float32, one parameter after the other."""
-    options, device = config["train"], run.device
-    network = build_network(config["model"]).to(device, memory_format=torch.contiguous_format)
-    objective = DiffusionLoss(network, options["loss"])
-    if run.world > 1:
-        objective = DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)
-    optimizer = torch.optim.Adam(network.parameters(), lr=options["optimizer"]["lr"], foreach=False)
-    schedule = NoiseSchedule(config["model"]["beta_schedule"]["train"])
-    masked = [(p, (torch.rand_like(p) < config["sparse"]["density"]).float()) for p in prunable(network)]
-
-    def step():
-        lr, hr = batch["lr"].to(device), batch["hr"].to(device)
-        levels = draw_noise_levels(schedule, len(hr), None).to(device)
-        optimizer.zero_grad()
-        objective(lr, hr, torch.randn_like(hr), levels, 1.0).backward()
-        optimizer.step()
-        with torch.no_grad():
-            for parameter, mask in masked:
-                parameter.mul_(mask)
-
-    return step
-
-
-def prunable(network):
-    return network.prunable_parameters().values()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The measurements.
-
-
-def measure(config, run, steps, repeats):
-    """The measured part of the report."""
-    trainer = make_trainer(config, run)
-    batch = next(iter(trainer.batches()))
-    images, density = run.world * len(batch["hr"]), trainer.masker.density
-    figures = {"peak_memory": peak_memory(training_steps(trainer, batch, steps), run.device)[0]}  # with nothing beside
-
-    def time_steps(steps, **blocks):
-        return per_call(time_in_turn(blocks, repeats, run), steps)
-
-    ways = {"sparse": trainer, "dense": make_trainer(config, run, "sparse", enabled=False)}
-    if run.world > 1:
-        ways["alone"] = make_trainer(config, replace(run, rank=0, world=1))
-    seconds = time_steps(steps, **{name: training_steps(way, batch, steps) for name, way in ways.items()})
-    figures |= time_masker(trainer.masker, repeats, run)
-    del trainer, ways
-    free()
-    continuous = make_trainer(config, run, "train", continuous_scale=True)
-    seconds |= time_steps(DRAWS * steps, continuous=training_steps(continuous, batch, DRAWS * steps))
-    del continuous
-    free()
-    with plain_operations():
-        seconds |= time_steps(steps, plain=repeated(plain_step(config, run, batch), steps))
-    free()
-
-    sparse, dense = median(seconds["sparse"]), median(seconds["dense"])
-    figures |= {"rate": 1 / sparse, "mask_cost": 100 * (sparse - dense) / sparse}
-    figures |= {"matrix_peak": matrix_peak(run, repeats), "scaling": scaling(seconds, run)}
-    flops = forward_flops(config)
-    comparable = run.device.type == "cuda" and config["name"] == "faces_16_128" and len(batch["hr"]) == 32
-    return {
-        "images_per_step": images,
-        "density": density,
-        "forward_gflop_per_image": flops / 1e9,
-        "steps": describe_ways(seconds, images, 3 * flops * images / run.world, figures["matrix_peak"]),
-        "figures": describe_figures(FIGURES, figures, comparable),
-    }
-
-
-def per_call(seconds, count):
-    """What so many calls took, for one of them."""
-    return {name: [value / count for value in values] for name, values in seconds.items()}
-
-
-def time_masker(masker, repeats, run, count=20):
-    """Milliseconds of what the masker does after every step, and of an update."""
-    apply = per_call(time_in_turn({"apply": repeated(masker.apply, count)}, repeats, run), count)["apply"]
-    update = time_in_turn({"update": masker.update}, repeats, run)["update"]
-    return {"mask_apply": 1e3 * median(apply), "update": 1e3 * median(update)}
-
-
-def forward_flops(config):
-    """Floating-point operations of the loss of one image at full size."""
-    images = config["datasets"]["train"]
-    objective = DiffusionLoss(build_network(config["model"], initialised=False).to("meta"), config["train"]["loss"])
-    lr, hr = (torch.empty(1, 3, side, side, device="meta") for side in (images["l_resolution"], images["r_resolution"]))
-    with FlopCounterMode(display=False) as counter:
-        objective(lr, hr, hr, torch.empty(1, device="meta"), 1.0)
-    return counter.get_total_flops()
-
-
-def scaling(seconds, run):
-    """Rate of all processes together, in % of the sum of what each does by itself; None for one process."""
-    if run.world == 1:
-        return None
-    return 100 * fmean(run.gather(median(seconds["alone"]))) / median(seconds["sparse"])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The report.
-
-
-def describe(config, run, arguments):
-    """What is measured, where and how."""
-    network = build_network(config["model"], initialised=False)
-    images = config["datasets"]["train"]
-    return {
-        "benchmark": "training",
-        **environment(run.device),
-        "processes": run.world,
-        "config": config["name"],
-        "overrides": arguments.overrides,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "prunable": sum(parameter.numel() for parameter in prunable(network)),
-        "l_resolution": images["l_resolution"],
-        "r_resolution": images["r_resolution"],
-        "batch_size": images["batch_size"],
-        "steps_per_measurement": arguments.steps,
-        "measurements": arguments.repeats,
-    }
-
-
-def describe_ways(seconds, images, flops, peak):
-    """{way to train: its times, its rates over all processes, its speed beside plain, what each device computes}.
-
-    flops: of a step at full size on each device; it is not told for continuous scale, where sizes vary.
-    """
-    ways = {}
-    for name in STEPS:
-        if name not in seconds:
-            continue
-        time = spread(seconds[name])
-        tflops = flops / time["median"] / 1e12 if name != "continuous" else None
-        ways[name] = {
-            "label": STEPS[name],
-            "seconds": time,
-            "steps_per_second": 1 / time["median"],
-            "images_per_second": images / time["median"],
-            "ratio": median(seconds["plain"]) / time["median"],
-            "tflops": tflops,
-            "share_of_peak": tflops / peak if tflops and peak else None,
-        }
-    return ways
-
-
-def title(report):
-    return (
-        f"{report['config']}: {report['parameters']:,} parameters, density {report['density']:.4g}, "
-        f"{report['l_resolution']} → {report['r_resolution']}\n"
-        f"batch {report['batch_size']} × {report['processes']} process{'es' if report['processes'] > 1 else ''} "
-        f"on {report['device']}\n"
-        f"medians of {report['measurements']} measurements of {report['steps_per_measurement']} steps; "
-        "images/s of all processes, TFLOP/s of each"
-    )
-
-
-def as_table(report):
-    header = ["", "", "steps/s", "images/s", "× plain", "TFLOP/s", "of peak", "target"]
-    rows = [way_row(way) for way in report["steps"].values()]
-    rows += figure_rows(FIGURES, report["figures"], len(header))
-    return table(header, rows)
-
-
-def way_row(way):
-    return [
-        way["label"],
-        f"{1e3 * way['seconds']['median']:.1f} ms",
-        show(way["steps_per_second"], "{:.2f}"),
-        show(way["images_per_second"], "{:.1f}"),
-        show(way["ratio"], "{:.2f}"),
-        show(way["tflops"], "{:.2f}"),
-        show(way["share_of_peak"], "{:.1%}"),
-        "",
-    ]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.equal_trainings import Comparison, Variant, answer, parser
+from benchmarks.helpers.comparison import Comparison, Variant, ask, parser
 from core.config_file import read_file
 from core.errors import UserError, one_line_errors
 from core.plot import Row, row_plot
@@ -44,7 +44,7 @@ def main():
     options = parser("tuning", __doc__, f"{REFERENCE}, and those of --changes")
     options.add_argument("--changes", default=CHANGES, metavar="FILE", help=f"names and changes (default: {CHANGES})")
     arguments = options.parse_args()
-    answer(Comparison("tuning", read_variants(arguments.changes), REFERENCE, COLUMNS, picture), arguments)
+    ask(Comparison("tuning", read_variants(arguments.changes), REFERENCE, COLUMNS, picture), arguments)
 
 
 def read_variants(file):

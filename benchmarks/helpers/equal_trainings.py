@@ -5,26 +5,22 @@ that very thing, for the same steps. Each is measured by its EMA weights: the tr
 noise that is the same for all, and PSNR and SSIM of sampled images.
 """
 
-import argparse
 import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from benchmarks.helpers.equal_trainings_report import add_row, as_table, describe, merge, title
 from benchmarks.helpers.measuring import free
-from benchmarks.helpers.reports import fill_defaults, matching, publish, start_log
-from core.command_line import Parser, count
+from benchmarks.helpers.reports import matching, publish, start_log
 from core.config import check_config, load_config, set_value
 from core.cross_checks import validation_sets
 from core.device import pick_device, synchronize
@@ -42,8 +38,6 @@ from model.conditioning import relative_scale
 from model.diffusion import DiffusionLoss
 from sparse import pack
 
-FULL = {"config": "config/faces_16_128_small.yaml", "images": 100}
-SMALL = {"config": "config/demo.yaml", "images": 2, "steps": 8}
 SMALL_CONFIG = {
     "datasets.train.batch_size": 2,
     "datasets.val.l_resolution": 16,
@@ -62,51 +56,12 @@ class Diverged(UserError):
     """A loss that is no number any more."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What one training changes: {full path of a key: value}; and a first stage with further changes, until a share of
-    the steps, from whose checkpoint it goes on without them."""
-
-    changes: Mapping[str, Any]
-    first: Mapping[str, Any] = field(default_factory=dict)
-    until: float | None = None  # the share of the steps that are the first stage; None: there is none
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a benchmark asks."""
-
-    name: str  # in its report
-    variants: Mapping[str, Variant]
-    reference: str  # the variant that the others are compared with
-    columns: Mapping[str, tuple[str, str]]  # of the table: measure -> (what it is called, how it is written)
-    picture: Callable[[dict], Any]  # a report -> its picture
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The command.
 
 
-def parser(name, manual, variants):
-    """The options that the benchmarks of this kind share; `variants` says in words which there are."""
-    parser = Parser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, places = parser.add_argument, f"experiments/benchmarks/{name}"
-    add("-c", "--config", metavar="FILE", help="network, data and training (default: config/faces_16_128_small.yaml)")
-    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    add("--steps", type=count, metavar="N", help="training steps of each variant (default: the config's train.n_iter)")
-    add("--variants", default="*", metavar="NAMES", help=f"patterns of names (default: all: {variants})")
-    add("--images", type=count, metavar="N", help="sample the first so many of each validation set (default: 100)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    add("--small", action="store_true", help="few steps of the demo's network on images that are made")
-    add("--merge", nargs="+", metavar="FILE", help="join these reports; where two have a variant, the first counts")
-    add("--json", default=f"{places}.json", metavar="FILE", help="where the report goes")
-    add("--plot", default=f"{places}.png", metavar="FILE", help="where the picture goes")
-    return parser
-
-
 def answer(comparison, arguments):
     """Trains the variants of the command line, or joins reports, and tells what came out."""
-    arguments = fill_defaults(arguments, SMALL if arguments.small else FULL)
     log = start_log(comparison.name)
     if arguments.merge:
         report = merge(comparison, arguments.merge, log)

@@ -16,14 +16,6 @@ from core.report import write_json
 LIBRARIES = ("numpy", "pillow", "lmdb")
 
 
-def fill_defaults(arguments, defaults):
-    """The arguments, with these values where none were given."""
-    for name, value in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
-    return arguments
-
-
 def matching(names, patterns, refusal):
     """The names that fit any of some patterns, as in "ddim50*,dpm++*", in their own order.
 

@@ -12,9 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import model
-from benchmarks import sampling
-from benchmarks.helpers import measuring, reports
-from benchmarks.training import FIGURES, STEPS, forward_flops
+from benchmarks.helpers import measuring, reports, sampling
+from benchmarks.helpers.training import FIGURES, STEPS, forward_flops
 from core.config import load_config
 from core.distributed import Distributed
 from model import build_network

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import feature_similarity
+from benchmarks import feature_similarity as script
+from benchmarks.helpers import feature_similarity
 from core.calibrate import LRImage
 from core.calibrate import measure as calibrate
 from core.checkpoint import load_network, save_checkpoint
@@ -62,7 +63,7 @@ def run(tmp_path, monkeypatch, capsys):
         command = ["feature_similarity.py", "--device", "cpu", "--json", files[0], "--plot", files[1], *arguments]
         monkeypatch.setattr(sys, "argv", list(map(str, command)))
         try:
-            code = feature_similarity.main() or 0
+            code = script.main() or 0
         except SystemExit as stop:
             code = stop.code
         report = json.loads(files[0].read_text()) if files[0].exists() else None

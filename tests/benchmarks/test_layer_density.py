@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks import layer_density
+from benchmarks import layer_density as script
+from benchmarks.helpers import layer_density
 from core.config import check_config, load_config
 from core.distributed import Distributed
 from core.logging import Board
@@ -31,7 +32,7 @@ def run(tmp_path, monkeypatch, capsys):
         command = ["layer_density.py", "--json", files[0], "--plot", files[1], *arguments]
         monkeypatch.setattr(sys, "argv", list(map(str, command)))
         try:
-            code = layer_density.main() or 0
+            code = script.main() or 0
         except SystemExit as stop:
             code = stop.code
         report = json.loads(files[0].read_text()) if files[0].exists() else None

@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from benchmarks import tuning
-from benchmarks.helpers.equal_trainings import Variant
+from benchmarks.helpers.comparison import Variant
 
 CHANGES = {
     "seed-1": {"train.seed": 1},

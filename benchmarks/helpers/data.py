@@ -1,0 +1,108 @@
+"""How benchmarks/data.py measures, and what it reports."""
+
+import os
+import time
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.helpers.reports import environment, publish, spread, table
+from core.device import pick_device, synchronize
+from data import SRDataset, train_loader
+from data.demo import make_demo
+from data.prepare_data import parse_size, prepare
+
+TARGET_RATE, TARGET_WORKERS = 640, 8  # the face network at 20 steps/s of 32 images
+
+
+def specs(arguments, folder):
+    """{name: a section of `datasets`}: --dataroot, or photographs in both kinds of store."""
+    size = dict(zip(("l_resolution", "r_resolution"), parse_size(arguments.size), strict=True))
+    if arguments.dataroot:
+        kind = "lmdb" if (Path(arguments.dataroot) / "data.mdb").is_file() else "img"
+        roots = {"lmdb" if kind == "lmdb" else "folder": arguments.dataroot}
+    else:
+        make_demo(folder, size=size["r_resolution"], count=arguments.images)
+        roots = {
+            name: prepare(folder / "train", folder / name, tuple(size.values()), as_lmdb=name == "lmdb").folder
+            for name in ("folder", "lmdb")
+        }
+    kinds = {"folder": "img", "lmdb": "lmdb"}
+    return {
+        name: {"dataroot": str(root), "datatype": kinds[name], "augment": True, **size} for name, root in roots.items()
+    }
+
+
+def measure(images, workers, arguments, device):
+    """{"images_per_second": ...} that a number of reading processes gives, once they are at it."""
+    loader = train_loader(images, arguments.batch, seed=0, workers=workers, pin_memory=device.type == "cuda")
+    batches = iter(loader)
+    ahead = workers * (loader.prefetch_factor or 0)
+    consume(islice(batches, ahead + 1), device)  # so many may lie ready
+    rates = []
+    for _ in range(arguments.repeats):
+        start = time.perf_counter()
+        consume(islice(batches, arguments.batches), device)
+        rates.append(arguments.batches * arguments.batch / (time.perf_counter() - start))
+    return {"images_per_second": spread(rates)}
+
+
+def consume(batches, device):
+    for batch in batches:
+        for key in ("lr", "hr"):
+            batch[key].to(device, non_blocking=True)
+    synchronize(device)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The report.
+
+
+def describe(stores, arguments, device):
+    return {
+        "benchmark": "data",
+        **environment(device),
+        "cores": os.cpu_count(),
+        "dataroot": arguments.dataroot,
+        "images": {name: len(images) for name, images in stores.items()},
+        "size": parse_size(arguments.size),
+        "batch_size": arguments.batch,
+        "batches_per_measurement": arguments.batches,
+        "measurements": arguments.repeats,
+        "target": {"images_per_second": TARGET_RATE, "workers": TARGET_WORKERS},
+    }
+
+
+def title(report):
+    low, high = report["size"]
+    count = " and ".join(f"{count} ({name})" for name, count in report["images"].items())
+    return (
+        f"{report['dataroot'] or 'crops of photographs'}, {low} and {high} pixels: {count} images, "
+        f"batch {report['batch_size']}\n{report['device']}; {report['cores']} cores\n"
+        f"medians of {report['measurements']} measurements of {report['batches_per_measurement']} batches"
+    )
+
+
+def as_table(report):
+    rows = []
+    for row in report["rows"]:
+        rate = row["images_per_second"]
+        cells = [f"{rate['median']:.0f}", f"{rate['least']:.0f} to {rate['most']:.0f}"]
+        steps = f"{rate['median'] / report['batch_size']:.1f}"
+        target = f"≥ {TARGET_RATE} images/s" if row["workers"] == TARGET_WORKERS else ""
+        rows.append([row["store"], str(row["workers"]), *cells, steps, target])
+    return table(["", "workers", "images/s", "range", "batches/s", "target"], rows)
+
+
+def answer(arguments):
+    """Measures what the command line asks for, prints the table and writes the report."""
+    device = pick_device(arguments.device)
+    with TemporaryDirectory() as folder:
+        stores = {name: SRDataset(spec, train=True) for name, spec in specs(arguments, Path(folder)).items()}
+        rows = [
+            {"store": name, "workers": workers, **measure(images, workers, arguments, device)}
+            for name, images in stores.items()
+            for workers in arguments.workers
+        ]
+        report = describe(stores, arguments, device) | {"rows": rows}
+    publish(title(report), as_table(report), report, arguments.json)

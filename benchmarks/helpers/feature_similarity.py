@@ -1,0 +1,205 @@
+"""How benchmarks/feature_similarity.py measures, and what it reports."""
+
+import math
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.helpers.reports import environment, publish, show, start_log, table
+from benchmarks.helpers.trained_network import config_of, load
+from core.calibrate import LRImage, images_of_files
+from core.checkpoint import load_network, step_of
+from core.device import autocast, automatic_precision, pick_device
+from core.distributed import Distributed
+from core.errors import UserError
+from core.inference import is_out_of_memory, sampling_settings, target_size
+from core.plot import COLOURS, Series, plot
+from core.sampling import trained_factor
+from core.validation import batches, counted_density
+from data.images import save_png
+from model.calibration import chain_features, cosine_similarity, relative_distance
+from model.conditioning import relative_scale
+
+APART = (1, 2, 5, 10)  # steps between those that the table compares
+HALVES = {"encoder": ("skip", "bottleneck"), "decoder": ("decoder",)}  # of the UNet -> their parts
+SHADES = {"encoder": (COLOURS[0], "#7ab4da"), "decoder": (COLOURS[1], "#eba873")}  # of the mean, of a level
+
+
+class Similarity(NamedTuple):
+    """How like each other a feature, or the mean of several, is at any two of T steps: float64 (T, T) each."""
+
+    change: torch.Tensor
+    cosine: torch.Tensor
+
+
+def load_inputs(arguments, device):
+    """The network, its config, and the LR images of the command line."""
+    if arguments.input:
+        config = config_of(arguments)
+        network, config = load_network(arguments.checkpoint, device, config)
+        return network, config, images_of_files(arguments.input, arguments.images)
+    with TemporaryDirectory() as folder:
+        setting = load(arguments, Path(folder))
+    images = [LRImage(sample["name"], sample["lr"]) for sample in setting.samples]
+    return setting.network, setting.config, images
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is measured.
+
+
+def measure(network, image, settings, factor, steps):
+    """The timesteps of the chain and {place: Similarity} of one image.
+
+    A place is (half of the UNet, where in it): "" for the whole half, "1/2" for the features of half the image's side,
+    "bottleneck". Raises UserError where the memory is too small.
+    """
+    device = next(network.parameters()).device
+    lr = image.pixels[None].to(device)
+    size = target_size(lr.shape[-2:], factor)
+    chain = {key: settings[key] for key in ("solver", "seed", "consistency")}
+    try:
+        with autocast(device, settings["precision"], sampling=True):
+            scale = relative_scale(size, lr.shape[-2:], factor)
+            timesteps, features = chain_features(network, lr, size, steps, scale=scale, **chain)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{image.name}: out of memory at {size[1]}x{size[0]}; give smaller images with -i") from None
+    return timesteps, by_place(features)
+
+
+def by_place(features):
+    """Features -> {place: Similarity}, in the order of the network, each half before its levels."""
+    similarities = {}
+    for half, parts in HALVES.items():
+        of_half = similarities[half, ""] = []
+        for feature in features:
+            if feature.part in parts:
+                similarity = Similarity(relative_distance(feature.steps), cosine_similarity(feature.steps))
+                of_half.append(similarity)
+                similarities.setdefault((half, where(feature)), []).append(similarity)
+    return {place: mean(several) for place, several in similarities.items()}
+
+
+def where(feature):
+    """Of a feature within its half of the UNet: "bottleneck", or the share of the image's side that it has."""
+    if feature.part == "bottleneck":
+        return "bottleneck"
+    return f"1/{2**feature.level}" if feature.level else "full size"
+
+
+def mean(similarities):
+    return Similarity(*(torch.stack(matrices).mean(dim=0) for matrices in zip(*similarities, strict=True)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The report.
+
+
+def describe(network, config, images, settings, arguments):
+    """What is measured, where and how."""
+    device, precision = next(network.parameters()).device, settings["precision"]
+    return {
+        "benchmark": "feature_similarity",
+        **environment(device),
+        "config": config["name"],
+        "checkpoint": arguments.checkpoint,
+        "step": step_of(arguments.checkpoint) if arguments.checkpoint else None,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "density": counted_density(network),
+        "data": arguments.input or config["datasets"][arguments.data]["name"],
+        "images": [image.name for image in images],
+        "solver": settings["solver"],
+        "consistency": settings["consistency"],
+        "seed": settings["seed"],
+        "precision": automatic_precision(device, True) if precision == "auto" else precision,
+    }
+
+
+def rows_of(similarities):
+    """For each place the change and the cosine from every step to the next (T - 1), and of steps further apart the
+    means over the chain."""
+    rows = []
+    for (half, place), similarity in similarities.items():
+        apart = [n for n in APART if n < len(similarity.change)]
+        rows.append(
+            {
+                "half": half,
+                "place": place,
+                "change": similarity.change.diagonal(1).tolist(),
+                "cosine": similarity.cosine.diagonal(1).tolist(),
+                "change_apart": {str(n): fmean(similarity.change.diagonal(n).tolist()) for n in apart},
+                "cosine_apart": {str(n): fmean(similarity.cosine.diagonal(n).tolist()) for n in apart},
+            }
+        )
+    return rows
+
+
+def title(report):
+    weights = f"step {report['step']} of {report['checkpoint']}" if report["checkpoint"] else "random weights"
+    lines = [
+        f"{report['config']}: {report['parameters']:,} parameters, {report['density']:.0%} of them active, {weights}",
+        f"{chain_in_words(report)}, in {report['precision']} on {report['device']}",
+        "change, n: |a - b|² / |a|² of features n steps apart; 1 - cos: of the same; means over the chain",
+    ]
+    return "\n".join(lines)
+
+
+def chain_in_words(report):
+    images = len(report["images"])
+    return f"{len(report['timesteps'])} steps of {report['solver']}, {images} image{'s' * (images > 1)}"
+
+
+def as_table(report):
+    """A line for each place; of both halves first, then of the levels."""
+    rows = sorted(report["rows"], key=lambda row: row["place"] != "")
+    apart = list(rows[0]["change_apart"])
+    header = ["", *(f"change, {n}" for n in apart), *(f"1 - cos, {n}" for n in apart)]
+    cells = []
+    for row in rows:
+        changes = [show(row["change_apart"][n], "{:.2e}") for n in apart]
+        cosines = [show(1 - row["cosine_apart"][n], "{:.2e}") for n in apart]
+        cells.append([f"{row['half']} {row['place']}", *changes, *cosines])
+    return table(header, cells)
+
+
+def save_plot(report, file):
+    """The change from each step to the next over the timestep, in the order of the chain: levels pale, halves bold."""
+    series = [line(report, row) for row in sorted(report["rows"], key=lambda row: row["place"] == "")]
+    heading = f"{report['config']}: change of the features from a step to the next; {chain_in_words(report)}"
+    labels = "timestep, from noise to image", "relative squared change"
+    picture = plot(series, heading, *labels, log_y=True, falling_x=True)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    save_png(picture, file)
+
+
+def line(report, row):
+    """A row as a line, a level with its name at the end; where nothing changes, a logarithmic axis has no place."""
+    bold = row["place"] == ""
+    points = [(t, change or math.nan) for t, change in zip(report["timesteps"][1:], row["change"], strict=True)]
+    if not bold:
+        points[-1] = (*points[-1], row["place"])
+    label = f"{row['half']}, mean" if bold else ""
+    return Series(label, points, True, False, SHADES[row["half"]][not bold], 4 if bold else 1.5)
+
+
+def answer(arguments):
+    """Measures what the command line asks for, prints the table, writes the report and the picture."""
+    run = Distributed(0, 1, pick_device(arguments.device))
+    network, config, images = load_inputs(arguments, run.device)
+    settings = sampling_settings(config, {"solver": arguments.solver})
+    measured = []
+    for (n,) in batches(range(len(images)), 1, "feature similarity", run, start_log("feature similarity")):
+        seeded = settings | {"seed": settings["seed"] + n}
+        timesteps, similarities = measure(network, images[n], seeded, trained_factor(config), arguments.steps)
+        measured.append(similarities)
+    similarities = {place: mean([image[place] for image in measured]) for place in measured[0]}
+    report = describe(network, config, images, settings, arguments)
+    report |= {"timesteps": timesteps, "rows": rows_of(similarities)}
+    save_plot(report, arguments.plot)
+    publish(title(report), as_table(report), report, arguments.json)
+    print(f"the change along the chain as a picture: {arguments.plot}")

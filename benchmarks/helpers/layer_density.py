@@ -1,0 +1,261 @@
+"""How benchmarks/layer_density.py reads runs, and what it reports."""
+
+import logging
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+from benchmarks.helpers.reports import publish, read_report, show, table
+from core.checkpoint import find_checkpoint, latest_prefix, step_of
+from core.errors import UserError
+from core.heat_map import Group, grouped_heat_map
+from data.images import save_png
+from sparse.errors import SparseError
+from sparse.inspect import read_tensors, tabulate
+
+TAG = "density/"  # of a scalar, before the name of the layer
+COLUMNS = {  # of the table: what it is called, how it is written
+    "layers": ("layers", "{}"),
+    "weights": ("weights", "{:,}"),
+    "first": ("density, first", "{:.1%}"),
+    "last": ("last", "{:.1%}"),
+    "checkpoint": ("checkpoint", "{:.1%}"),
+    "first_share": ("share, first", "{:.1%}"),
+    "last_share": ("last", "{:.1%}"),
+}
+
+
+class Size(NamedTuple):
+    """How many weights a layer has, and how many of them are active in the checkpoint."""
+
+    total: int
+    active: int
+
+
+def report_on(run, checkpoint):
+    """The report on a run, with the sizes of the checkpoint, or else of the run's latest, if there is one."""
+    updates, densities = read_densities(events_folder(Path(run)))
+    checkpoint = checkpoint or latest_of(Path(run))
+    sizes = read_sizes(checkpoint, densities) if checkpoint else {}
+    return describe(run, checkpoint, updates, densities, sizes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is read.
+
+
+def events_folder(run):
+    """The folder of a run's event files."""
+    for folder in (run / "tb_logger", run):
+        if any(folder.glob("events.out.tfevents*")):
+            return folder
+    raise UserError(f"{run}: no TensorBoard files in it, or in its tb_logger; give the folder of a run")
+
+
+def latest_of(run):
+    """The latest checkpoint of a run, or None."""
+    prefix = latest_prefix(run / "checkpoint")
+    return prefix and str(prefix)
+
+
+def read_densities(folder):
+    """(steps of the updates (U,), {layer: densities (U,)}) in the order of the network.
+
+    An update that not all layers tell of, as where the run was killed in it, is left out.
+    """
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of what a resumed run did anew
+    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
+    told = {
+        tag.removeprefix(TAG): {event.step: event.value for event in events.Scalars(tag)}
+        for tag in events.Tags()[SCALARS]
+        if tag.startswith(TAG)
+    }
+    if not told:
+        raise UserError(f"{folder}: tells no densities: the run is dense, or its masks have had no update yet")
+    updates = sorted(set.intersection(*map(set, told.values())))
+    if not updates:
+        raise UserError(f"{folder}: no update tells the densities of all of its {len(told)} layers")
+    return updates, {layer: [by_step[step] for step in updates] for layer, by_step in told.items()}
+
+
+def read_sizes(checkpoint, layers):
+    """{layer: its row of `sparse.inspect`} of these layers. Raises UserError where a checkpoint has not all of them."""
+    file = find_checkpoint(checkpoint).network
+    try:
+        rows = {row.name: row for row in tabulate(read_tensors(file))}
+    except SparseError as error:
+        raise UserError(f"{file}: {error}") from None
+    for layer in layers:
+        if layer not in rows:
+            raise UserError(f"{file}: is of another network than the run, whose layer {layer} it does not have")
+    return {layer: Size(rows[layer].total, rows[layer].active) for layer in layers}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs that each went on from the one before.
+
+
+def join(files):
+    """One report of those on several runs, in their order, with the sizes of the last."""
+    reports = [report_to_join(file) for file in files]
+    layers = [layer["layer"] for layer in reports[0]["layers"]]
+    for file, report in zip(files, reports, strict=True):
+        if [layer["layer"] for layer in report["layers"]] != layers:
+            raise UserError(f"{file}: is of another network than {files[0]}: its layers are others")
+    begins = accumulate((report["step"] for report in reports[:-1]), initial=0)
+    updates = [begin + step for begin, report in zip(begins, reports, strict=True) for step in report["updates"]]
+    densities = {
+        layer: [density for report in reports for density in report["layers"][n]["density"]]
+        for n, layer in enumerate(layers)
+    }
+    sizes = {layer["layer"]: size_of(layer) for layer in reports[-1]["layers"]}
+    runs = " + ".join(dict.fromkeys(report["run"] for report in reports))
+    return describe(runs, reports[-1]["checkpoint"], updates, densities, sizes, sum(r["step"] for r in reports))
+
+
+def size_of(layer):
+    return Size(layer["weights"], round(layer["checkpoint"] * layer["weights"]))
+
+
+def report_to_join(file):
+    """A report on a run with a checkpoint, without which nobody knows where the run ended."""
+    report = read_report(file, "layer_density")
+    if report["step"] is None:
+        raise UserError(f"{file}: has no checkpoint, to tell where the run ended: make it again with -r")
+    return report
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The parts of the network.
+
+
+def parts_of(layers):
+    """{part: its layers}, from the image to the prediction; what is none of these comes last, by its first name."""
+    coarsest = max((int(layer.split(".")[2]) for layer in layers if layer.startswith("decoder.levels.")), default=0)
+    places = {layer: place_of(layer.split("."), coarsest) for layer in layers}
+    parts = {}
+    for _, _, part in sorted(set(places.values())):
+        parts[part] = [layer for layer, place in places.items() if place[2] == part]
+    return parts
+
+
+def place_of(layer, coarsest):
+    """(rank, rank within it, part) of a layer, given as the names on the way to it; levels count from the finest."""
+    match layer:
+        case ["lr_encoder", *_]:
+            return 0, 0, "LR encoder"
+        case ["conditioning", *_]:
+            return 1, 0, "conditioning"
+        case ["embedding", *_]:
+            return 2, 0, "noise embedding"
+        case ["encoder", "input", *_]:
+            return 3, 0, "encoder, level 0"
+        case ["encoder", "levels" | "downsamples", level, *_]:
+            return 3, int(level), f"encoder, level {level}"
+        case ["encoder", *_]:
+            return 4, 0, "encoder, middle"
+        case ["decoder", "levels", n, *_]:
+            return 5, int(n), f"decoder, level {coarsest - int(n)}"
+        case ["decoder", "upsamplers", *_]:
+            return 6, 0, "implicit upsamplers"
+        case ["decoder", *_]:
+            return 5, coarsest, "decoder, level 0"
+        case [name, *_]:
+            return 7, 0, name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The report.
+
+
+def describe(run, checkpoint, updates, densities, sizes, step=None):
+    """The densities of each layer, of each part and of all. step: of the checkpoint, if that is not in its name."""
+    parts = parts_of(densities)
+    rows = [describe_part(part, layers, densities, sizes) for part, layers in (parts | {"all": densities}).items()]
+    return {
+        "benchmark": "layer_density",
+        "run": run,
+        "checkpoint": checkpoint,
+        "step": step or (step_of(checkpoint) if checkpoint else None),
+        "updates": updates,
+        "rows": rows,
+        "layers": [
+            {"layer": layer} | describe_part(part, [layer], densities, sizes)
+            for part, layers in parts.items()
+            for layer in layers
+        ],
+    }
+
+
+def describe_part(part, layers, densities, sizes):
+    """Layers together: their density at each update (U,), and with sizes that of the checkpoint, and their share of all
+    active weights (U,)."""
+    row = {"part": part, "layers": len(layers), "weights": None, "checkpoint": None, "share": None}
+    if not sizes:
+        return row | {"density": np.mean([densities[layer] for layer in layers], axis=0).tolist()}
+    weights, active = (sum(getattr(sizes[layer], of) for layer in layers) for of in ("total", "active"))
+    own, every = (active_weights(some, densities, sizes) for some in (layers, densities))
+    return row | {
+        "weights": weights,
+        "density": (own / weights).tolist(),
+        "checkpoint": active / weights,
+        "share": (own / every).tolist(),
+    }
+
+
+def active_weights(layers, densities, sizes):
+    """How many weights of the layers are active at each update (U,)."""
+    return sum(sizes[layer].total * np.array(densities[layer]) for layer in layers)
+
+
+def title(report):
+    updates, layers = report["updates"], len(report["layers"])
+    lines = [f"{report['run']}: {layers} layers, {len(updates)} updates, from step {updates[0]} to {updates[-1]}"]
+    if report["checkpoint"]:
+        lines.append("density: active share of the weights, after an update; share: that of all active weights")
+        lines.append(f"sizes and the column checkpoint: step {report['step']} of {report['checkpoint']}")
+    else:
+        lines.append("density: mean over the layers, after an update; there is no checkpoint to tell their sizes")
+    return "\n".join(lines)
+
+
+def as_table(report):
+    rows = [row | ends("density", row) | ends("share", row, "_share") for row in report["rows"]]
+    columns = [key for key in COLUMNS if rows[0][key] is not None]
+    cells = [[row["part"], *(show(row[key], COLUMNS[key][1]) for key in columns)] for row in rows]
+    return table(["", *(COLUMNS[key][0] for key in columns)], cells)
+
+
+def ends(key, row, suffix=""):
+    """What a row tells of the first and of the last update."""
+    first, last = (row[key][0], row[key][-1]) if row[key] else (None, None)
+    return {f"first{suffix}": first, f"last{suffix}": last}
+
+
+def save_plot(report, file):
+    """Layers by parts, from the image to the prediction, over the updates."""
+    groups = []
+    for row in report["rows"][:-1]:
+        layers = [layer["density"] for layer in report["layers"] if layer["part"] == row["part"]]
+        groups.append(Group(row["part"], np.array(layers), note(row)))
+    heading = f"{Path(report['run']).resolve().name}: density of each layer after each update of the masks"
+    labels = {"x_label": "training step", "label": "density", "notes": "of the part"}
+    picture = grouped_heat_map(groups, report["updates"], heading, **labels)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    save_png(picture, file)
+
+
+def note(row):
+    first, last = ends("density", row).values()
+    return f"{first * 100:.0f} to {last:.0%}"
+
+
+def answer(arguments):
+    """Reads the run of the command line, or joins reports, and tells what came out."""
+    report = join(arguments.join) if arguments.join else report_on(arguments.run, arguments.checkpoint)
+    save_plot(report, arguments.plot)
+    publish(title(report), as_table(report), report, arguments.json)
+    print(f"every layer as a picture: {arguments.plot}")

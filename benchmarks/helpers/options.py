@@ -1,0 +1,13 @@
+"""What the command lines of the benchmarks share. It imports nothing that --help would have to wait for."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+
+def fill_defaults(arguments: Namespace, defaults: Mapping[str, Any]) -> Namespace:
+    """The arguments, with these values where none were given."""
+    for name, value in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    return arguments
