@@ -1,6 +1,7 @@
 """Sparse momentum: training under a fixed budget of active weights (Dettmers & Zettlemoyer 2019, arXiv 1907.04840)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from sparse.layer import fields_read, weight_shape
 from sparse.optimizer_state import check_optimizer, has_moments, read_layers
 from sparse.prunable import prunable_parameters
 from sparse.prune import PRUNE_RULES, layer_prune_rates, prune_counts
-from sparse.schedule import PRUNE_RATE_SCHEDULES
+from sparse.schedule import PRUNE_RATE_SCHEDULES, UpdateSchedule
 from sparse.selection import count_true, select_largest, select_random
 
 
@@ -33,7 +34,7 @@ FIRST_MASKS = {"random": _choose_random, "largest": _choose_largest}
 class UpdateReport(NamedTuple):
     """What one update did; every dict goes from parameter name to a value of that layer."""
 
-    step: int  # optimiser steps so far
+    step: int  # of the run
     prune_rate: float  # as asked for; a nearly full layer may have had a smaller one
     importance: dict[str, float]  # sums to 1
     pruned: dict[str, int]
@@ -46,6 +47,9 @@ class Masker:
     Call step() after every optimiser step: it holds inactive weights at 0, and every `update_every` steps it prunes
     and regrows. Gradients and the optimiser's moments stay dense. After construction and after every update exactly
     round(density · prunable) weights are active.
+
+    A run that counts its steps gives step() their number, and `start`, if it trained dense at first: nothing is counted
+    twice. Without, the masker counts its calls.
 
     Give it the bare network (not one wrapped for data-parallel training), already on its device and in its memory
     format. Arguments that do not fit raise SparseError.
@@ -61,7 +65,8 @@ class Masker:
         redistribution: str = "momentum",     # momentum | magnitude | nonzero | variance | none
         update_every: int = 1000,             # optimiser steps between updates
         prune_rate: float = 0.5,              # share of the active weights that an update prunes at first, in [0, 1]
-        prune_rate_schedule: str = "cosine",  # cosine | linear | constant, from step 0 to update_until
+        prune_rate_schedule: str = "cosine",  # cosine | linear | constant, from start to update_until
+        start: int = 0,                       # the step of the run after which its sparse stage begins
         update_until: int | None = None,      # the last step that may update; None: no last one, and the rate stays
         init: str = "constant",               # constant | erdos_renyi | erdos_renyi_kernel
         keep: str = "random",                 # which weights start active: random | largest (of a trained network)
@@ -74,7 +79,8 @@ class Masker:
         check_fraction("density", density, zero_allowed=False)
         check_fraction("prune_rate", prune_rate)
         check_count("update_every", update_every, least=1)
-        check_count("update_until", 1 if update_until is None else update_until, least=1)
+        check_count("start", start, least=0)
+        check_count("update_until", start + 1 if update_until is None else update_until, least=start + 1)
         check_count("seed", seed, least=0)
         check_name("prune", prune, PRUNE_RULES)
         check_name("growth", growth, GROWTH_RULES)
@@ -84,11 +90,10 @@ class Masker:
         check_name("keep", keep, FIRST_MASKS)
 
         self.optimizer = optimizer
-        self.update_every, self.update_until = update_every, update_until
-        self.seed, self.steps, self.updates = seed, 0, 0
+        self.schedule = UpdateSchedule(update_every, start, update_until, prune_rate, prune_rate_schedule)
+        self.seed, self.steps, self.updates = seed, start, 0
         self.parameters = prunable_parameters(module, exclude, min_elements)
         self._synchronize = synchronize
-        self._initial_prune_rate, self._schedule = prune_rate, PRUNE_RATE_SCHEDULES[prune_rate_schedule]
         self._rules = PRUNE_RULES[prune], GROWTH_RULES[growth], REDISTRIBUTION_RULES[redistribution]
         check_optimizer(optimizer, self.parameters, fields_read(self._rules))
 
@@ -99,15 +104,26 @@ class Masker:
             raise SparseError(f"density={density} leaves none of the {self.prunable} prunable weights active")
         # The masks again, in the parameters' dtype and memory layout: applying them is then one fused kernel for all.
         self._multipliers = [torch.empty_like(parameter, requires_grad=False) for parameter in self.parameters.values()]
+        self._masks: list[Tensor] = []
+        self._active: list[int] = []
+        self._versions: list[int] = []
         if state is None:
             self._adopt(self._initial_masks(init, FIRST_MASKS[keep]))
         else:
             self.load_state_dict(state)
 
     @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """The masks by parameter name: bool, True where a weight is active, of the parameter's shape.
+
+        A change of one in place takes effect at the next step() or apply(); the next update regrows up to the budget.
+        """
+        return MappingProxyType(dict(zip(self.parameters, self._masks, strict=True)))
+
+    @property
     def active(self) -> int:
         """The number of active weights."""
-        return sum(self._active)
+        return sum(self._count_active())
 
     @property
     def density(self) -> float:
@@ -116,20 +132,21 @@ class Masker:
 
     def densities(self) -> dict[str, float]:
         """Return the density of each layer."""
-        return {name: n / size for name, n, size in zip(self.parameters, self._active, self._sizes, strict=True)}
+        return {name: n / size for name, n, size in zip(self.parameters, self._count_active(), self._sizes, strict=True)}
 
     @property
     def prune_rate(self) -> float:
         """The prune rate scheduled for the current step."""
-        progress = min(1.0, self.steps / self.update_until) if self.update_until else 0.0
-        return self._schedule(self._initial_prune_rate, progress)
+        return self.schedule.prune_rate_at(self.steps)
 
-    def step(self) -> UpdateReport | None:
-        """Hold inactive weights at 0 after an optimiser step; prune and regrow when it is time, and then say what."""
-        self.steps += 1
+    def step(self, number: int | None = None) -> UpdateReport | None:
+        """Hold inactive weights at 0 after an optimiser step; prune and regrow when it is time, and then say what.
+
+        number: of the optimiser step in the run, from 1; None: one more than that of the step before.
+        """
+        self.steps = self.steps + 1 if number is None else number
         self.apply()
-        due = self.steps % self.update_every == 0 and self.steps <= (self.update_until or self.steps)
-        return self.update() if due else None
+        return self.update() if self.schedule.is_due(self.steps) else None
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -143,41 +160,44 @@ class Masker:
 
         tensors: every masked parameter by its name; other names are left alone.
         """
-        if missing := [name for name in self.masks if name not in tensors]:
+        if missing := [name for name in self.parameters if name not in tensors]:
             raise SparseError(f"there are masks, but no tensors, of these names: {shorten(missing)}")
-        masked = [tensors[name] for name in self.masks]
+        self._follow_masks()
+        masked = [tensors[name] for name in self.parameters]
         multipliers = [of_one.to(tensor.device) for of_one, tensor in zip(self._multipliers, masked, strict=True)]
         torch._foreach_mul_(masked, multipliers)
 
     @torch.no_grad()
     def update(self, prune_rate: float | None = None) -> UpdateReport:
-        """Prune a share of the active weights, and regrow as many where the rules say.
+        """Prune a share of the active weights, and regrow up to the budget, where the rules say.
 
         prune_rate: in [0, 1]; None takes the scheduled one. New weights start at 0; a weight that is pruned and comes
         back at once was never away. Before the optimiser's first step there are no moments to go by: pruning is then
         by magnitude, and growth random and by layer size.
         """
         rate = self.prune_rate if prune_rate is None else check_fraction("prune_rate", prune_rate)
-        if self.active == self.prunable:
+        if self.budget == self.prunable:
             rate = 0.0
+        active = self._count_active()
         prune, grow, redistribute = rules = self._applicable_rules()
         layers = read_layers(self.parameters, self.masks, self.optimizer, fields_read(rules))
 
         importance = layer_importance(redistribute, layers)
-        rates = layer_prune_rates(rate, importance, self._active, self._sizes)
-        pruned = prune(layers, prune_counts(rates, self._active))
+        rates = layer_prune_rates(rate, importance, active, self._sizes)
+        pruned = prune(layers, prune_counts(rates, active))
 
         # What is pruned was active, so that an exclusive or switches it off.
         survivors = [layer._replace(mask=layer.mask ^ gone) for layer, gone in zip(layers, pruned, strict=True)]
         n_pruned = count_true(pruned)
-        n_left = [n - gone for n, gone in zip(self._active, n_pruned, strict=True)]
+        n_left = [n - gone for n, gone in zip(active, n_pruned, strict=True)]
         inactive = [size - n for size, n in zip(self._sizes, n_left, strict=True)]
         generator = generator_of_update(self.seed, self.updates, layers[0].mask.device)
-        grown = grow(survivors, share_regrowth(sum(n_pruned), importance, inactive), generator)
+        n_missing = max(self.budget - sum(n_left), 0)
+        grown = grow(survivors, share_regrowth(n_missing, importance, inactive), generator)
 
         self._adopt([layer.mask | new for layer, new in zip(survivors, grown, strict=True)])
         self.updates += 1
-        n_grown = [n - left for n, left in zip(self._active, n_left, strict=True)]
+        n_grown = [n - left for n, left in zip(self._count_active(), n_left, strict=True)]
         of_layers = [dict(zip(self.parameters, values, strict=True)) for values in (importance, n_pruned, n_grown)]
         return UpdateReport(self.steps, rate, *of_layers)
 
@@ -240,7 +260,18 @@ class Masker:
         masks = [mask.view(p.shape) for mask, p in zip(masks, self.parameters.values(), strict=True)]
         if self._synchronize:
             self._synchronize([mask.view(torch.uint8) for mask in masks])
-        torch._foreach_copy_(self._multipliers, masks)
-        self.masks = dict(zip(self.parameters, masks, strict=True))
-        self._active = count_true(masks)
+        self._masks, self._versions = masks, []
         self.apply()
+
+    def _count_active(self) -> list[int]:
+        """Return the number of active weights of each layer."""
+        self._follow_masks()
+        return self._active
+
+    @torch.no_grad()
+    def _follow_masks(self) -> None:
+        """Derive the multipliers and the counts again where the masks are new or have been changed in place."""
+        versions = [mask._version for mask in self._masks]  # torch counts the changes of a tensor in place
+        if versions != self._versions:
+            torch._foreach_copy_(self._multipliers, self._masks)
+            self._active, self._versions = count_true(self._masks), versions

@@ -1,5 +1,6 @@
 """The masker in training: an exact budget, masks that hold, state that travels, and refusals in one line."""
 
+import itertools
 from itertools import product
 
 import pytest
@@ -183,6 +184,57 @@ def test_updates_end_at_update_until_and_the_rate_decays_to_it(make, train):
     assert masker.updates == 3
 
 
+def test_a_sparse_stage_has_a_schedule_of_its_own(make, train):
+    """Updates and the decay of the rate run from the step at which the stage begins, whoever counts the steps."""
+    schedule = {"update_every": 2, "prune_rate": 0.4, "prune_rate_schedule": "linear"}
+    for numbers in (itertools.repeat(None), itertools.count(101)):  # counted by the masker, and told
+        network, optimizer = make()
+        masker = Masker(network, optimizer, start=100, update_until=106, **schedule)
+        reports = []
+        for number, step in zip(numbers, range(10), strict=False):
+            train(network, optimizer, seed=step)
+            reports.append(masker.step(number))
+        assert [report.step for report in reports if report] == [102, 104, 106]
+        rates = [report.prune_rate for report in reports if report]
+        assert rates == pytest.approx([0.005 + 0.395 * 2 / 3, 0.005 + 0.395 / 3, 0.005])
+        assert masker.steps == 110
+
+
+def test_a_mask_changed_in_place_takes_effect(make, train):
+    """At the next step on weights, averages, densities and the saved state; the next update makes up for it."""
+    network, optimizer = make()
+    masker = Masker(network, optimizer, 0.2, update_every=2)
+    average = {name: torch.ones_like(weight) for name, weight in masker.parameters.items()}
+    masker.masks["conv2.weight"][:8] = False
+    masker.masks["fc1.weight"][0, :3] = True
+    assert masker.active == count(masker.masks) != masker.budget
+    masker.apply_to(average)
+    assert not train(network, optimizer, masker)
+    assert not network.conv2.weight[:8].any() and network.conv2.weight[8:].any()
+    assert not average["conv2.weight"][:8].any() and average["fc1.weight"][0, :3].all()
+    assert masker.densities()["conv2.weight"] < 0.15 and not masker.state_dict()["masks"]["conv2.weight"][:8].any()
+    assert train(network, optimizer, masker)
+    check_budget(masker, 0.2)
+
+
+def test_an_update_fills_an_emptied_network(make, train):
+    network, optimizer = make()
+    masker = Masker(network, optimizer, 0.2, update_every=1)
+    for mask in masker.masks.values():
+        mask.zero_()
+    assert sum(train(network, optimizer, masker).regrown.values()) == masker.budget
+    check_budget(masker, 0.2)
+
+
+def test_masks_are_not_replaced_by_name(make):
+    masker = Masker(*make())
+    with pytest.raises(TypeError):
+        masker.masks["conv1.weight"] = torch.ones(8, 3, 3, 3, dtype=torch.bool)
+    with pytest.raises(AttributeError):
+        masker.masks = {}
+    assert masker.active == masker.budget
+
+
 def test_first_masks_depend_on_the_seed_alone(make):
     def masks(seed):
         return Masker(*make(seed=seed + 5), seed=seed).masks
@@ -319,6 +371,8 @@ REFUSALS = [
     ({"prune_rate": 1.5}, "prune_rate=1.5 must be from 0 to 1"),
     ({"update_every": 0}, "update_every=0 must be a whole number of at least 1"),
     ({"update_until": 0}, "update_until=0 must be a whole number"),
+    ({"start": -1}, "start=-1 must be a whole number of at least 0"),
+    ({"start": 5, "update_until": 5}, "update_until=5 must be a whole number of at least 6"),
     ({"seed": -1}, "seed=-1 must be a whole number of at least 0"),
     ({"min_elements": 10**9}, "SmallNetwork has no prunable weight"),
     ({"exclude": ["conv3*"]}, "'conv3\\*' matches no parameter, did you mean"),

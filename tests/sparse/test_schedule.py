@@ -4,7 +4,7 @@ from math import cos, pi
 
 import pytest
 
-from sparse.schedule import FINAL_PRUNE_RATE, PRUNE_RATE_SCHEDULES
+from sparse.schedule import FINAL_PRUNE_RATE, PRUNE_RATE_SCHEDULES, UpdateSchedule
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1 / 3, 0.5, 0.9, 1.0])
@@ -30,3 +30,16 @@ def test_ends(name):
 def test_a_rate_below_the_final_one_stays(name):
     assert PRUNE_RATE_SCHEDULES[name](0.0, 0.7) == 0
     assert PRUNE_RATE_SCHEDULES[name](0.001, 0.7) == 0.001
+
+
+def test_a_stage_late_in_a_run_is_scheduled_as_one_from_step_0():
+    first, later = (UpdateSchedule(every=3, start=s, until=s + 12, prune_rate=0.5, decay="cosine") for s in (0, 1000))
+    steps = range(1, 30)
+    assert [step for step in steps if first.is_due(step)] == [3, 6, 9, 12]
+    assert [first.is_due(step) for step in steps] == [later.is_due(1000 + step) for step in steps]
+    assert [first.prune_rate_at(step) for step in steps] == [later.prune_rate_at(1000 + step) for step in steps]
+
+
+def test_without_an_end_updates_go_on_at_the_first_rate():
+    schedule = UpdateSchedule(every=5, start=2, until=None, prune_rate=0.3, decay="linear")
+    assert schedule.is_due(10**6 + 2) and not schedule.is_due(10**6) and schedule.prune_rate_at(10**6) == 0.3
