@@ -4,8 +4,8 @@ A checkpoint is two files, named as the published ones are, PREFIX = I{step}_E{e
 
 `PREFIX_gen.safetensors`  the EMA network, packed where it is sparse, with the config in the metadata: all that
                           inference needs. Beside the weights, after `python -m core.calibrate`, what that measured.
-`PREFIX_opt.safetensors`  what else it takes to continue: the weights, the optimiser's state, counters. Random state and
-                          the position in the data follow from the seed and the step.
+`PREFIX_opt.safetensors`  what else it takes to continue: the weights, the optimiser's state, further modules, counters.
+                          Random state and the position in the data follow from the seed and the step.
 
 Published `PREFIX_gen.pth` and `PREFIX_opt.pth` are read too, never with full unpickling.
 """
@@ -13,12 +13,13 @@ Published `PREFIX_gen.pth` and `PREFIX_opt.pth` are read too, never with full un
 import json
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from core.config import check_config
 from core.errors import UserError
@@ -59,14 +60,17 @@ class NetworkState:
 
 @dataclass
 class TrainingState:
-    """What training continues from. `weights` and `optimizer` are keyed by this project's parameter names."""
+    """What training continues from. Weights and moments are keyed by this project's names."""
 
-    weights: dict  # name -> tensor
-    ema: dict  # name -> tensor
-    masks: dict  # name -> bool tensor; empty for a dense network
-    optimizer: dict  # name -> {"exp_avg": tensor, ...}; empty to start afresh
-    masker: dict  # counters of the masker; empty to start afresh
-    step: int = 0
+    weights: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    masks: dict[str, Tensor] = field(default_factory=dict)  # bool; none for a dense network
+    step: int = 0  # optimiser steps so far
+    masker: dict[str, int] = field(default_factory=dict)  # "start", "updates", "seed" of the Masker, where there is one
+    # Modules trained beside the network: {name: their weights}.
+    modules: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    # {parameter: {"exp_avg": tensor, ...}}, that of a further module as "module/parameter"; none: it starts afresh.
+    optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def find_checkpoint(path):
@@ -192,16 +196,14 @@ def load_weights(network, state, where):
     network.load_state_dict(state)
 
 
-def save_checkpoint(prefix, config, step, weights, ema, optimizer, masks, masker):
-    """Writes both files of a checkpoint, the network last: where it is, the other is whole.
-
-    weights, ema: name -> tensor; optimizer: name -> {key: tensor}; masks: name -> bool tensor; masker: its counters.
-    """
-    moments = {f"optimizer/{name}/{key}": t for name, state in optimizer.items() for key, t in state.items()}
-    packed = {f"weights/{name}": tensor for name, tensor in pack(weights, masks).items()}
-    counters = {"step": step, "masker": masker}
-    write_safetensors(f"{prefix}_opt.safetensors", packed | moments, {"training": json.dumps(counters)})
-    save_network(f"{prefix}_gen.safetensors", NetworkState(ema, masks, config), step)
+def save_checkpoint(prefix: str | Path, config, state: TrainingState) -> None:
+    """Writes both files of a checkpoint, the network last: where it is, the other is whole."""
+    tensors = {f"weights/{name}": tensor for name, tensor in pack(state.weights, state.masks).items()}
+    tensors |= {f"optimizer/{name}/{key}": t for name, kept in state.optimizer.items() for key, t in kept.items()}
+    tensors |= {f"modules/{name}/{key}": t for name, weights in state.modules.items() for key, t in weights.items()}
+    counters = {"step": state.step, "masker": state.masker}
+    write_safetensors(f"{prefix}_opt.safetensors", tensors, {"training": json.dumps(counters)})
+    save_network(f"{prefix}_gen.safetensors", NetworkState(state.ema, state.masks, config), state.step)
 
 
 def save_network(file, state, step):
@@ -228,31 +230,45 @@ def save_encoder_change(path, network, config, target):
     write_safetensors(target, tensors | measured(change), metadata)
 
 
-def load_training_state(path, config):
-    """A checkpoint -> TrainingState. Without a training file beside it, training begins at step 0 from its weights."""
+def load_training_state(path: str | Path, config) -> TrainingState:
+    """Reads a checkpoint. Without a training file beside it, training begins at step 0 from its weights."""
     files = find_checkpoint(path)
     network = read_network_file(files.network, config)
-    ema, masks = network.weights, network.masks
+    state = TrainingState(network.weights, network.weights, network.masks)
     if files.training is None:
-        return TrainingState(ema, ema, masks, {}, {})
+        return state
     if files.training.suffix == ".pth":
-        return TrainingState(ema, ema, masks, *_read_published_training(files))
+        state.optimizer, state.step = _read_published_training(files)
+        return state
     tensors, metadata = read_safetensors(files.training)
     try:
         counters = json.loads(metadata["training"])
-        weights, _ = unpack({k.removeprefix("weights/"): t for k, t in tensors.items() if k.startswith("weights/")})
+        state.step, state.masker = counters["step"], counters["masker"]
+        state.weights, _ = unpack(_section(tensors, "weights"))
     except (KeyError, ValueError) as error:
         raise UserError(f"{files.training}: not a training file of SMFDM") from error
-    optimizer = {}
-    for key, tensor in tensors.items():
-        if key.startswith("optimizer/"):
-            _, name, moment = key.split("/")
-            optimizer.setdefault(name, {})[moment] = tensor
-    return TrainingState(weights, ema, masks, optimizer, counters["masker"], counters["step"])
+    if "steps" in state.masker:  # earlier files tell how many steps the masks had been there
+        state.masker["start"] = state.step - state.masker.pop("steps")
+    state.optimizer, state.modules = _nested(_section(tensors, "optimizer")), _nested(_section(tensors, "modules"))
+    return state
+
+
+def _section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Returns the tensors named NAME/KEY, by KEY."""
+    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+
+
+def _nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Returns tensors named NAME/KEY as {NAME: {KEY: tensor}}."""
+    nested: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        nested.setdefault(name, {})[key] = tensor
+    return nested
 
 
 def _read_published_training(files):
-    """A published `_opt.pth` -> (optimizer state by our names, no masker state, step)."""
+    """A published `_opt.pth` -> (optimizer state by our names, step)."""
     saved = read_pth(files.training)
     if not isinstance(saved, dict) or not {"iter", "optimizer"} <= saved.keys():
         raise UserError(f"{files.training}: not a published training file: it has no 'iter' and 'optimizer'")
@@ -261,7 +277,7 @@ def _read_published_training(files):
     moments = saved["optimizer"]["state"]
     names = reference_names(published)
     optimizer = {ours: moments[number[theirs]] for ours, theirs in names.items() if number[theirs] in moments}
-    return optimizer, {}, int(saved["iter"])
+    return optimizer, int(saved["iter"])
 
 
 def read_pth(file):

@@ -6,7 +6,7 @@ import torch
 
 
 def build_optimizer(parameters, options, device):
-    """config["train"]["optimizer"] -> Adam, AdamW or SGD over the parameters."""
+    """config["train"]["optimizer"] -> Adam, AdamW or SGD over the parameters, or groups of them."""
     kind, lr, decay = options["type"], options["lr"], options["weight_decay"]
     if kind == "sgd":
         return torch.optim.SGD(parameters, lr=lr, momentum=options["momentum"], weight_decay=decay)

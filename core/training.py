@@ -6,15 +6,20 @@ sees from its number, so a run continues exactly, and one process draws what sev
 
 import itertools
 import time
+from collections.abc import Callable
+from logging import Logger
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from core.checkpoint import load_training_state, load_weights, save_checkpoint
+from core.checkpoint import TrainingState, load_training_state, load_weights, save_checkpoint
 from core.cross_checks import validation_sets
 from core.device import allow_fast_matmul, autocast, uses_graphs
+from core.distributed import Distributed
 from core.ema import EMA
 from core.errors import UserError
 from core.gradients import FlatGradients, ForwardBackward
@@ -32,30 +37,33 @@ from sparse import Masker
 
 
 class Trainer:
-    """Everything that training changes (network, EMA, optimiser, masks, step) and the loop that changes it."""
+    """Everything that training changes (network, EMA, optimiser, masks, step) and the loop that changes it.
 
-    def __init__(self, config, run, log, resume=None):
+    Another kind of training is a subclass with another `build_objective`, `draw` or `build_modules`.
+    """
+
+    def __init__(self, config, run: Distributed, log: Logger, resume: str | Path | None = None):
         allow_fast_matmul()
         self.config, self.run, self.log = config, run, log
         self.options = config["train"]
         self.folder = experiment_folder(config)
         torch.manual_seed(self.options["seed"])
         saved = load_training_state(resume, config) if resume else None
-        self.step = saved.step if saved else 0
-        network = build_network(config["model"], initialised=saved is None)
+        self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run
+        self.network = self.build_network(initialised=saved is None)
+        self.modules = self.build_modules()
+        self.optimizer = build_optimizer(self.parameter_groups(), self.options["optimizer"], run.device)
         if saved:
-            load_weights(network, saved.weights, resume)
-        self.network = network.to(run.device)
-        self.optimizer = build_optimizer(self.network.parameters(), self.options["optimizer"], run.device)
-        if saved:
+            load_weights(self.network, saved.weights, resume)
+            self.load_modules(saved)
             self.load_moments(saved.optimizer)
         self.masker = self.build_masker(saved)
         self.ema = self.build_ema(saved)
         self.schedule = NoiseSchedule(config["model"]["beta_schedule"]["train"])
-        run.broadcast(parameter.data for parameter in self.network.parameters())
-        self.gradients = FlatGradients(self.network.parameters())
+        run.broadcast(parameter.data for parameter in self.trained().values())
+        self.gradients = FlatGradients(self.trained().values())
         self.forward_backward = ForwardBackward(
-            DiffusionLoss(self.network, self.options["loss"]),
+            self.build_objective(),
             self.gradients,
             context=lambda: autocast(run.device, self.options["precision"]),
             graphs=uses_graphs(run.device) and self.options["cuda_graphs"],
@@ -67,29 +75,84 @@ class Trainer:
         self.losses = torch.zeros((), device=run.device)  # summed since the last line of the log
 
     # -----------------------------------------------------------------------------------------------------------------
+    # What another kind of training replaces.
+
+    def build_network(self, initialised: bool) -> nn.Module:
+        """Returns the network, on the device. initialised: False where a checkpoint's weights follow."""
+        return build_network(self.config["model"], initialised=initialised).to(self.run.device)
+
+    def build_objective(self) -> Callable[..., Tensor]:
+        """Returns the function of what `draw` gives, (*tensors, *constants), whose result, a scalar, is minimised."""
+        return DiffusionLoss(self.network, self.options["loss"])
+
+    def build_modules(self) -> dict[str, nn.Module]:
+        """Returns what is trained beside the network, by name, on the device. It is saved with its moments, never
+        masked or averaged, and no part of the network file. A name has no "/".
+        """
+        return {}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Returns the optimiser's groups: the network's, and one of each further module.
+
+        A group may have options of its own (betas, ...), and an `lr_scale` that multiplies its learning rate.
+        """
+        return [{"params": list(module.parameters())} for module in (self.network, *self.modules.values())]
+
+    def draw(self, batch: dict[str, Any]) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
+        """A batch of the data -> (tensors, constants), what the objective takes, on the device.
+
+        Here the tensors are (lr, hr, noise, noise level), of B images each, and the constant is the scale. Each
+        combination of constants is captured as a CUDA graph of its own. All noise of the step is drawn here.
+        """
+        rank, world, device = self.run.rank, self.run.world, self.run.device
+        on_host, on_device = self.generators()
+        lr, hr = (batch[key].to(device, non_blocking=True) for key in ("lr", "hr"))
+        own = slice(rank * len(hr), (rank + 1) * len(hr))  # of what is drawn for the batch of all processes
+        levels = draw_noise_levels(self.schedule, world * len(hr), on_host)[own].to(device, non_blocking=True)
+        scale = 1.0
+        if self.options["continuous_scale"]:
+            scale, side = draw_side(lr.shape[-1], hr.shape[-1], self.options["scale_step"], on_host)
+            hr = resize(hr, (side, side)) if side != hr.shape[-1] else hr
+        noise = torch.randn((world * len(hr), *hr.shape[1:]), generator=on_device, device=device)[own]
+        return (lr, hr, noise, levels), (scale,)
+
+    # -----------------------------------------------------------------------------------------------------------------
     # Setting up, afresh or from a checkpoint.
 
-    def build_masker(self, saved):
-        """The masker that the config's `sparse` section describes; None for dense training."""
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Returns all parameters that are trained: the network's by their names, a module's as "module/parameter"."""
+        parameters = dict(self.network.named_parameters())
+        for name, module in self.modules.items():
+            parameters |= {f"{name}/{key}": parameter for key, parameter in module.named_parameters()}
+        return parameters
+
+    def build_masker(self, saved: TrainingState | None) -> Masker | None:
+        """Returns the masker that the config's `sparse` section describes; None for dense training.
+
+        Its schedule is that of the sparse stage. One begins with the run, or where a dense checkpoint is continued;
+        later checkpoints tell where it began.
+        """
         options = dict(self.config["sparse"])
         if not options.pop("enabled"):
             return None
-        options["update_until"] = max(round(options["update_until"] * self.options["n_iter"]), 1)
-        seed = self.options["seed"]
-        state = None
+        start, state, seed = self.step, None, self.options["seed"]
         if saved and saved.masks:
-            state = {"masks": saved.masks, "steps": 0, "updates": 0, "seed": seed, **saved.masker}
+            counters = {"start": start, "updates": 0, "seed": seed} | saved.masker
+            start = counters.pop("start")
+            state = {"masks": saved.masks, "steps": self.step, **counters}
+        options["update_until"] = start + max(round(options["update_until"] * (self.options["n_iter"] - start)), 1)
         return Masker(
             self.network,
             self.optimizer,
             **options,
+            start=start,
             keep="largest" if saved else "random",  # of a dense checkpoint, what it has learnt
             seed=seed,
             synchronize=self.run.broadcast,
             state=state,
         )
 
-    def build_ema(self, saved):
+    def build_ema(self, saved: TrainingState | None) -> EMA:
         options = self.options["ema_scheduler"]
         ema = EMA(self.network, options["ema_decay"], options["step_start_ema"], options["update_ema_every"])
         if saved:
@@ -98,14 +161,32 @@ class Trainer:
                 ema.mask(self.masker)
         return ema
 
-    def load_moments(self, moments):
-        """What a checkpoint holds of the optimiser's state: {parameter name: {key: tensor}}."""
+    def load_modules(self, saved: TrainingState) -> None:
+        """Gives the further modules what a checkpoint holds of them; one that it does not know starts afresh."""
+        for name in self.modules.keys() & saved.modules.keys():
+            load_weights(self.modules[name], saved.modules[name], f"the checkpoint's {name}")
+
+    def load_moments(self, moments: dict[str, dict[str, Tensor]]) -> None:
+        """Gives the optimiser what a checkpoint holds of its state: {parameter name: {key: tensor}}."""
         wanted = {"sgd": {"momentum_buffer"}}.get(self.options["optimizer"]["type"], {"step", "exp_avg", "exp_avg_sq"})
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self.trained().items():
             state = moments.get(name, {})
             if not wanted <= state.keys():
                 continue  # of another optimiser, or never updated: it starts afresh
             self.optimizer.state[parameter] = {key: like(state[key], parameter) for key in wanted}
+
+    def state(self) -> TrainingState:
+        """Returns all that continuing from this step takes."""
+        masker = self.masker
+        return TrainingState(
+            weights=self.network.state_dict(),
+            ema=self.ema.network.state_dict(),
+            masks=dict(masker.masks) if masker else {},
+            step=self.step,
+            masker={"start": masker.schedule.start, "updates": masker.updates, "seed": masker.seed} if masker else {},
+            modules={name: module.state_dict() for name, module in self.modules.items()},
+            optimizer={name: self.optimizer.state[parameter] for name, parameter in self.trained().items()},
+        )
 
     def batches(self):
         """The batches of this process from the current step on, for ever."""
@@ -153,40 +234,29 @@ class Trainer:
     def train_step(self, batch):
         """One optimiser step: loss, gradients, weights, masks, average."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.options)
+            group["lr"] = learning_rate(self.step, self.options) * group.get("lr_scale", 1.0)
         self.gradients.zero()
         accumulate = self.options["accumulate"]
-        tensors, scale = self.draw(batch)
+        tensors, constants = self.draw(batch)
         for part in zip(*(tensor.chunk(accumulate) for tensor in tensors), strict=True):
-            self.losses += self.forward_backward(part, (scale,), weight=1 / (accumulate * self.run.world)) / accumulate
+            self.losses += self.forward_backward(part, constants, weight=1 / (accumulate * self.run.world)) / accumulate
         self.run.sum(self.gradients.buffer)
         if self.options["grad_clip"]:
             self.gradients.clip(self.options["grad_clip"])
         self.optimizer.step()
         self.step += 1
-        update = self.masker.step() if self.masker else None
+        update = self.masker.step(self.step) if self.masker else None
         self.ema.update(self.network, self.step)
         if update:
             self.ema.mask(self.masker)
             self.report_update(update)
 
-    def draw(self, batch):
-        """A batch of the data -> the tensors (lr, hr, noise, noise level) and the scale that the objective takes, on
-        the device. All noise of the step is drawn here."""
-        rank, world, device = self.run.rank, self.run.world, self.run.device
+    def generators(self) -> tuple[torch.Generator, torch.Generator]:
+        """Returns the sources of all that this step draws, on the host and on the device, equal in all processes; and
+        sets that of dropout, which each process draws for itself."""
         seed = int(np.random.SeedSequence((self.options["seed"], self.step)).generate_state(1, np.uint64)[0] >> 1)
-        here, there = torch.Generator().manual_seed(seed), torch.Generator(device).manual_seed(seed)
-        torch.manual_seed(seed + rank)  # for dropout
-
-        lr, hr = (batch[key].to(device, non_blocking=True) for key in ("lr", "hr"))
-        own = slice(rank * len(hr), (rank + 1) * len(hr))  # of what is drawn for the batch of all processes
-        levels = draw_noise_levels(self.schedule, world * len(hr), here)[own].to(device, non_blocking=True)
-        scale = 1.0
-        if self.options["continuous_scale"]:
-            scale, side = draw_side(lr.shape[-1], hr.shape[-1], self.options["scale_step"], here)
-            hr = resize(hr, (side, side)) if side != hr.shape[-1] else hr
-        noise = torch.randn((world * len(hr), *hr.shape[1:]), generator=there, device=device)[own]
-        return (lr, hr, noise, levels), scale
+        torch.manual_seed(seed + self.run.rank)
+        return torch.Generator().manual_seed(seed), torch.Generator(self.run.device).manual_seed(seed)
 
     # -----------------------------------------------------------------------------------------------------------------
     # What is written on the way.
@@ -229,11 +299,7 @@ class Trainer:
         """A checkpoint of this step, by the main process."""
         if self.run.is_main:
             prefix = Path(self.folder("checkpoint")) / f"I{self.step}_E{self.epoch}"
-            state = self.masker.state_dict() if self.masker else {"masks": {}}
-            masks = state.pop("masks")
-            moments = {name: self.optimizer.state[p] for name, p in self.network.named_parameters()}
-            weights, ema = self.network.state_dict(), self.ema.network.state_dict()
-            save_checkpoint(prefix, self.config, self.step, weights, ema, moments, masks, state)
+            save_checkpoint(prefix, self.config, self.state())
             self.log.info(f"saved {prefix}_gen.safetensors")
         self.run.barrier()
 

@@ -58,21 +58,21 @@ class Masker:
     def __init__(
         self,
         module: nn.Module,
-        optimizer: Optimizer,                 # holds all prunable parameters: Adam, AdamW or SGD
-        density: float = 0.15,                # active share of the prunable weights, in (0, 1]; 1 changes nothing
-        prune: str = "magnitude",             # magnitude | magnitude_variance | SET | global_magnitude
-        growth: str = "momentum",             # momentum | gradient | random | momentum_neuron | global_momentum
-        redistribution: str = "momentum",     # momentum | magnitude | nonzero | variance | none
-        update_every: int = 1000,             # optimiser steps between updates
-        prune_rate: float = 0.5,              # share of the active weights that an update prunes at first, in [0, 1]
+        optimizer: Optimizer,  # holds all prunable parameters: Adam, AdamW or SGD
+        density: float = 0.15,  # active share of the prunable weights, in (0, 1]; 1 changes nothing
+        prune: str = "magnitude",  # magnitude | magnitude_variance | SET | global_magnitude
+        growth: str = "momentum",  # momentum | gradient | random | momentum_neuron | global_momentum
+        redistribution: str = "momentum",  # momentum | magnitude | nonzero | variance | none
+        update_every: int = 1000,  # optimiser steps between updates
+        prune_rate: float = 0.5,  # share of the active weights that an update prunes at first, in [0, 1]
         prune_rate_schedule: str = "cosine",  # cosine | linear | constant, from start to update_until
-        start: int = 0,                       # the step of the run after which its sparse stage begins
-        update_until: int | None = None,      # the last step that may update; None: no last one, and the rate stays
-        init: str = "constant",               # constant | erdos_renyi | erdos_renyi_kernel
-        keep: str = "random",                 # which weights start active: random | largest (of a trained network)
-        exclude: Sequence[str] = (),          # patterns of parameter names that stay dense
-        min_elements: int = 0,                # smaller tensors stay dense
-        seed: int = 0,                        # of the first masks and of random growth
+        start: int = 0,  # the step of the run after which its sparse stage begins
+        update_until: int | None = None,  # the last step that may update; None: no last one, and the rate stays
+        init: str = "constant",  # constant | erdos_renyi | erdos_renyi_kernel
+        keep: str = "random",  # which weights start active: random | largest (of a trained network)
+        exclude: Sequence[str] = (),  # patterns of parameter names that stay dense
+        min_elements: int = 0,  # smaller tensors stay dense
+        seed: int = 0,  # of the first masks and of random growth
         synchronize: Callable[[list[Tensor]], None] | None = None,  # makes masks (uint8, in place) equal on all ranks
         state: Mapping[str, Any] | None = None,  # a state_dict() to continue from: no first masks are drawn
     ):
@@ -132,7 +132,8 @@ class Masker:
 
     def densities(self) -> dict[str, float]:
         """Return the density of each layer."""
-        return {name: n / size for name, n, size in zip(self.parameters, self._count_active(), self._sizes, strict=True)}
+        counts = zip(self.parameters, self._count_active(), self._sizes, strict=True)
+        return {name: active / size for name, active, size in counts}
 
     @property
     def prune_rate(self) -> float:

@@ -1,15 +1,18 @@
 """A network small enough for a test, its config, and images to super-resolve."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from core.checkpoint import save_checkpoint
+from core.checkpoint import TrainingState, save_checkpoint
 from core.config import check_config
 from model import build_network
+from model.reference import parameter_order
 
 SMALL = {
     "name": "small",
@@ -62,5 +65,32 @@ def small_checkpoint(small_network, tmp_path_factory):
     """The prefix of a checkpoint of `small_network`."""
     prefix = tmp_path_factory.mktemp("checkpoint") / "I3_E1"
     weights = small_network.state_dict()
-    save_checkpoint(prefix, check_config(SMALL), 3, weights, weights, {}, {}, {})
+    save_checkpoint(prefix, check_config(SMALL), TrainingState(weights, weights, step=3))
     return prefix
+
+
+@pytest.fixture
+def published(golden, tmp_path):
+    """A published checkpoint of the small recorded network: PREFIX, its state dict and its Adam moments by key."""
+    recorded = json.loads((golden / "network_tiny.json").read_text())
+    tensors = load_file(golden / "network_tiny.safetensors")
+    state = {}
+    for key, shape in recorded["all_state_dict_keys"].items():
+        state[key] = tensors.get(f"state.{key}", tensors.get(f"schedule.{key}", torch.zeros(shape)))
+    order = parameter_order(state)
+    generator = torch.Generator().manual_seed(0)
+    moments = {
+        number: {
+            "step": torch.tensor(7.0),
+            "exp_avg": torch.randn(state[key].shape, generator=generator),
+            "exp_avg_sq": torch.rand(state[key].shape, generator=generator),
+        }
+        for number, key in enumerate(order)
+        if not key.startswith(("imnet.", "encoder.sub_mean", "encoder.add_mean"))
+    }
+    groups = [{"lr": 1e-4, "params": list(range(len(order)))}]
+    training = {"epoch": 2, "iter": 7, "scheduler": None, "optimizer": {"state": moments, "param_groups": groups}}
+    prefix = tmp_path / "I7_E2"
+    torch.save(state, f"{prefix}_gen.pth")
+    torch.save(training, f"{prefix}_opt.pth")
+    return prefix, state, {order[number]: state for number, state in moments.items()}

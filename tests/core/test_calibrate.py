@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import core.calibrate
 import infer
 from core.calibrate import images_of_config, main, spread
 from core.checkpoint import (
+    TrainingState,
     load_network,
     load_training_state,
     save_checkpoint,
@@ -48,7 +50,7 @@ def checkpoint(small_config, small_network, tmp_path):
     """The prefix of a sparse checkpoint of its own, trained on the images of `small_config`."""
     masks = {name: torch.rand_like(weight) < 0.5 for name, weight in small_network.prunable_parameters().items()}
     weights = {name: tensor * masks.get(name, 1) for name, tensor in small_network.state_dict().items()}
-    save_checkpoint(tmp_path / "run" / "I3_E1", small_config, 3, weights, weights, {}, masks, {"steps": 3})
+    save_checkpoint(tmp_path / "run" / "I3_E1", small_config, TrainingState(weights, weights, masks, step=3))
     return tmp_path / "run" / "I3_E1"
 
 
@@ -232,7 +234,7 @@ def test_a_measurement_does_not_outlive_training(measured, small_config):
     saved = load_training_state(measured, small_config)
     assert not [name for name in (*saved.weights, *saved.ema) if "change" in name]
     build_network(small_config["model"]).load_state_dict(saved.ema)
-    save_checkpoint(measured, small_config, 4, saved.weights, saved.ema, {}, saved.masks, {})
+    save_checkpoint(measured, small_config, replace(saved, step=4))
     assert load_network(measured)[0].encoder_change is None
 
 

@@ -1,42 +1,12 @@
 """Checkpoints: what goes in comes out, whatever is wrong is said in one line, and published files are read."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.checkpoint import find_checkpoint, load_network, load_training_state, save_checkpoint
+from core.checkpoint import TrainingState, find_checkpoint, load_network, load_training_state, save_checkpoint
 from core.errors import UserError
 from model import ModelError, build_network
-from model.reference import parameter_order
-
-
-@pytest.fixture
-def published(golden, tmp_path):
-    """A published checkpoint of the small recorded network: PREFIX, its state dict and its Adam moments by key."""
-    recorded = json.loads((golden / "network_tiny.json").read_text())
-    tensors = load_file(golden / "network_tiny.safetensors")
-    state = {}
-    for key, shape in recorded["all_state_dict_keys"].items():
-        state[key] = tensors.get(f"state.{key}", tensors.get(f"schedule.{key}", torch.zeros(shape)))
-    order = parameter_order(state)
-    generator = torch.Generator().manual_seed(0)
-    moments = {
-        number: {
-            "step": torch.tensor(7.0),
-            "exp_avg": torch.randn(state[key].shape, generator=generator),
-            "exp_avg_sq": torch.rand(state[key].shape, generator=generator),
-        }
-        for number, key in enumerate(order)
-        if not key.startswith(("imnet.", "encoder.sub_mean", "encoder.add_mean"))
-    }
-    groups = [{"lr": 1e-4, "params": list(range(len(order)))}]
-    training = {"epoch": 2, "iter": 7, "scheduler": None, "optimizer": {"state": moments, "param_groups": groups}}
-    prefix = tmp_path / "I7_E2"
-    torch.save(state, f"{prefix}_gen.pth")
-    torch.save(training, f"{prefix}_opt.pth")
-    return prefix, state, {order[number]: state for number, state in moments.items()}
 
 
 def random_masks(network, density=0.15):
@@ -53,8 +23,11 @@ def test_sparse_checkpoint_round_trip(small_config, tmp_path):
     weights = {name: tensor * masks.get(name, 1) for name, tensor in network.state_dict().items()}
     ema = {name: tensor * 0.5 for name, tensor in weights.items()}
     moments = {name: {"step": torch.tensor(3.0), "exp_avg": torch.randn_like(weights[name])} for name in weights}
-    counters = {"steps": 3, "updates": 1, "seed": 5}
-    save_checkpoint(tmp_path / "I3_E1", small_config, 3, weights, ema, moments, masks, counters)
+    head = torch.nn.Linear(2, 3).state_dict()
+    moments["head/weight"] = {"exp_avg": torch.randn(3, 2)}
+    counters = {"start": 2, "updates": 1, "seed": 5}
+    saved = TrainingState(weights, ema, masks, 3, counters, modules={"head": head}, optimizer=moments)
+    save_checkpoint(tmp_path / "I3_E1", small_config, saved)
 
     loaded, config = load_network(tmp_path / "I3_E1")
     assert config == small_config
@@ -62,6 +35,7 @@ def test_sparse_checkpoint_round_trip(small_config, tmp_path):
     assert not loaded.training
     state = load_training_state(tmp_path / "I3_E1", small_config)
     assert (state.step, state.masker) == (3, counters)
+    assert state.modules.keys() == {"head"} and all(torch.equal(state.modules["head"][key], head[key]) for key in head)
     assert all(torch.equal(state.weights[name], weights[name]) for name in weights)
     assert all(torch.equal(state.masks[name], masks[name]) for name in masks)
     assert all(torch.equal(state.optimizer[n][k], t) for n, kept in moments.items() for k, t in kept.items())
@@ -80,7 +54,7 @@ def test_packed_file_is_a_fifth_of_the_dense(golden, tmp_path):
     config = check_config({"name": "x", "model": model, "datasets": {}})
     network = build_network(config["model"])
     masks, weights = random_masks(network), network.state_dict()
-    save_checkpoint(tmp_path / "I1_E1", config, 1, weights, weights, {}, masks, {})
+    save_checkpoint(tmp_path / "I1_E1", config, TrainingState(weights, weights, masks))
     dense = 4 * sum(tensor.numel() for tensor in weights.values())
     assert (tmp_path / "I1_E1_gen.safetensors").stat().st_size <= 0.2 * dense
 

@@ -124,7 +124,7 @@ def test_comments_leave_strings_alone():
 
 
 def test_json_and_yaml_of_the_same_keys_are_the_same_config(write):
-    commented = json.dumps(yaml.safe_load(SMALL), indent=1).replace("\n", " // why: \"not\"\n")
+    commented = json.dumps(yaml.safe_load(SMALL), indent=1).replace("\n", ' // why: "not"\n')
     assert load_config(write(commented, "small.json")) == load_config(write(SMALL))
 
 

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from core.checkpoint import load_network, read_network_file, save_checkpoint, save_encoder_change, step_of
+from core.checkpoint import (
+    TrainingState,
+    load_network,
+    read_network_file,
+    save_checkpoint,
+    save_encoder_change,
+    step_of,
+)
 from core.config import check_config
 from core.export import main
 from core.sampling import PRESETS
@@ -23,7 +30,7 @@ def sparse_checkpoint(small_network, tmp_path):
     masks = {name: torch.rand(weight.shape, generator=generator) < 1 / 3 for name, weight in prunable.items()}
     weights = {n: w * masks[n] if n in masks else w.clone() for n, w in small_network.state_dict().items()}
     prefix = tmp_path / "run" / "I70_E2"
-    save_checkpoint(prefix, check_config(SMALL), 70, weights, weights, {}, masks, {})
+    save_checkpoint(prefix, check_config(SMALL), TrainingState(weights, weights, masks, step=70))
     return prefix, weights, masks
 
 
@@ -87,7 +94,7 @@ def test_refusals(sparse_checkpoint, tmp_path, capsys):
     assert export("-r", tmp_path / "gone", "-o", tmp_path / "x.safetensors") == 2
     name = next(name for name in masks if masks[name].any())
     weights[name][tuple(masks[name].nonzero()[0])] = 1e6
-    save_checkpoint(prefix, check_config(SMALL), 70, weights, weights, {}, masks, {})
+    save_checkpoint(prefix, check_config(SMALL), TrainingState(weights, weights, masks, step=70))
     assert export("-r", prefix, "-o", tmp_path / "x.safetensors") == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3 and name in errors[2] and "--values float32" in errors[2]

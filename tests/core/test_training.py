@@ -1,17 +1,20 @@
 """Training: it continues exactly, in one process or several, and keeps the budget of active weights."""
 
 import copy
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from core.checkpoint import load_network, load_training_state
@@ -46,11 +49,11 @@ def config(small_config):
     return check_config(config | {"train": copy.deepcopy(TRAIN), "sparse": dict(SPARSE)})
 
 
-def fit(config, name, resume=None):
+def fit(config, name, resume=None, kind=Trainer):
     """Trains to the end -> the trainer."""
     config = check_config(config | {"name": name})
     log = start_logging(os.devnull + "-none", "train", is_main=False)
-    trainer = Trainer(config, Distributed.from_environment("cpu"), log, resume)
+    trainer = kind(config, Distributed.from_environment("cpu"), log, resume)
     trainer.fit()
     return trainer
 
@@ -97,6 +100,139 @@ def test_stages_are_one_run(config):
     whole, stages = (files(checkpoint(config, name, "I8_E4")) for name in ("whole", "stages"))
     assert whole.keys() == stages.keys()
     assert not [key for key in whole if not torch.equal(whole[key], stages[key])]
+
+
+def updates_of(config, name):
+    """{step: prune rate} of the updates that a run told TensorBoard of."""
+    events = EventAccumulator(f"{config['path']['root']}/{name}/tb_logger").Reload()
+    told = events.Scalars("sparse/prune_rate") if "sparse/prune_rate" in events.Tags()["scalars"] else ()
+    return {event.step: event.value for event in told}
+
+
+def linear(progress):
+    """The prune rate of a linear decay from 0.5, see sparse.schedule."""
+    return 0.5 + (0.005 - 0.5) * progress
+
+
+@pytest.fixture
+def staged(config):
+    """Updates at every step of the first half of the sparse stage, of eight steps; the prune rate falls linearly."""
+    config["sparse"] |= {"update_every": 1, "update_until": 0.5, "prune_rate_schedule": "linear"}
+    return config
+
+
+def test_a_sparse_stage_after_a_dense_one_has_its_own_schedule(staged):
+    """Four dense steps of eight, then half of the four that are left update the masks; wherever it is interrupted."""
+    fit(staged | {"sparse": {"enabled": False}}, "dense")
+    dense = checkpoint(staged, "dense", "I4_E2")
+    staged["train"]["save_checkpoint_freq"] = 1
+    fit(staged, "sparse", resume=dense)
+    assert updates_of(staged, "sparse") == pytest.approx({5: linear(1 / 2), 6: linear(1)})
+    for step in (5, 7):
+        name = f"again{step}"
+        fit(staged, name, resume=checkpoint(staged, "sparse", f"I{step}_E{-(-2 * step // 5)}"))
+        assert updates_of(staged, name) == pytest.approx({6: linear(1)} if step == 5 else {})
+        whole, again = files(checkpoint(staged, "sparse", "I8_E4")), files(checkpoint(staged, name, "I8_E4"))
+        assert not [key for key in whole if not torch.equal(whole[key], again[key])]
+
+
+def test_a_longer_run_stretches_the_schedule_from_the_same_start(staged):
+    fit(staged, "short")
+    assert updates_of(staged, "short") == pytest.approx({step: linear(step / 4) for step in (1, 2, 3, 4)})
+    staged["train"]["n_iter"] = 16
+    fit(staged, "long", resume=checkpoint(staged, "short", "I4_E2"))
+    assert updates_of(staged, "long") == pytest.approx({step: linear(step / 8) for step in (5, 6, 7, 8)})
+
+
+def test_a_longer_sparse_stage_keeps_its_start(staged):
+    fit(staged | {"sparse": {"enabled": False}}, "dense")
+    fit(staged, "sparse", resume=checkpoint(staged, "dense", "I4_E2"))
+    staged["train"]["n_iter"] = 16
+    fit(staged, "long", resume=checkpoint(staged, "sparse", "I8_E4"))
+    assert updates_of(staged, "long") == pytest.approx({9: linear(5 / 6), 10: linear(1)})
+
+
+def test_a_published_checkpoint_begins_its_sparse_stage_at_its_step(staged, published):
+    """PREFIX_opt.pth tells step 7: of the four steps that are left of eleven, the first half updates the masks."""
+    prefix, _, _ = published
+    model = load_network(prefix)[1]["model"]
+    model["unet"]["norm_groups"] = 16
+    staged["train"]["n_iter"] = 11
+    trainer = fit(staged | {"model": model}, "sparse", resume=prefix)
+    assert updates_of(staged, "sparse") == pytest.approx({8: linear(1 / 2), 9: linear(1)})
+    assert trainer.optimizer.state[trainer.network.encoder.input.weight]["step"] == 7 + 4
+
+
+def test_a_network_file_alone_begins_at_step_0_with_its_masks(staged):
+    fit(staged, "first")
+    network_file = Path(checkpoint(staged, "first", "I8_E4_gen.safetensors"))
+    network_file.with_name("I8_E4_opt.safetensors").unlink()
+    masks = load_training_state(network_file, None).masks
+    staged["sparse"]["update_every"] = 100
+    second = fit(staged, "second", resume=network_file)
+    assert second.step == 8 and all(torch.equal(mask, masks[name]) for name, mask in second.masker.masks.items())
+    staged["sparse"]["update_every"] = 1
+    fit(staged, "third", resume=network_file)
+    assert updates_of(staged, "third") == pytest.approx({step: linear(step / 4) for step in (1, 2, 3, 4)})
+
+
+def test_earlier_checkpoints_tell_their_start_by_the_steps_counted(staged):
+    """Their masker counted its own steps: two of six, after four that were dense."""
+    fit(staged | {"sparse": {"enabled": False}}, "dense")
+    staged["train"]["stop_at"] = 6
+    fit(staged, "sparse", resume=checkpoint(staged, "dense", "I4_E2"))
+    file = checkpoint(staged, "sparse", "I6_E3_opt.safetensors")
+    with safe_open(file, "pt") as content:
+        counters = json.loads(content.metadata()["training"])
+    assert counters["masker"] == {"start": 4, "updates": 2, "seed": 0} and counters["step"] == 6
+    counters["masker"] = {"steps": 2, "updates": 2, "seed": 0}
+    save_file(load_file(file), file, {"format": "smfdm", "training": json.dumps(counters)})
+    assert load_training_state(file, None).masker == {"start": 4, "updates": 2, "seed": 0}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Another kind of training.
+
+
+class WithCritic(Trainer):
+    """Trains a module beside the network, on numbers of its own, at a tenth of the learning rate."""
+
+    def build_modules(self):
+        return {"critic": torch.nn.Linear(3, 1).to(self.run.device)}
+
+    def parameter_groups(self):
+        network, critic = super().parameter_groups()
+        return [network, critic | {"lr_scale": 0.1}]
+
+    def build_objective(self):
+        diffusion, critic = super().build_objective(), self.modules["critic"]
+        return lambda *inputs: diffusion(*inputs) + critic(inputs[1].mean((2, 3))).square().mean()
+
+
+def test_further_modules_are_trained_and_continue_exactly(config):
+    whole = fit(config, "whole", kind=WithCritic)
+    assert whole.optimizer.param_groups[1]["lr"] == pytest.approx(0.1 * whole.optimizer.param_groups[0]["lr"])
+    fit(config, "continued", resume=checkpoint(config, "whole", "I4_E2"), kind=WithCritic)
+    first, second = files(checkpoint(config, "whole", "I8_E4")), files(checkpoint(config, "continued", "I8_E4"))
+    assert {"opt/modules/critic/weight", "opt/optimizer/critic/weight/exp_avg"} <= first.keys()
+    assert not [key for key in first if key.startswith("gen/") and "critic" in key]
+    assert first.keys() == second.keys() and not [key for key in first if not torch.equal(first[key], second[key])]
+    at_4 = files(checkpoint(config, "whole", "I4_E2"))
+    assert not torch.equal(at_4["opt/modules/critic/weight"], first["opt/modules/critic/weight"])
+
+
+def test_further_modules_begin_afresh_after_a_plain_stage(config):
+    """...and a plain stage may follow, which leaves them out."""
+    config["train"]["n_iter"] = 4
+    fit(config, "plain")
+    config["train"]["n_iter"] = 8
+    fit(config, "critic", resume=checkpoint(config, "plain", "I4_E2"), kind=WithCritic)
+    config["train"]["n_iter"] = 9
+    fit(config, "again", resume=checkpoint(config, "critic", "I8_E4"))
+    assert not [key for key in files(checkpoint(config, "again", "I9_E4")) if "critic" in key]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_finished_run_has_nothing_to_do(config):

@@ -377,7 +377,7 @@ REFUSALS = [
     ({"min_elements": 10**9}, "SmallNetwork has no prunable weight"),
     ({"exclude": ["conv3*"]}, "'conv3\\*' matches no parameter, did you mean"),
     ({"exclude": "conv1*"}, "must be a list of patterns"),
-    ({"prune": "magnitud"}, 'prune=\'magnitud\' is not known, did you mean "magnitude"'),
+    ({"prune": "magnitud"}, "prune='magnitud' is not known, did you mean \"magnitude\""),
     ({"prune": "set"}, 'did you mean "SET"'),
     ({"growth": "momentum-neuron"}, 'did you mean "momentum_neuron"'),
     ({"redistribution": "size"}, "redistribution='size' is not known"),
