@@ -6,13 +6,13 @@ python sr.py -p val -c config/faces_16_128.yaml -r PREFIX                validat
 """
 
 import argparse
-import os
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from core.checkpoint import load_network, step_of
 from core.command_line import Parser
 from core.config import config_notices, load_config
+from core.device import show_gpus
 from core.distributed import Distributed
 from core.errors import one_line_errors
 from core.logging import start_logging, start_wandb
@@ -30,6 +30,8 @@ from core.validation import validate_all
 @one_line_errors()
 def main():
     arguments = parse_arguments()
+    if arguments.gpu_ids:
+        show_gpus(arguments.gpu_ids)
     config = load_config(arguments.config, arguments.overrides, flags(arguments))
     run = Distributed.from_environment(arguments.device)
     log = start_logging(experiment_folder(config)("log"), config["phase"], run.is_main)
@@ -99,8 +101,6 @@ def parse_arguments():
 
 def flags(arguments):
     """The command line as {key of the config: value}; None where a flag was not given."""
-    if arguments.gpu_ids:
-        os.environ["CUDA_VISIBLE_DEVICES"] = arguments.gpu_ids  # before anything asks for a device
     values = {
         "phase": arguments.phase,
         "sparse.enabled": arguments.sparse,

@@ -1,7 +1,10 @@
-"""Which device to run on, and in which precision: the one place that asks."""
+"""Which device to run on, and in which arithmetic: the one place that decides."""
 
 import contextlib
+import os
 import platform
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 
 import torch
@@ -11,8 +14,18 @@ from core.errors import UserError
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name="auto"):
-    """"auto" | "cpu" | "cuda" | "cuda:N" -> torch.device; auto is the GPU where there is one."""
+def show_gpus(numbers: str) -> None:
+    """Lets this process use these GPUs ("0,2") alone, counted from 0 again. Before anything asks CUDA for a device."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = numbers
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """ "auto" | "cpu" | "cuda" | "cuda:N" -> the device; auto is the GPU where there is one.
+
+    Whatever runs on it, training, validation or inference, computes alike: what stays float32 on a GPU is TF32.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -26,7 +39,7 @@ def pick_device(name="auto"):
     return device
 
 
-def autocast(device, precision="auto", sampling=False):
+def autocast(device: torch.device, precision: str = "auto", sampling: bool = False) -> AbstractContextManager:
     """The context in which the network runs: autocast to "bf16" or "fp16", or nothing for "float32".
 
     "auto" is float32 on CPUs, and on GPUs without bf16. On others it is bf16 for training, whose gradients need
@@ -39,37 +52,31 @@ def autocast(device, precision="auto", sampling=False):
     return torch.autocast(device.type, dtype=HALVES[precision])
 
 
-def automatic_precision(device, sampling):
+def automatic_precision(device: torch.device, sampling: bool) -> str:
     if device.type != "cuda" or not torch.cuda.is_bf16_supported():
         return "float32"
     return "fp16" if sampling else "bf16"
 
 
-def uses_graphs(device):
+def uses_graphs(device: torch.device) -> bool:
     """Whether the device can record its work once and replay it."""
     return device.type == "cuda"
 
 
-def allow_fast_matmul():
-    """TF32 for what stays in float32 on a GPU."""
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
-
-
-def synchronize(device):
+def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it, so that a clock read next is true."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
-def versions(libraries):
+def versions(libraries: Iterable[str]) -> dict[str, str]:
     """{"python", "torch", and each of the libraries: its version}, for reports. A package's version does not tell the
     build of torch, so that is asked of torch."""
     named = {"python": platform.python_version(), "torch": torch.__version__}
     return named | {name: version(name) for name in libraries}
 
 
-def describe(device):
+def describe(device: torch.device) -> str:
     """The device and the library versions, for reports."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"

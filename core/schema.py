@@ -185,9 +185,7 @@ SCHEMA = {
         "prune_rate": Key(number("[0, 1)"), 0.5, "share of the active weights that the first update removes; 0: none"),
         "prune_rate_schedule": Key(prune_rate_schedule, "cosine", "how that share falls from update to update"),
         "update_every": Key(count, 1000, "steps between updates"),
-        "update_until": Key(
-            number("(0, 1]"), 0.75, "updates stop after this share of the sparse stage: its start to n_iter"
-        ),
+        "update_until": Key(number("(0, 1]"), 0.75, "updates stop after this share of the sparse stage"),
         "exclude": Key(list_of(text), [], "patterns (fnmatch) of the names of weights that stay dense"),
         "min_elements": Key(count_or_zero, 0, "weight tensors smaller than this stay dense"),
     },
@@ -214,7 +212,7 @@ SCHEMA = {
 SECTION_NOTES = {
     "datasets.val": "and any further section whose name begins with val, each validated in turn",
     "model.beta_schedule.val": "absent: as for training",
-    "sparse": "absent: dense training",
+    "sparse": "absent: dense training; this stage is from step 0, or that of the dense checkpoint continued, to n_iter",
 }
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from core.checkpoint import TrainingState, load_training_state, load_weights, save_checkpoint
 from core.cross_checks import validation_sets
-from core.device import allow_fast_matmul, autocast, uses_graphs
+from core.device import autocast, uses_graphs
 from core.distributed import Distributed
 from core.ema import EMA
 from core.errors import UserError
@@ -43,7 +43,6 @@ class Trainer:
     """
 
     def __init__(self, config, run: Distributed, log: Logger, resume: str | Path | None = None):
-        allow_fast_matmul()
         self.config, self.run, self.log = config, run, log
         self.options = config["train"]
         self.folder = experiment_folder(config)

@@ -491,8 +491,7 @@ def test_a_step_on_cuda_is_that_on_the_cpu(config, exact_float32):
     log = start_logging(os.devnull + "-none", "train", is_main=False)
     weights, drawn = {}, None
     for device in ("cpu", "cuda"):
-        trainer = Trainer(check_config(config | {"name": device}), Distributed.from_environment(device), log)
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        trainer = Trainer(check_config(config | {"name": device}), Distributed(0, 1, torch.device(device)), log)
         batch = next(iter(trainer.batches()))
         drawn = trainer.draw(batch) if drawn is None else drawn  # the generators of the two devices differ
         trainer.draw = lambda batch, d=drawn, to=device: (tuple(tensor.to(to) for tensor in d[0]), d[1])
@@ -514,7 +513,7 @@ def test_graphs_train_as_eager_steps_do(config, exact_float32):
     for graphs in (False, True):
         own = copy.deepcopy(config) | {"name": f"graphs-{graphs}"}
         own["train"]["cuda_graphs"] = graphs
-        trainer = Trainer(check_config(own), Distributed.from_environment("cuda"), log)
+        trainer = Trainer(check_config(own), Distributed(0, 1, torch.device("cuda")), log)
         trainer.fit()
         assert len(trainer.forward_backward.graphs or ()) == (3 if graphs else 0)
         weights[graphs] = trainer.network.state_dict()
