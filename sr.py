@@ -9,19 +9,20 @@ import argparse
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from core.board import start_wandb
 from core.checkpoint import load_network, step_of
 from core.command_line import Parser
 from core.config import config_notices, load_config
 from core.device import show_gpus
 from core.distributed import Distributed
 from core.errors import one_line_errors
-from core.logging import start_logging, start_wandb
-from core.paths import (
+from core.experiment import (
     checkpoint_to_resume,
     checkpoint_to_validate,
     experiment_folder,
     remove_unfinished_checkpoints,
 )
+from core.log import start_logging
 from core.training import Trainer
 from core.validation import validate_all
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from core.config import check_config
 from core.errors import UserError
 from data.errors import reason
-from data.images import write_atomically
+from data.files import write_atomically
 from model import ModelError, build_network
 from model.key_steps import EncoderChange
 from model.reference import (

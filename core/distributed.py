@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import distributed as dist
 
+from core.attempt_store import attempt_store
 from core.device import pick_device
-from core.rendezvous import attempt_store
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from data.images import write_atomically
+from data.files import write_atomically
 
 GAP = 4  # pixels between pictures
 HEADER = 16  # pixels of a line of labels

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from core.board import Board
 from core.checkpoint import TrainingState, load_training_state, load_weights, save_checkpoint
 from core.cross_checks import validation_sets
 from core.device import autocast, uses_graphs
 from core.distributed import Distributed
 from core.ema import EMA
 from core.errors import UserError
+from core.experiment import experiment_folder
 from core.gradients import FlatGradients, ForwardBackward
-from core.logging import Board
-from core.optimization import build_optimizer, learning_rate
-from core.paths import experiment_folder
+from core.optimizer import build_optimizer, learning_rate
 from core.stopping import stop_requested
 from core.validation import validate_all
 from data import SRDataset, train_loader

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from core.cross_checks import validation_sets
 from core.device import describe, synchronize, versions
+from core.experiment import experiment_folder
 from core.metrics import load_lpips, lr_consistency, psnr, sharpness, spectral_distance, ssim
-from core.paths import experiment_folder
 from core.report import comparison, grid, table, write_json
 from core.sampling import describe_sampling, executed_plan, super_resolve, trained_factor
 from data import SRDataset

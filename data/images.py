@@ -1,8 +1,6 @@
 """Pixels between files, Pillow images and tensors: decoding to 8-bit RGB, cropping, resizing, encoding."""
 
 import functools
-import os
-import uuid
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.errors import DataError, reason
+from data.files import write_atomically
 
 RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow knows by name and cannot read by itself
@@ -138,25 +137,3 @@ def encode_png(image: Image.Image) -> bytes:
 def save_png(image: Image.Image, path: str | Path) -> None:
     """Writes a PNG that is there whole or not at all."""
     write_atomically(path, encode_png(image))
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file under a temporary name in the same folder, then renames it. Raises DataError."""
-    path = Path(path)
-    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {reason(error)}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_unfinished(folder: str | Path) -> None:
-    """Removes what killed processes left of `write_atomically` in a folder. None may be writing there now."""
-    for file in Path(folder).glob(".*.tmp"):
-        file.unlink(missing_ok=True)

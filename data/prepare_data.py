@@ -31,7 +31,8 @@ if not __package__:  # run as a script: import from the repository, whatever the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from data.errors import DataError, reason
-from data.images import RESAMPLE, centre_square, encode_png, is_image, read_rgb, resize, write_atomically
+from data.files import write_atomically
+from data.images import RESAMPLE, centre_square, encode_png, is_image, read_rgb, resize
 from data.writers import FolderWriter, LmdbWriter
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where there is no terminal to draw a bar on

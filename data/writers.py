@@ -6,7 +6,7 @@ from pathlib import Path
 import lmdb
 
 from data.errors import DataError, reason
-from data.images import remove_unfinished, write_atomically
+from data.files import remove_unfinished, write_atomically
 from data.stores import errors_of_lmdb, names_with_prefix
 
 

@@ -10,7 +10,7 @@ import torch
 
 from core.device import describe, versions
 from core.errors import UserError
-from core.logging import TerminalHandler
+from core.log import TerminalHandler
 from core.report import write_json
 
 LIBRARIES = ("numpy", "pillow", "lmdb")

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from benchmarks import layer_density as script
 from benchmarks.helpers import layer_density
+from core.board import Board
 from core.config import check_config, load_config
 from core.distributed import Distributed
-from core.logging import Board
 from core.training import Trainer
 from data.demo import make_demo
 from model import build_network

@@ -14,7 +14,7 @@ import yaml
 from core.config import check_config, config_notices, load_config, main, reference
 from core.config_file import dump_config, strip_comments
 from core.errors import UserError, one_line_errors
-from core.optimization import build_optimizer
+from core.optimizer import build_optimizer
 from core.schema import SCHEMA, Key, walk
 from data import DataError
 from model import ModelError, build_network

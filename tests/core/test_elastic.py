@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torch.distributed import HashStore
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from core.attempt_store import agree_on_prefix
 from core.config import check_config
 from core.distributed import Distributed
 from core.errors import UserError, one_line_errors
-from core.rendezvous import agree_on_prefix
 from core.stopping import stop_requested
 
 TRAIN = {

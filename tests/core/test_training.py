@@ -21,8 +21,8 @@ from core.checkpoint import load_network, load_training_state
 from core.config import check_config
 from core.distributed import Distributed
 from core.gradients import FlatGradients
-from core.logging import start_logging
-from core.optimization import build_optimizer, learning_rate
+from core.log import start_logging
+from core.optimizer import build_optimizer, learning_rate
 from core.training import Trainer
 
 TRAIN = {
@@ -352,7 +352,7 @@ RANKS_AGREE = """
 import sys, torch
 from core.config import load_config
 from core.distributed import Distributed
-from core.logging import start_logging
+from core.log import start_logging
 from core.training import Trainer
 
 run = Distributed.from_environment("cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data import SRDataset, train_loader
-from data.images import remove_unfinished, write_atomically
+from data.files import remove_unfinished, write_atomically
 
 
 @pytest.fixture
@@ -42,9 +42,7 @@ def test_batches_do_not_depend_on_the_readers(images):
 def test_processes_share_a_batch(images):
     whole = take(3, images, 4, seed=1)
     halves = zip(*(take(3, images, 2, seed=1, rank=rank, world=2) for rank in range(2)), strict=True)
-    joined = [
-        {key: a[key] + b[key] if key == "name" else torch.cat([a[key], b[key]]) for key in a} for a, b in halves
-    ]
+    joined = [{key: a[key] + b[key] if key == "name" else torch.cat([a[key], b[key]]) for key in a} for a, b in halves]
     assert_equal(whole, joined)
 
 

@@ -1,24 +1,26 @@
-"""Where an experiment's files go: `experiments/<name>/`, by the config's `path` section."""
+"""An experiment's folder: where its files go, and from which of its checkpoints a command goes on."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from core.checkpoint import latest_prefix
 from core.errors import UserError
-from data.images import remove_unfinished
+from data.files import remove_unfinished
 
 
-def experiment_folder(config):
-    """A function from a key of config["path"] to the folder that it names."""
+def experiment_folder(config: dict[str, Any]) -> Callable[[str], Path]:
+    """A function from a key of config["path"] to the folder that it names, in `experiments/<name>/`."""
     root = Path(config["path"]["root"]) / config["name"]
     return lambda key: root / config["path"][key]
 
 
-def remove_unfinished_checkpoints(config):
+def remove_unfinished_checkpoints(config: dict[str, Any]) -> None:
     """Removes what a process that was killed had half written. For the main process, before it writes."""
     remove_unfinished(experiment_folder(config)("checkpoint"))
 
 
-def checkpoint_to_resume(config, resume):
+def checkpoint_to_resume(config: dict[str, Any], resume: str | None) -> str | Path | None:
     """The checkpoint that training continues from, or None to start afresh.
 
     `resume` is a checkpoint, "auto" for the latest of the experiment if it has one, or None; a fresh start where the
@@ -35,9 +37,9 @@ def checkpoint_to_resume(config, resume):
     return resume
 
 
-def checkpoint_to_validate(config, resume):
+def checkpoint_to_validate(config: dict[str, Any], resume: str | None) -> str | Path:
     """The checkpoint that was asked for, or the latest of the experiment."""
-    if resume not in (None, "auto"):
+    if resume is not None and resume != "auto":
         return resume
     folder = experiment_folder(config)("checkpoint")
     latest = latest_prefix(folder) if folder.is_dir() else None
