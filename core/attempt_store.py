@@ -2,15 +2,16 @@
 
 import time
 import uuid
+from datetime import timedelta
 
-from torch.distributed import PrefixStore
+from torch.distributed import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 
-def attempt_store(timeout):
+def attempt_store(timeout: timedelta) -> tuple[Store, int, int]:
     """A key-value store that the processes of this attempt share with no earlier one -> (store, rank, world).
 
-    timeout (a timedelta): of each request, and for all processes to be there. After a restart torchrun hands out the
+    timeout: of each request, and for all processes to be there. After a restart torchrun hands out the
     store of the attempt before, full of the addresses of processes that are dead, and its count of restarts differs
     from node to node (https://github.com/pytorch/pytorch/issues/135712). So this attempt gets a prefix of its own.
     """
@@ -18,7 +19,7 @@ def attempt_store(timeout):
     return PrefixStore(agree_on_prefix(store, rank, world, timeout), store), rank, world
 
 
-def agree_on_prefix(store, rank, world, timeout):
+def agree_on_prefix(store: Store, rank: int, world: int, timeout: timedelta) -> str:
     """A text that is the same in all processes of this attempt and was never used before.
 
     Every process asks under a name of its own, new each time, which only a living rank 0 can have answered.

@@ -2,9 +2,12 @@
 
 import datetime
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
 from core.attempt_store import attempt_store
@@ -20,38 +23,37 @@ class Distributed:
     device: torch.device
 
     @classmethod
-    def from_environment(cls, device="auto"):
+    def from_environment(cls, device: str = "auto") -> "Distributed":
         """Joins the processes that torchrun started (its environment says which), or is the only one."""
-        world = int(os.environ.get("WORLD_SIZE", 1))
-        if world == 1:
-            return cls(0, 1, pick_device(device))
-        device = pick_device(device)
-        if device.type == "cuda":
-            device = pick_device(f"cuda:{int(os.environ['LOCAL_RANK'])}")
-            torch.cuda.set_device(device)
+        own = pick_device(device)
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            return cls(0, 1, own)
+        if own.type == "cuda":
+            own = pick_device(f"cuda:{int(os.environ['LOCAL_RANK'])}")
+            torch.cuda.set_device(own)
         timeout = datetime.timedelta(minutes=30)  # one may wait so long for the images that another validates
         store, rank, world = attempt_store(timeout)
-        own = {"backend": "nccl", "device_id": device} if device.type == "cuda" else {"backend": "gloo"}
-        dist.init_process_group(**own, store=store, rank=rank, world_size=world, timeout=timeout)
-        return cls(rank, world, device)
+        backend, device_id = ("nccl", own) if own.type == "cuda" else ("gloo", None)
+        dist.init_process_group(backend, timeout=timeout, world_size=world, rank=rank, store=store, device_id=device_id)
+        return cls(rank, world, own)
 
     @property
-    def is_main(self):
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def broadcast(self, tensors):
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Makes each tensor equal to that of rank 0, in place."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def sum(self, tensor):
+    def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over processes, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, value):
+    def gather(self, value: Any) -> list[Any]:
         """The picklable values of all processes, in the order of ranks, on every process."""
         if self.world == 1:
             return [value]
@@ -59,11 +61,11 @@ class Distributed:
         dist.all_gather_object(values, value)
         return values
 
-    def barrier(self):
+    def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
 
-    def close(self):
+    def close(self) -> None:
         """Leaves the other processes, when all of them are done."""
         if self.world > 1:
             dist.barrier()

@@ -3,6 +3,9 @@
 import copy
 
 import torch
+from torch import Tensor, nn
+
+from sparse import Masker
 
 
 class EMA:
@@ -12,13 +15,13 @@ class EMA:
     whenever the masks change they multiply it: it has exactly the density of the network.
     """
 
-    def __init__(self, network, decay=0.9999, start=5000, every=1):
+    def __init__(self, network: nn.Module, decay: float = 0.9999, start: int = 5000, every: int = 1):
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay, self.start, self.every = decay, start, every
-        self.averages = list(self.network.parameters())
+        self.averages: list[Tensor] = list(self.network.parameters())
 
     @torch.no_grad()
-    def update(self, network, step):
+    def update(self, network: nn.Module, step: int) -> None:
         """After the optimiser step that ends `step` (counted from 1)."""
         weights = [parameter.detach() for parameter in network.parameters()]
         if step < self.start:
@@ -26,6 +29,6 @@ class EMA:
         elif step % self.every == 0:
             torch._foreach_lerp_(self.averages, weights, 1 - self.decay)
 
-    def mask(self, masker):
+    def mask(self, masker: Masker) -> None:
         """After the masks have changed."""
         masker.apply_to(dict(self.network.named_parameters()))

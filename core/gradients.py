@@ -1,6 +1,13 @@
 """All gradients of a network in one buffer, and the forward and backward pass that fills it."""
 
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+
 import torch
+from torch import Tensor, nn
+
+Constants = tuple[float, ...]
+Captured = tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]  # the graph, its inputs, where it writes the loss
 
 
 class FlatGradients:
@@ -10,7 +17,7 @@ class FlatGradients:
     CUDA graph needs it. Nothing may set a gradient to None.
     """
 
-    def __init__(self, parameters):
+    def __init__(self, parameters: Iterable[nn.Parameter]):
         parameters = list(parameters)
         self.buffer = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
         offset = 0
@@ -18,10 +25,10 @@ class FlatGradients:
             parameter.grad = self.buffer.as_strided(parameter.shape, parameter.stride(), offset)
             offset += parameter.numel()
 
-    def zero(self):
+    def zero(self) -> None:
         self.buffer.zero_()
 
-    def clip(self, max_norm):
+    def clip(self, max_norm: float) -> None:
         """Scales all gradients so that their common norm is at most max_norm, without telling the host."""
         self.buffer *= (max_norm / (self.buffer.norm() + 1e-6)).clamp(max=1)
 
@@ -34,14 +41,20 @@ class ForwardBackward:
     what one leaves behind is the gradients and the loss, and both are outside it.
     """
 
-    def __init__(self, objective, gradients, context, graphs):
+    def __init__(
+        self,
+        objective: Callable[..., Tensor],
+        gradients: FlatGradients,
+        context: Callable[[], AbstractContextManager],  # makes the autocast context
+        graphs: bool,
+    ):
         self.objective = objective
         self.gradients = gradients
-        self.context = context  # a function that makes the autocast context
-        self.graphs = {} if graphs else None
+        self.context = context
+        self.graphs: dict[tuple, Captured] | None = {} if graphs else None
         self.pool = torch.cuda.graph_pool_handle() if graphs else None
 
-    def __call__(self, tensors, constants=(), weight=1.0):
+    def __call__(self, tensors: Sequence[Tensor], constants: Constants = (), weight: float = 1.0) -> Tensor:
         """The gradients of weight·loss are added."""
         if self.graphs is None:
             return self.run(tensors, constants, weight)
@@ -53,14 +66,13 @@ class ForwardBackward:
         graph.replay()
         return loss.clone()
 
-    def run(self, tensors, constants, weight):
+    def run(self, tensors: Sequence[Tensor], constants: Constants, weight: float) -> Tensor:
         with self.context():
             loss = self.objective(*tensors, *constants)
         (weight * loss).backward()
         return loss.detach()
 
-    def capture(self, tensors, constants, weight):
-        """(graph, the tensors that it reads, the tensor that it writes the loss to)."""
+    def capture(self, tensors: Sequence[Tensor], constants: Constants, weight: float) -> Captured:
         before = self.gradients.buffer.clone()
         random_state = torch.cuda.get_rng_state()  # dropout is to draw in the first replay what it draws without graphs
         inputs = [tensor.clone() for tensor in tensors]

@@ -1,20 +1,26 @@
 """Stopping a run so that nothing is lost: a signal is a wish, and all processes stop after the same step."""
 
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import torch
+from torch import Tensor
+
+from core.distributed import Distributed
 
 
 class Stop:
     """Whether this process has been asked to stop, and whether all of them do."""
 
-    def __init__(self, run):
+    def __init__(self, run: Distributed):
         self.run = run
         self.asked = False
-        self.vote = None  # of the step before: (number of processes that were asked to stop, when it is on the host)
+        # Of the step before: (number of processes that were asked to stop, when it is on the host).
+        self.vote: tuple[Tensor, torch.cuda.Event | None] | None = None
 
-    def agreed(self):
+    def agreed(self) -> bool:
         """Called by all processes after each step: whether any of them had been asked by the end of the step before.
 
         One step late, the host need not wait for the device, which still has the step just launched to do.
@@ -29,7 +35,7 @@ class Stop:
             counted.synchronize()
         return bool(votes)
 
-    def _ballot(self):
+    def _ballot(self) -> tuple[Tensor, torch.cuda.Event | None]:
         device = self.run.device
         votes = torch.full((), float(self.asked), device=device)
         self.run.sum(votes)
@@ -42,14 +48,14 @@ class Stop:
 
 
 @contextmanager
-def stop_requested(run):
+def stop_requested(run: Distributed) -> Iterator[Stop]:
     """While inside, Ctrl-C and SIGTERM only ask to stop, so that a step is finished and saved -> Stop.
 
     A second Ctrl-C stops at once; a second SIGTERM does not, as torchrun and SLURM may each send one.
     """
     stop, before = Stop(run), {}
 
-    def handle(number, frame):
+    def handle(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and stop.asked:
             raise KeyboardInterrupt
         stop.asked = True

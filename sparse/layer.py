@@ -1,6 +1,6 @@
 """What a rule sees of one prunable weight."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -33,13 +33,13 @@ def reads(*fields: str) -> Callable:
     """Mark a rule with the fields of Layer that it reads beside the mask."""
 
     def mark(rule: Callable) -> Callable:
-        rule.reads = fields
+        rule.reads = fields  # type: ignore[attr-defined]
         return rule
 
     return mark
 
 
-def fields_read(rules: list[Callable]) -> set[str]:
+def fields_read(rules: Iterable[Callable]) -> set[str]:
     """Return every field of Layer that one of the rules was marked with."""
     return {field for rule in rules for field in getattr(rule, "reads", ())}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from sparse.prunable import prunable_parameters
 from sparse.prune import PRUNE_RULES, layer_prune_rates, prune_counts
 from sparse.schedule import PRUNE_RATE_SCHEDULES, UpdateSchedule
 from sparse.selection import count_true, select_largest, select_random
+
+T = TypeVar("T")
 
 
 def _choose_random(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -118,7 +120,7 @@ class Masker:
 
         A change of one in place takes effect at the next step() or apply(); the next update regrows up to the budget.
         """
-        return MappingProxyType(dict(zip(self.parameters, self._masks, strict=True)))
+        return MappingProxyType(self._by_name(self._masks))
 
     @property
     def active(self) -> int:
@@ -132,8 +134,7 @@ class Masker:
 
     def densities(self) -> dict[str, float]:
         """Return the density of each layer."""
-        counts = zip(self.parameters, self._count_active(), self._sizes, strict=True)
-        return {name: active / size for name, active, size in counts}
+        return self._by_name([active / size for active, size in zip(self._count_active(), self._sizes, strict=True)])
 
     @property
     def prune_rate(self) -> float:
@@ -199,8 +200,9 @@ class Masker:
         self._adopt([layer.mask | new for layer, new in zip(survivors, grown, strict=True)])
         self.updates += 1
         n_grown = [n - left for n, left in zip(self._count_active(), n_left, strict=True)]
-        of_layers = [dict(zip(self.parameters, values, strict=True)) for values in (importance, n_pruned, n_grown)]
-        return UpdateReport(self.steps, rate, *of_layers)
+        return UpdateReport(
+            self.steps, rate, self._by_name(importance), self._by_name(n_pruned), self._by_name(n_grown)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a run needs to continue: the masks (bool), the counters and the seed."""
@@ -217,6 +219,10 @@ class Masker:
         self._check_masks(state["masks"])
         self.steps, self.updates, self.seed = int(state["steps"]), int(state["updates"]), int(state["seed"])
         self._adopt([state["masks"][name].to(p.device, copy=True) for name, p in self.parameters.items()])
+
+    def _by_name(self, values: Sequence[T]) -> dict[str, T]:
+        """Return one value a layer by parameter name."""
+        return dict(zip(self.parameters, values, strict=True))
 
     def _check_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Raise SparseError, with the names, unless the masks are those of this network at this density."""
@@ -245,7 +251,7 @@ class Masker:
         drawn = [choose(weight, n, generator) for weight, n in zip(weights, counts, strict=True)]
         return [mask.to(p.device) for mask, p in zip(drawn, self.parameters.values(), strict=True)]
 
-    def _applicable_rules(self) -> tuple[Callable, Callable, Callable]:
+    def _applicable_rules(self) -> tuple[Callable, ...]:
         """Return the rules asked for; before the first optimiser step, stand-ins for those that read moments."""
         if has_moments(self.optimizer, self.parameters):
             return self._rules
