@@ -10,25 +10,25 @@ from sparse.errors import SparseError, check_name
 LAST_RESERVE = 0.01  # of a layer's inactive weights: taken only when no other layer has room
 
 
-def share(total: int, weights: Sequence[float], capacities: Sequence[int]) -> np.ndarray:
+def share(total: int, weights: Sequence[float] | np.ndarray, capacities: Sequence[int] | np.ndarray) -> np.ndarray:
     """Share `total` in proportion to `weights` by the largest remainder, filling no share above its capacity.
 
     What a full share cannot take goes to the others, again by weight; shares of weight 0 are the last to get any, by
     the room they have. Equal remainders go to the lowest index. Returns int64 counts that add up to `total`.
     """
-    weights = np.nan_to_num(np.asarray(weights, dtype=np.float64), nan=0.0, posinf=0.0)
-    capacities = np.asarray(capacities, dtype=np.int64)
-    if not 0 <= total <= capacities.sum():
-        raise SparseError(f"cannot share {total} weights among layers with room for {capacities.sum()}")
-    counts = np.zeros_like(capacities)
+    wanted = np.nan_to_num(np.asarray(weights, dtype=np.float64), nan=0.0, posinf=0.0)
+    most = np.asarray(capacities, dtype=np.int64)
+    if not 0 <= total <= most.sum():
+        raise SparseError(f"cannot share {total} weights among layers with room for {most.sum()}")
+    counts = np.zeros_like(most)
     while (left := int(total - counts.sum())) > 0:
-        room = capacities - counts
-        pull = np.where(room > 0, weights, 0.0)
+        room = most - counts
+        pull = np.where(room > 0, wanted, 0.0)
         pull = pull if pull.sum() > 0 else room
         quota = left * (pull / pull.sum())
         full = (quota >= room) & (room > 0)
         if full.any():
-            counts[full] = capacities[full]
+            counts[full] = most[full]
             continue
         counts += np.floor(quota).astype(np.int64)
         remainder = quota - np.floor(quota)
@@ -38,11 +38,11 @@ def share(total: int, weights: Sequence[float], capacities: Sequence[int]) -> np
 
 def share_regrowth(total: int, importance: Sequence[float], inactive: Sequence[int]) -> list[int]:
     """Share the regrowth by importance: a layer takes at most 99 % of its inactive weights while another has room."""
-    inactive = np.asarray(inactive, dtype=np.int64)
-    first = np.floor((1 - LAST_RESERVE) * inactive).astype(np.int64)
+    room = np.asarray(inactive, dtype=np.int64)
+    first = np.floor((1 - LAST_RESERVE) * room).astype(np.int64)
     if total <= first.sum():
         return share(total, importance, first).tolist()
-    return (first + share(total - int(first.sum()), importance, inactive - first)).tolist()
+    return (first + share(total - int(first.sum()), importance, room - first)).tolist()
 
 
 def constant(shape: Sequence[int]) -> float:

@@ -44,12 +44,11 @@ def momentum_neuron(
     masks = [layer.mask.view(layer.neurons, -1) for layer in layers]
     mean = torch.cat(by_rows(lambda momentum: momentum.abs().mean(-1, dtype=torch.float64), momenta))
     room = torch.cat(by_rows(lambda mask: count_per_row(~mask), masks))
-    mean, room = torch.stack([mean, room.double()]).cpu().numpy()  # the one transfer to the host, for all layers
+    both = torch.stack([mean, room.double()]).cpu().numpy()  # the one transfer to the host, for all layers
     neurons = [layer.neurons for layer in layers]
-    ends = np.cumsum(neurons)[:-1]
-    mean, room = np.split(mean, ends), np.split(room, ends)
-    wanted = [share(*of_layer) for of_layer in zip(counts, mean, room, strict=True)]  # of each layer: (neurons,)
-    wanted = torch.from_numpy(np.concatenate(wanted)).int().to(masks[0].device).split(neurons)
+    means, rooms = (np.split(values, np.cumsum(neurons)[:-1]) for values in both)  # of each layer: (neurons,)
+    shares = [share(*of_layer) for of_layer in zip(counts, means, rooms, strict=True)]
+    wanted = torch.from_numpy(np.concatenate(shares)).int().to(masks[0].device).split(neurons)
     return [mask.flatten() for mask in by_rows(_select_strongest, momenta, masks, wanted)]
 
 

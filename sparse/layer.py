@@ -1,26 +1,28 @@
 """What a rule sees of one prunable weight."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from sparse.rows import by_rows
 
+NOT_READ: Any = None  # in place of a tensor that no rule reads
+
 
 class Layer(NamedTuple):
     """One prunable weight and what its optimiser knows of it, flattened to (N,) in the weight's logical order.
 
-    The values are float32, the mask is bool (True where a weight is active). What no rule asked for is None.
+    The values are float32, the mask is bool (True where a weight is active). What no rule asked for is NOT_READ.
     A rule for one layer is given several of equal size at once, as rows: its tensors are then (R, N).
     """
 
-    weight: Tensor | None
+    weight: Tensor
     mask: Tensor
     neurons: int = 1  # outputs, the slowest index: N = neurons · fan-in
-    momentum: Tensor | None = None
-    second_moment: Tensor | None = None
-    gradient: Tensor | None = None
+    momentum: Tensor = NOT_READ
+    second_moment: Tensor = NOT_READ
+    gradient: Tensor = NOT_READ
 
 
 def weight_shape(weight: Tensor) -> tuple[int, ...]:
@@ -52,7 +54,7 @@ def over_layers(rule: Callable[..., Tensor], layers: Sequence[Layer], *arguments
     fields = getattr(rule, "reads", ())
 
     def of_rows(mask: Tensor, *rows: Tensor) -> Tensor:
-        layer = Layer(None, mask)._replace(**dict(zip(fields, rows, strict=False)))
+        layer = Layer(NOT_READ, mask)._replace(**dict(zip(fields, rows, strict=False)))
         return rule(layer, *rows[len(fields) :])
 
     masks = [layer.mask for layer in layers]

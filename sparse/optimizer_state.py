@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparse.errors import SparseError, shorten
-from sparse.layer import Layer, weight_shape
+from sparse.layer import NOT_READ, Layer, weight_shape
 
 EPSILON = 1e-8
 
@@ -70,10 +70,10 @@ def read_layers(
     """Return every parameter as the Layer that rules with these `fields` read; what is absent reads as zeros."""
     if "gradient" in fields and all(parameter.grad is None for parameter in parameters.values()):
         raise SparseError('growth="gradient" needs gradients: step the masker before zero_grad(), after backward()')
-    layers = [Layer(None, masks[name].flatten(), weight_shape(parameter)[0]) for name, parameter in parameters.items()]
+    layers = [Layer(NOT_READ, masks[name].flatten(), weight_shape(p)[0]) for name, p in parameters.items()]
     for field in fields:
         values = _read(field, optimizer, list(parameters.values()))
-        layers = [layer._replace(**{field: value}) for layer, value in zip(layers, values, strict=True)]
+        layers = [layer._replace(**{field: value}) for layer, value in zip(layers, values, strict=True)]  # type: ignore
     return layers
 
 

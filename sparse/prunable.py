@@ -22,8 +22,8 @@ def prunable_parameters(
     """
     check_count("min_elements", min_elements, least=0)
     _check_patterns(exclude, [name for name, _ in module.named_parameters()])
-    if hasattr(module, "prunable_parameters"):
-        found = module.prunable_parameters()
+    if own := getattr(module, "prunable_parameters", None):
+        found = own()
     else:
         owners = {id(m.weight) for m in module.modules() if isinstance(m, PRUNABLE_MODULES)}
         found = {name: p for name, p in module.named_parameters() if id(p) in owners and p.requires_grad}

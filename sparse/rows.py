@@ -15,7 +15,7 @@ def by_rows(function: Callable[..., Tensor], *arguments: Sequence[Tensor]) -> li
     function: changes no argument; takes tensors (R, …), R layers stacked, and returns one of R rows.
     Returns what it gives for each layer, in the order of the layers.
     """
-    results = [None] * len(arguments[0])
+    results = list(arguments[0])
     for layers in _of_equal_shape(arguments[0]):
         rows = function(*(_stack([tensors[layer] for layer in layers]) for tensors in arguments))
         for layer, row in zip(layers, rows.unbind(), strict=True):
@@ -25,7 +25,8 @@ def by_rows(function: Callable[..., Tensor], *arguments: Sequence[Tensor]) -> li
 
 def _of_equal_shape(tensors: Sequence[Tensor]) -> list[list[int]]:
     """Return the indices of the tensors, those of equal shape together as far as they make no more than one stack."""
-    groups, open_group = [], {}
+    groups: list[list[int]] = []
+    open_group: dict[torch.Size, list[int]] = {}
     for index, tensor in enumerate(tensors):
         group = open_group.get(tensor.shape)
         if group is None or (len(group) + 1) * tensor.numel() > STACKED:

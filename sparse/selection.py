@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sparse.layer import Layer, over_layers, reads
+from sparse.layer import Layer, fields_read, over_layers, reads
 from sparse.rows import by_rows
 
 
@@ -31,7 +31,7 @@ def select_largest(scores: Tensor, candidates: Tensor, counts: Tensor | int) -> 
 
 def select_largest_overall(scores: Sequence[Tensor], candidates: Sequence[Tensor], count: int) -> list[Tensor]:
     """Mark the `count` candidates of the largest score among all layers together: one threshold for all."""
-    chosen = select_largest(torch.cat(scores), torch.cat(candidates), count)
+    chosen = select_largest(torch.cat(list(scores)), torch.cat(list(candidates)), count)
     return list(chosen.split([len(layer) for layer in scores]))
 
 
@@ -43,7 +43,7 @@ def select_random(candidates: Tensor, count: int, generator: torch.Generator) ->
 def per_layer(rule: Callable[[Layer, Tensor], Tensor]) -> Callable:
     """Lift a rule for one layer to all layers, each with its own count."""
 
-    @reads(*rule.reads)
+    @reads(*fields_read([rule]))
     def of_layers(
         layers: Sequence[Layer], counts: Sequence[int], generator: torch.Generator | None = None
     ) -> list[Tensor]:
