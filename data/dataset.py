@@ -85,7 +85,9 @@ class SRDataset(Dataset):
                 )
         return lr, hr
 
-    def _crop(self, index: int, lr: Image.Image | None, hr: Image.Image, rng: Random | None):
+    def _crop(
+        self, index: int, lr: Image.Image | None, hr: Image.Image, rng: Random | None
+    ) -> tuple[Image.Image | None, Image.Image]:
         """An r x r square of the HR image and the l x l square of the LR image that shows the same."""
         scale = 1 if lr is None else self._scale_between(index, lr, hr)
         side = self.r // scale

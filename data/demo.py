@@ -9,6 +9,7 @@ Validation shows the cat and the unseen image is the astronaut's face: no traini
 import argparse
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -95,7 +96,7 @@ def overlap(a: Square, b: Square) -> bool:
     return a.photo == b.photo and along_x and along_y
 
 
-def write_numbered(folder: Path, images) -> None:
+def write_numbered(folder: Path, images: Iterable[Image.Image]) -> None:
     """Writes 00000.png, 00001.png, ... and removes those of an earlier, longer run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def obey_parent_alone(worker: int) -> None:
 
 
 def _end_when_parent_asks() -> None:
-    parent = multiprocessing.parent_process().pid
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+    parent = multiprocessing.parent_process()
+    while parent and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
     os._exit(0)

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -75,7 +75,9 @@ def prepare(
     with claim(folder, settings), (LmdbWriter if as_lmdb else FolderWriter)(folder, sizes) as writer:
         finished = writer.finished()
         todo = [source for source in sources if source.name not in finished]
-        make = partial(make_pair, sizes=sizes, resample=resample, writer=writer if writer.shared else None)
+        make = partial(
+            make_pair, sizes=sizes, resample=resample, writer=writer if isinstance(writer, FolderWriter) else None
+        )
         with closing(parallel(make, todo, workers)) as results:
             for source, (pair, problem) in with_progress(results, len(sources), len(todo)):
                 if problem and strict:
@@ -98,7 +100,7 @@ def prepare(
 def find_images(root: Path, leave_out: Path) -> list[Path]:
     """The image files under a folder, in order; hidden ones and those under `leave_out` are not among them."""
 
-    def refuse(error: OSError):
+    def refuse(error: OSError) -> None:
         raise DataError(f"cannot read folder {error.filename}: {reason(error)}")
 
     found, leave_out = [], leave_out.resolve()
@@ -113,7 +115,7 @@ def find_images(root: Path, leave_out: Path) -> list[Path]:
 
 def name_outputs(paths: list[Path]) -> list[Source]:
     """Each file's stem, filled with zeros to five digits. Raises DataError when two files come to one name."""
-    paths_by_name = {}
+    paths_by_name: dict[str, Path] = {}
     for path in paths:
         name = path.stem.zfill(5)
         if (other := paths_by_name.setdefault(name, path)) is not path:
@@ -157,14 +159,14 @@ def make_pair(
         square = centre_square(read_rgb(source.path))
     except DataError as error:
         return None, str(error)
-    pair = tuple(encode_png(resize(square, (size, size), resample)) for size in sizes)
+    low, high = (encode_png(resize(square, (size, size), resample)) for size in sizes)
     if writer is None:
-        return pair, None
-    writer.write(source.name, pair)
+        return (low, high), None
+    writer.write(source.name, (low, high))
     return None, None
 
 
-def parallel(function: Callable, jobs: list, workers: int) -> Iterator[tuple[Any, Any]]:
+def parallel(function: Callable, jobs: list, workers: int) -> Generator[tuple[Any, Any], None, None]:
     """Yields (job, function(job)) in the order in which they finish; only a few are in flight, so none pile up."""
     if min(workers, len(jobs)) <= 1:
         yield from ((job, function(job)) for job in jobs)
@@ -189,8 +191,9 @@ def _start_worker() -> None:
     """Leaves Ctrl-C to the parent, and ends with it even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def end_with_parent():
-        multiprocessing.parent_process().join()
+    def end_with_parent() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()

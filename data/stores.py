@@ -29,10 +29,10 @@ class PairStore:
         if lr is not None:
             for stem in [stem for stem in lr if stem not in hr and stem.removesuffix(suffix) not in lr]:
                 lr[stem.removesuffix(suffix)] = lr.pop(stem)
-            require_same_names(hr.keys(), lr.keys(), f"{hr_root} and {lr_root}")
+            require_same_names(set(hr), set(lr), f"{hr_root} and {lr_root}")
         self.sized = lr is not None
         self.names = sorted(hr)
-        self._paths = [(lr and lr[name], hr[name]) for name in self.names]
+        self._paths = [(lr[name] if lr else None, hr[name]) for name in self.names]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -42,7 +42,7 @@ class PairStore:
 
     def read(self, index: int) -> tuple[Image.Image | None, Image.Image]:
         lr, hr = self._paths[index]
-        return lr and read_rgb(lr), read_rgb(hr)
+        return read_rgb(lr) if lr else None, read_rgb(hr)
 
 
 class FolderStore(PairStore):
@@ -66,7 +66,8 @@ class LmdbStore:
 
     def __init__(self, root: str | Path, l_resolution: int, r_resolution: int, with_lr: bool = True):
         self.root, self.lr_prefix, self.hr_prefix = Path(root), f"lr_{l_resolution}_", f"hr_{r_resolution}_"
-        self._env, self._pid = None, None
+        self._env: lmdb.Environment | None = None
+        self._pid: int | None = None  # the process that opened it
         with errors_of_lmdb(self.root), open_lmdb(self.root) as env, env.begin() as txn:
             length = txn.get(b"length", b"")
             hr = set(names_with_prefix(txn, self.hr_prefix))
@@ -89,11 +90,11 @@ class LmdbStore:
         return lr and f"{lr} in {self.root}", f"{hr} in {self.root}"
 
     def read(self, index: int) -> tuple[Image.Image | None, Image.Image]:
-        if self._pid != os.getpid():  # a forked worker must not use its parent's environment
+        if self._env is None or self._pid != os.getpid():  # a forked worker must not use its parent's environment
             self._env, self._pid = open_lmdb(self.root), os.getpid()
+        lr, hr = self._keys(index)
         with errors_of_lmdb(self.root), self._env.begin() as txn:
-            lr, hr = (key and self._image(txn, key) for key in self._keys(index))
-        return lr, hr
+            return self._image(txn, lr) if lr else None, self._image(txn, hr)
 
     def _image(self, txn: lmdb.Transaction, key: str) -> Image.Image:
         content = txn.get(os.fsencode(key))
@@ -121,7 +122,7 @@ def list_images(folder: Path) -> dict[str, str]:
         raise DataError(f"cannot read folder {folder}: {reason(error)}") from None
     if not files:
         raise DataError(f"no image in {folder} (its subfolders are not searched)")
-    images = {}
+    images: dict[str, str] = {}
     for name, path in files:
         stem = name.rpartition(".")[0]
         if stem in images:

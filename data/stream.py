@@ -11,7 +11,7 @@ from data.errors import DataError
 class Draw(NamedTuple):
     """One training sample: which image, and the seed of everything random about it (flip, crop), unlike any other's."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # not the method of tuples
     seed: int
 
 
@@ -48,7 +48,7 @@ class TrainStream:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world, self.start_step = rank, world, start_step
         self.weights = weights
-        self._permutation = (-1, np.empty(0, dtype=np.int64))  # (epoch, order of the images in it)
+        self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))  # (epoch, order of its images)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         step = self.start_step

@@ -13,8 +13,6 @@ from data.stores import errors_of_lmdb, names_with_prefix
 class FolderWriter:
     """Writes `root/lr_L/NAME.png` and `root/hr_R/NAME.png`, from as many processes as there are."""
 
-    shared = True
-
     def __init__(self, root: Path, sizes: tuple[int, int]):
         self.folders = [root / f"{half}_{size}" for half, size in zip(("lr", "hr"), sizes, strict=True)]
         for folder in self.folders:
@@ -27,7 +25,7 @@ class FolderWriter:
     def __enter__(self) -> "FolderWriter":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         """Each pair is on disk as soon as it is written."""
 
     def finished(self) -> set[str]:
@@ -46,14 +44,13 @@ class LmdbWriter:
     never a wrong one. The map starts at `map_size` bytes and doubles as it fills.
     """
 
-    shared = False
     BATCH = 64
 
     def __init__(self, root: Path, sizes: tuple[int, int], map_size: int = 1 << 26):
         self.root, self.prefixes = root, [f"lr_{sizes[0]}_", f"hr_{sizes[1]}_"]
         with errors_of_lmdb(root):
             self.env = lmdb.open(os.fspath(root), map_size=map_size, meminit=False)
-            self.pending = {}
+            self.pending: dict[str, tuple[bytes, bytes]] = {}
             self.count = len(self.finished())
 
     def finished(self) -> set[str]:
@@ -87,7 +84,7 @@ class LmdbWriter:
     def __enter__(self) -> "LmdbWriter":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.flush()
         finally:
