@@ -34,7 +34,7 @@ install() {
         }
     fi
     python=.venv/bin/python
-    stamp=.venv/installed.$(cat requirements.txt "$1" | cksum | cut -d ' ' -f 1)
+    stamp=.venv/installed.$(cat requirements.txt benchmarks/requirements.txt "$1" | cksum | cut -d ' ' -f 1)
     if [ ! -e "$stamp" ]; then
         echo "installing $1"
         "$python" -m pip install --quiet --disable-pip-version-check -r "$1"

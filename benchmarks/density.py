@@ -18,9 +18,8 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.comparison import Comparison, Variant, ask, parser
+from benchmarks.helpers.comparison import Comparison, Variant, ask, heading, parser
 from core.errors import one_line_errors
-from core.plot import Series, plot
 
 MOMENTUM = {"enabled": True, "growth": "momentum"}
 IN_LAYER = {"enabled": True, "density": 0.15, "prune": "magnitude", "redistribution": "nonzero"}  # each keeps its share
@@ -58,12 +57,21 @@ def main():
 
 def picture(report):
     """Density against validation loss: a line through the densities, and a point for each other rule."""
-    points = {row["variant"]: (100 * row["density"], row["loss"], row["variant"]) for row in report["rows"]}
-    line = sorted(point[:2] for name, point in points.items() if name in DENSITIES)
-    series = [Series("growth by momentum, up to dense", line, line=True)] if line else []
-    series += [Series("", [point]) for name, point in points.items() if name in RULES]
-    heading = f"{report['config']}: {report['steps']:,} steps each"
-    return plot(series, heading, "weights active, %", "validation loss", log_x=True)
+    from benchmarks.helpers.pictures import make_logarithmic, name_points, new_picture
+
+    figure, axes = new_picture()
+    points = {row["variant"]: (100 * row["density"], row["loss"]) for row in report["rows"]}
+    line = sorted(points[name] for name in points if name in DENSITIES)
+    if line:
+        axes.plot(*zip(*line, strict=True), marker="o", label="growth by momentum, up to dense")
+        axes.legend()
+    rules = [(*points[name], name) for name in points if name in RULES]
+    for n, (density, loss, _) in enumerate(rules, start=1):
+        axes.scatter(density, loss, color=f"C{n}", marker="D")
+    axes.set(xlabel="active weights, %", ylabel="validation loss", title=heading(report))
+    make_logarithmic(axes, "x")
+    name_points(axes, rules)
+    return figure
 
 
 COMPARISON = Comparison(

@@ -20,10 +20,9 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.comparison import Comparison, Variant, ask, parser
+from benchmarks.helpers.comparison import Comparison, Variant, ask, heading, parser
 from core.config_file import read_file
 from core.errors import UserError, one_line_errors
-from core.plot import Row, row_plot
 
 CHANGES = "benchmarks/tuning.yaml"
 REFERENCE = "reference"
@@ -71,15 +70,21 @@ def variant_of(changes, where):
 
 
 def picture(report):
-    """How far each training's loss is above the reference's, a row each; those of one name but for its value in one
-    colour."""
-    rows = [
-        Row(row["variant"], row["difference"], row["difference_error"] or 0.0, row["variant"].partition("-")[0])
-        for row in report["rows"]
-        if row["difference"] is not None and row["variant"] != REFERENCE
-    ]
-    heading = f"{report['config']}: {report['steps']:,} steps each"
-    return row_plot(rows, heading, f"validation loss less that of the {REFERENCE}: left is better")
+    """How far each training's loss is above the reference's, with the standard error, a row each; those of one name but
+    for its value in one colour."""
+    from benchmarks.helpers.pictures import PALE, new_picture
+
+    rows = [row for row in report["rows"] if row["difference"] is not None and row["variant"] != REFERENCE]
+    families = list(dict.fromkeys(row["variant"].partition("-")[0] for row in rows))
+    figure, axes = new_picture(height=1.2 + 0.2 * max(len(rows), 4))
+    axes.axvline(0, color=PALE, linewidth=1)
+    for row in rows:
+        colour = f"C{families.index(row['variant'].partition('-')[0])}"
+        axes.errorbar(row["difference"], row["variant"], xerr=row["difference_error"] or 0, color=colour, fmt="o")
+    axes.invert_yaxis()
+    axes.margins(y=1 / max(len(rows), 4))
+    axes.set(xlabel=f"validation loss less that of the {REFERENCE}: left is better", title=heading(report))
+    return figure
 
 
 if __name__ == "__main__":

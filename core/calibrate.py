@@ -24,8 +24,8 @@ from core.checkpoint import find_checkpoint, load_network, save_encoder_change, 
 from core.command_line import Parser, count
 from core.device import autocast, pick_device
 from core.errors import UserError, one_line_errors
-from core.heat_map import heat_map
 from core.inference import find_images, is_out_of_memory, sampling_settings, show, target_size
+from core.report import heat_map
 from core.sampling import executed_plan, trained_factor
 from data import DataError, SRDataset
 from data.images import read_rgb, save_png, to_tensor

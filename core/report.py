@@ -1,9 +1,10 @@
-"""What a person reads of a validation: pictures side by side, a table, and the JSON file with all the numbers."""
+"""What a person reads of a measurement: pictures side by side, a table, and the JSON file with all the numbers."""
 
 import json
 import math
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from data.files import write_atomically
@@ -41,6 +42,14 @@ def comparison(rows):
     """Rows of (LR, bicubic, SR, HR) as one labelled picture; LR images are magnified so that their pixels show."""
     shown = [(lr.resize(hr.size, Image.Resampling.NEAREST), bicubic, sr, hr) for lr, bicubic, sr, hr in rows]
     return grid(shown, labels=("LR", "bicubic", "SR", "HR"))
+
+
+def heat_map(matrix: np.ndarray) -> Image.Image:
+    """A square array of numbers ≥ 0 as a grey picture of some 400 pixels: 0 is black, the largest white. It shows their
+    roots, so that small ones are seen."""
+    shades = np.sqrt(matrix / max(matrix.max(), np.finfo(np.float32).tiny))
+    side = len(matrix) * max(400 // len(matrix), 1)
+    return Image.fromarray(np.uint8(np.rint(255 * shades))).resize((side, side), Image.Resampling.NEAREST)
 
 
 def table(report):

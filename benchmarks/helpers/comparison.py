@@ -55,3 +55,8 @@ def ask(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from benchmarks.helpers.equal_trainings import answer  # after the flags are read: --help must not wait for torch
 
     answer(comparison, fill_defaults(arguments, SMALL if arguments.small else FULL))
+
+
+def heading(report: dict[str, Any]) -> str:
+    """What is said above a picture."""
+    return f"{report['config']}: {report['steps']:,} training steps each"

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.helpers.equal_trainings_report import add_row, as_table, describe, merge, title
 from benchmarks.helpers.measuring import free
+from benchmarks.helpers.pictures import save
 from benchmarks.helpers.reports import matching, publish, start_log
 from core.config import check_config, load_config, set_value
 from core.cross_checks import validation_sets
@@ -32,7 +33,6 @@ from core.training import Trainer
 from core.validation import batches, measure, pictures_of, super_resolve_samples
 from data import DataError, SRDataset
 from data.demo import make_demo
-from data.images import save_png
 from model.compiled import release
 from model.conditioning import relative_scale
 from model.diffusion import DiffusionLoss
@@ -65,7 +65,7 @@ def answer(comparison, arguments):
     log = start_log(comparison.name)
     if arguments.merge:
         report = merge(comparison, arguments.merge, log)
-        save_picture(comparison, report, arguments.plot)
+        save(comparison.picture(report), arguments.plot)
     else:
         with TemporaryDirectory() as folder:
             report = run_variants(comparison, arguments, Path(folder), log)
@@ -88,17 +88,12 @@ def run_variants(comparison, arguments, folder, log):
             continue
         add_row(comparison, report, {"variant": name, **told_of(comparison.variants[name]), **measures})
         write_json(report, arguments.json)
-        save_picture(comparison, report, arguments.plot)
+        save(comparison.picture(report), arguments.plot)
         told = f"{measures['psnr']:.2f} dB, {measures['megabytes']:.2f} MB, {measures['minutes']:.2f} minutes"
         log.info(f"{name}: validation loss {measures['loss']:.5f}, {told}")
     if not report["rows"]:
         raise UserError(f"no variant could be measured: {next(iter(report['left_out'].values()))}")
     return report
-
-
-def save_picture(comparison, report, file):
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    save_png(comparison.picture(report), file)
 
 
 def variants_of(comparison, asked):

@@ -6,8 +6,11 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from matplotlib import colormaps
 
+from benchmarks.helpers.pictures import make_logarithmic, new_picture, save
 from benchmarks.helpers.reports import environment, publish, show, start_log, table
 from benchmarks.helpers.trained_network import config_of, load
 from core.calibrate import LRImage, images_of_files
@@ -16,16 +19,13 @@ from core.device import autocast, automatic_precision, pick_device
 from core.distributed import Distributed
 from core.errors import UserError
 from core.inference import is_out_of_memory, sampling_settings, target_size
-from core.plot import COLOURS, Series, plot
 from core.sampling import trained_factor
 from core.validation import batches, counted_density
-from data.images import save_png
 from model.calibration import chain_features, cosine_similarity, relative_distance
 from model.conditioning import relative_scale
 
 APART = (1, 2, 5, 10)  # steps between those that the table compares
 HALVES = {"encoder": ("skip", "bottleneck"), "decoder": ("decoder",)}  # of the UNet -> their parts
-SHADES = {"encoder": (COLOURS[0], "#7ab4da"), "decoder": (COLOURS[1], "#eba873")}  # of the mean, of a level
 
 
 class Similarity(NamedTuple):
@@ -167,24 +167,30 @@ def as_table(report):
     return table(header, cells)
 
 
-def save_plot(report, file):
-    """The change from each step to the next over the timestep, in the order of the chain: levels pale, halves bold."""
-    series = [line(report, row) for row in sorted(report["rows"], key=lambda row: row["place"] == "")]
+def picture(report):
+    """The change from each step to the next over the timestep, in the order of the chain: a panel for each half of the
+    UNet, its mean bold, its levels the darker, the coarser."""
+    figure, both = new_picture(9.0, 4.8, ncols=2, sharex=True, sharey=True)
+    places = list(dict.fromkeys(row["place"] for row in sorted(report["rows"], key=fineness)))
+    shades = dict(zip(places, colormaps["viridis_r"](np.linspace(0, 1, len(places))), strict=True))
+    for half, axes in zip(HALVES, both, strict=True):
+        for row in sorted((row for row in report["rows"] if row["half"] == half), key=fineness):
+            style = {"color": shades[row["place"]]} if row["place"] else {"color": "black", "linewidth": 3}
+            axes.plot(report["timesteps"][1:], row["change"], label=row["place"] or "mean", **style)
+        axes.set(xlabel="timestep, from noise to image", title=half)
+        axes.legend(loc="best")
+    both[0].set_ylabel("relative squared change to the next step")
+    both[0].invert_xaxis()
+    make_logarithmic(both[0], "y")
     heading = f"{report['config']}: change of the features from a step to the next; {chain_in_words(report)}"
-    labels = "timestep, from noise to image", "relative squared change"
-    picture = plot(series, heading, *labels, log_y=True, falling_x=True)
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    save_png(picture, file)
+    figure.suptitle(heading, x=0.01, ha="left")
+    return figure
 
 
-def line(report, row):
-    """A row as a line, a level with its name at the end; where nothing changes, a logarithmic axis has no place."""
-    bold = row["place"] == ""
-    points = [(t, change or math.nan) for t, change in zip(report["timesteps"][1:], row["change"], strict=True)]
-    if not bold:
-        points[-1] = (*points[-1], row["place"])
-    label = f"{row['half']}, mean" if bold else ""
-    return Series(label, points, True, False, SHADES[row["half"]][not bold], 4 if bold else 1.5)
+def fineness(row):
+    """Levels from the finest to the coarsest, the bottleneck after them, and the mean of all last, over them."""
+    ends = {"full size": 0, "bottleneck": 1e9, "": math.inf}
+    return ends[row["place"]] if row["place"] in ends else int(row["place"].removeprefix("1/"))
 
 
 def answer(arguments):
@@ -200,6 +206,6 @@ def answer(arguments):
     similarities = {place: mean([image[place] for image in measured]) for place in measured[0]}
     report = describe(network, config, images, settings, arguments)
     report |= {"timesteps": timesteps, "rows": rows_of(similarities)}
-    save_plot(report, arguments.plot)
+    save(picture(report), arguments.plot)
     publish(title(report), as_table(report), report, arguments.json)
     print(f"the change along the chain as a picture: {arguments.plot}")

@@ -1,18 +1,21 @@
 """What benchmarks/frontier.py tells of the chains that it measured: compared, as a table, as pictures, and merged."""
 
 import math
-from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
 from benchmarks.helpers.frontier_chains import by_reason, default_chains
+from benchmarks.helpers.pictures import PALE, draw_levels, make_logarithmic, name_points, new_picture, save
 from benchmarks.helpers.reports import environment, read_report, show, table
 from core.checkpoint import step_of
 from core.device import automatic_precision
 from core.errors import UserError
-from core.plot import PALE, Series, plot
 from core.sampling import PRESETS, describe_sampling, executed_plan
 from core.validation import counted_density
-from data.images import save_png
 
 OF_REUSE = ("key_steps", "decode", "decode_batch")  # in all else a chain agrees with the one that it is compared with
 DECODED = {"every": math.inf, "ends": 2, "first": 1}  # the most steps of a group that the decoder computes
@@ -32,6 +35,7 @@ COLUMNS = {  # of the table: what it is called, how it is written
 }
 FRONTIERS = {"psnr": "on_frontier", "ssim": "on_ssim_frontier"}  # a measure -> the key of a row that marks its frontier
 PLOTTED = {"psnr": ("", None), "sharpness": ("_sharpness", (1, "HR"))}  # -> what its file's name ends in, the ideal
+MARKERS = {"ddim": "o", "dpm++": "s", "ddpm": "^"}  # of the solvers
 MOST_NAMED = 40  # chains whose names a picture shows; of more, those of the frontier alone
 MERGED_IF_EQUAL = (
     "config", "checkpoint", "step", "parameters", "density", "calibrated", "dataset", "images", "batch", "precision",
@@ -202,33 +206,60 @@ def cell(row, key):
 
 def save_plots(report, file):
     """Seconds against each measure of PLOTTED, as pictures -> their files: `file`, and others beside it."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    files = {key: file.with_stem(file.stem + ending) for key, (ending, _) in PLOTTED.items()}
+    files = {key: Path(file).with_stem(Path(file).stem + ending) for key, (ending, _) in PLOTTED.items()}
     for key, path in files.items():
-        save_png(plot_measure(report, key), path)
+        save(plot_measure(report, key), path)
     return list(files.values())
 
 
 def plot_measure(report, key):
-    """Seconds against a measure: a colour for each solver and number of steps, and the frontier, if any, as a line.
-    Where chains are too many to name, the presets and those on the frontier of PSNR have names in all pictures."""
-    rows, families = shown_rows(report), defaultdict(list)
+    """Seconds against a measure: a marker for each solver, a colour for each number of steps, hollow where nothing is
+    reused; and the frontier, if any, as a line. Where chains are too many to name, the presets and those on the
+    frontier of PSNR have names in all pictures."""
+    shown = shown_rows(report)
+    rows = [row for row in shown if math.isfinite(row.get(key, math.nan))]
+    lengths = sorted({length(row) for row in rows})
+    shades = dict(zip(lengths, colormaps["viridis_r"](np.linspace(0.1, 1, len(lengths))), strict=True))
+    figure, axes = new_picture(9.0, 5.6)
     for row in rows:
-        solver, steps = row["settings"]["solver"], row["settings"]["steps"] or row["steps"]
-        preset = preset_of(row["settings"])
-        name = preset or row["chain"].removeprefix(f"{solver}{steps}-")
-        named = preset or row["on_frontier"] or len(rows) <= MOST_NAMED
-        families[f"{solver}, {steps} steps"].append((*point(row, key), *([name] if named else [])))
-    best = sorted(point(row, key) for row in rows if row.get(FRONTIERS.get(key)))
-    series = [Series("frontier" if len(best) > 1 else "", best, line=True, markers=False, colour=PALE)]
-    series += [Series(label, points) for label, points in families.items()]
-    heading = f"{report['config']}: {report['images']} images, batches of {report['batch']}, {report['device']}"
+        plain = row["encoder_calls"] == row["steps"]
+        colours = {"edgecolors": [shades[length(row)]], "facecolors": "white" if plain else [shades[length(row)]]}
+        axes.scatter(row["seconds"], row[key], marker=MARKERS[row["settings"]["solver"]], **colours)
+    best = sorted((row["seconds"], row[key]) for row in rows if row.get(FRONTIERS.get(key)))
+    if len(best) > 1:
+        axes.plot(*zip(*best, strict=True), color=PALE, linewidth=1, zorder=0.9)
     levels = [(report["bicubic"].get(key, math.nan), "bicubic"), *filter(None, [PLOTTED[key][1]])]
-    levels = [level for level in levels if math.isfinite(level[0])]
-    hidden = len(report["rows"]) - len(rows)
-    seconds = f"seconds per image (not drawn: {hidden} with less SSIM than bicubic)" if hidden else "seconds per image"
-    return plot(series, heading, seconds, COLUMNS[key][0], log_x=True, levels=levels)
+    draw_levels(axes, [level for level in levels if math.isfinite(level[0])])
+    hidden = len(report["rows"]) - len(shown)
+    told = f"\n{hidden} chains with less SSIM than bicubic are not drawn" if hidden else ""
+    heading = f"{report['config']}: {report['images']} images, batches of {report['batch']}, {report['device']}{told}"
+    axes.set(xlabel="seconds per image", ylabel=COLUMNS[key][0], title=heading)
+    make_logarithmic(axes, "x")
+    figure.legend(handles=legend_of(rows, shades, len(best) > 1), loc="outside right center")
+    name_points(axes, [(row["seconds"], row[key], name) for row in rows if (name := name_of(row, rows))])
+    return figure
+
+
+def length(row):
+    return row["settings"]["steps"] or row["steps"]
+
+
+def name_of(row, rows):
+    """What the picture calls a chain, beside its colour and marker; None where it has no name."""
+    preset = preset_of(row["settings"])
+    if preset or row["on_frontier"] or len(rows) <= MOST_NAMED:
+        return preset or row["chain"].removeprefix(f"{row['settings']['solver']}{length(row)}-")
+    return None
+
+
+def legend_of(rows, shades, has_frontier):
+    """Solvers, numbers of steps, and what hollow markers and the line are, where they are there."""
+    solvers = [solver for solver in MARKERS if any(row["settings"]["solver"] == solver for row in rows)]
+    handles = [Line2D([], [], color=PALE, marker=MARKERS[solver], linestyle="", label=solver) for solver in solvers]
+    handles += [Patch(color=shade, label=f"{steps} steps") for steps, shade in shades.items()]
+    if any(row["encoder_calls"] == row["steps"] for row in rows):
+        handles.append(Line2D([], [], color=PALE, marker="o", mfc="white", linestyle="", label="without reuse"))
+    return handles + [Line2D([], [], color=PALE, linewidth=1, label="frontier")] * has_frontier
 
 
 def shown_rows(report):
@@ -240,7 +271,3 @@ def shown_rows(report):
 def preset_of(settings):
     """The preset of infer.py that samples as these settings do, or None."""
     return next((name for name, changes in PRESETS.items() if changes.items() <= settings.items()), None)
-
-
-def point(row, key):
-    return row["seconds"], row.get(key, math.nan)

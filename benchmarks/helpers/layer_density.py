@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.ticker import StrMethodFormatter
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
+from benchmarks.helpers.pictures import PALE, new_picture, save
 from benchmarks.helpers.reports import publish, read_report, show, table
 from core.checkpoint import find_checkpoint, latest_prefix, step_of
 from core.errors import UserError
-from core.heat_map import Group, grouped_heat_map
-from data.images import save_png
 from sparse.errors import SparseError
 from sparse.inspect import read_tensors, tabulate
 
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1)  # of the colour bar
+LEAST_ROWS = 5  # of the picture for a part, as its name stands beside it
 TAG = "density/"  # of a scalar, before the name of the layer
 COLUMNS = {  # of the table: what it is called, how it is written
     "layers": ("layers", "{}"),
@@ -235,17 +238,41 @@ def ends(key, row, suffix=""):
     return {f"first{suffix}": first, f"last{suffix}": last}
 
 
-def save_plot(report, file):
-    """Layers by parts, from the image to the prediction, over the updates."""
-    groups = []
-    for row in report["rows"][:-1]:
-        layers = [layer["density"] for layer in report["layers"] if layer["part"] == row["part"]]
-        groups.append(Group(row["part"], np.array(layers), note(row)))
+def picture(report):
+    """Layers by parts, from the image to the prediction, over the steps of training: the darker, the denser. Colours
+    follow the root, so that small densities differ too."""
+    parts = report["rows"][:-1]
+    heights = [max(part["layers"], LEAST_ROWS) for part in parts]
+    options = {"nrows": len(parts), "sharex": True, "squeeze": False, "gridspec_kw": {"height_ratios": heights}}
+    figure, all_axes = new_picture(height=1.6 + sum(heights) * min(0.04, 8 / sum(heights)), **options)
+    edges = step_edges(report["updates"])
+    densest = max(max(layer["density"]) for layer in report["layers"])
+    ticks = [0, *(tick for tick in TICKS if tick < densest), next(tick for tick in TICKS if tick >= densest)]
+    norm = PowerNorm(0.5, 0, ticks[-1])
+    for part, axes in zip(parts, all_axes[:, 0], strict=True):
+        layers = [layer["density"] for layer in report["layers"] if layer["part"] == part["part"]]
+        shades = axes.pcolormesh(edges, range(len(layers) + 1), layers, norm=norm, cmap="magma_r")
+        axes.invert_yaxis()
+        axes.set(yticks=[])
+        axes.tick_params(bottom=axes is all_axes[-1, 0])
+        axes.grid(visible=False)
+        axes.set_ylabel(part["part"], rotation=0, ha="right", va="center")
+        axes.annotate(note(part), (1, 0.5), (6, 0), "axes fraction", "offset points", va="center", color=PALE)
+    all_axes[-1, 0].set_xlabel("training step")
+    all_axes[-1, 0].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     heading = f"{Path(report['run']).resolve().name}: density of each layer after each update of the masks"
-    labels = {"x_label": "training step", "label": "density", "notes": "of the part"}
-    picture = grouped_heat_map(groups, report["updates"], heading, **labels)
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    save_png(picture, file)
+    figure.suptitle(heading, x=0.01, ha="left")
+    label = "density (beside a part: of all of its weights, at first and at last)"
+    figure.colorbar(shades, ax=all_axes, label=label, ticks=ticks, format="%g", aspect=40, pad=0.12)
+    figure.get_layout_engine().set(h_pad=0.02, hspace=0)
+    return figure
+
+
+def step_edges(updates):
+    """Where the columns of the picture begin and end: masks last from an update to the next, the last as long as those
+    before it."""
+    last = updates[-1] - updates[-2] if len(updates) > 1 else 1
+    return [*updates, updates[-1] + last]
 
 
 def note(row):
@@ -256,6 +283,6 @@ def note(row):
 def answer(arguments):
     """Reads the run of the command line, or joins reports, and tells what came out."""
     report = join(arguments.join) if arguments.join else report_on(arguments.run, arguments.checkpoint)
-    save_plot(report, arguments.plot)
+    save(picture(report), arguments.plot)
     publish(title(report), as_table(report), report, arguments.json)
     print(f"every layer as a picture: {arguments.plot}")

@@ -78,7 +78,7 @@ def test_small_run(start, tmp_path):
     assert report["bicubic"].keys() >= {"psnr", "ssim", "sharpness", "spectral_distance", "lr_mse"}
     assert "bicubic" in printed
     for plot in (picture, Image.open(tmp_path / "b" / "a_sharpness.png")):
-        assert plot.size == (1000, 700) and len(np.unique(np.asarray(plot))) > 10
+        assert plot.width > 1000 and len(np.unique(np.asarray(plot))) > 10
     saved = {file.stem: np.asarray(Image.open(file)) for file in (tmp_path / "saved").iterdir()}
     assert saved.keys() == {f"ddim10-{name}" for name in rows}
     for name, row in rows.items():  # the last row of pictures: SR, HR
@@ -255,7 +255,7 @@ def test_merged_reports_are_compared_anew(start, write_report):
         ("mine", ("ddim10-none", pytest.approx(4 / 3), pytest.approx(25), False)),
     ]
     assert report["left_out"] == {"x": "too long"} and report["bicubic"] == {"psnr": 19.0}
-    assert report["rows"][1]["psnr"] is None and picture.size == (1000, 700)
+    assert report["rows"][1]["psnr"] is None and picture.width > 1000
 
 
 @pytest.mark.parametrize(

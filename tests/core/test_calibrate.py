@@ -23,7 +23,7 @@ from core.checkpoint import (
 )
 from core.config import load_config
 from core.errors import UserError
-from core.heat_map import heat_map
+from core.report import heat_map
 from core.sampling import describe_sampling, executed_plan, sampling_plan, super_resolve
 from model import ModelError, build_network
 from model.key_steps import EncoderChange, key_steps_by_change
