@@ -16,10 +16,10 @@ from pathlib import Path
 
 from core.checkpoint import load_network
 from core.command_line import Parser, count
+from core.config import PRESETS
 from core.device import pick_device
 from core.errors import one_line_errors
 from core.inference import plan_jobs, sampling_settings, super_resolve_files
-from core.sampling import PRESETS
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "faces_16_128.safetensors"
 SAMPLING = ("solver", "steps", "key_steps", "eta", "consistency", "start", "decode", "decode_batch", "seed")
@@ -33,9 +33,7 @@ def main(argv=None):
     device = pick_device(arguments.device)
     network, config = load_network(arguments.checkpoint, device)
     settings = sampling_settings(config, {key: getattr(arguments, key) for key in SAMPLING}, arguments.preset)
-    failed = super_resolve_files(
-        network, config, jobs, settings, arguments.scale, arguments.size, arguments.batch_size
-    )
+    failed = super_resolve_files(network, config, jobs, settings, arguments.scale, arguments.size, arguments.batch_size)
     print(f"{len(jobs) - failed} of {len(jobs)} images written to {arguments.output}")
     return 1 if failed else 0
 

@@ -35,15 +35,15 @@ def main():
         show_gpus(arguments.gpu_ids)
     config = load_config(arguments.config, arguments.overrides, flags(arguments))
     run = Distributed.from_environment(arguments.device)
-    log = start_logging(experiment_folder(config)("log"), config["phase"], run.is_main)
+    log = start_logging(experiment_folder(config)("log"), config.phase, run.is_main)
     for notice in config_notices(config):
         log.info(notice)
     if arguments.epochs is not None:
         log.info("--epochs has no effect: train.n_iter counts the steps of a run")
     if arguments.enable_wandb and run.is_main:
-        start_wandb(config["wandb"]["project"], config["name"])
-    phase = train if config["phase"] == "train" else validate
-    phase(config, run, log, arguments.resume or config["path"]["resume_state"])
+        start_wandb(config.wandb.project, config.name)
+    phase = train if config.phase == "train" else validate
+    phase(config, run, log, arguments.resume or config.path.resume_state)
     run.close()
 
 

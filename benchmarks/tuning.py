@@ -21,7 +21,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.helpers.comparison import Comparison, Variant, ask, heading, parser
-from core.config_file import read_file
+from core.config.files import read_file
 from core.errors import UserError, one_line_errors
 
 CHANGES = "benchmarks/tuning.yaml"

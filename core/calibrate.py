@@ -26,7 +26,7 @@ from core.device import autocast, pick_device
 from core.errors import UserError, one_line_errors
 from core.inference import find_images, is_out_of_memory, sampling_settings, show, target_size
 from core.report import heat_map
-from core.sampling import executed_plan, trained_factor
+from core.sampling import executed_plan
 from data import DataError, SRDataset
 from data.images import read_rgb, save_png, to_tensor
 from model.calibration import encoder_change
@@ -53,7 +53,7 @@ def main(argv=None):
         images = images_of_files(arguments.input, arguments.images)
     else:
         images = images_of_config(config, arguments.images)
-    network.encoder_change = measure(network, images, settings, trained_factor(config), arguments.timesteps)
+    network.encoder_change = measure(network, images, settings, config.magnification, arguments.timesteps)
     picture = target.with_name(target.stem.removesuffix("_gen") + "_encoder_change.png")
     save_png(heat_map(network.encoder_change.distance.numpy()), picture)
     save_encoder_change(source, network, config, target)
@@ -100,11 +100,11 @@ def images_of_files(paths, most):
 
 def images_of_config(config, most):
     """Of the set to train on where there is one, else of another."""
-    name = "train" if "train" in config["datasets"] else next(iter(config["datasets"]), None)
+    name = "train" if "train" in config.datasets else next(iter(config.datasets), None)
     if name is None:
-        raise UserError(f"{config['name']}: no datasets in the config of the checkpoint; give LR images with -i")
+        raise UserError(f"{config.name}: no datasets in the config of the checkpoint; give LR images with -i")
     try:
-        dataset = SRDataset(config["datasets"][name], train=name == "train")
+        dataset = SRDataset(config.datasets[name], train=name == "train")
         samples = [dataset[index] for index in spread(range(len(dataset)), most)]
     except DataError as error:
         raise UserError(f"{error}; or give LR images with -i") from None
@@ -128,7 +128,7 @@ def measure(network, images, settings, factor, timesteps):
         began = time.perf_counter()
         lr_size = tuple(reversed(image.pixels.shape[1:]))  # (w, h)
         size = target_size(lr_size, factor)
-        seeded = settings | {"seed": settings["seed"] + n}
+        seeded = settings.replace(seed=settings.seed + n)
         changes.append(measure_one(network, image, size[::-1], seeded, factor, timesteps))
         seconds = time.perf_counter() - began
         print(f"[{n + 1}/{len(images)}] {image.name}  {show(lr_size)} -> {show(size)}  {seconds:.2f} s", flush=True)
@@ -142,7 +142,7 @@ def measure_one(network, image, size, settings, factor, timesteps):
     scale = relative_scale(size, lr.shape[-2:], factor)
     chain = {key: settings[key] for key in ("solver", "seed", "consistency")}
     try:
-        with autocast(device, settings["precision"], sampling=True):
+        with autocast(device, settings.precision, sampling=True):
             return encoder_change(network, lr, size, timesteps, scale=scale, **chain)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -155,9 +155,9 @@ def tell(network, settings, target, picture):
     timesteps = network.encoder_change.timesteps
     print(f"{target}: now with the encoder's change between {len(timesteps)} timesteps, seen in {picture}")
     for n in (5, 10, 20):
-        plan = executed_plan(settings | {"key_steps": "none"}, network.schedule)
+        plan = executed_plan(settings.replace(key_steps="none"), network.schedule)
         if n <= plan.steps:
-            plan = executed_plan(settings | {"key_steps": f"auto:{n}"}, network.schedule, network.encoder_change)
+            plan = executed_plan(settings.replace(key_steps=f"auto:{n}"), network.schedule, network.encoder_change)
             print(f"auto:{n} in {plan.steps} steps: {','.join(map(str, plan.key_steps))}")
 
 

@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from core.config import check_config
+from core.config import Config, check_config
+from core.config.files import parse_json
 from core.errors import UserError
 from data.errors import reason
 from data.files import write_atomically
@@ -54,7 +55,7 @@ class NetworkState:
 
     weights: dict  # name -> dense tensor
     masks: dict  # name -> bool tensor; empty for a dense network
-    config: dict
+    config: Config
     encoder_change: EncoderChange | None = None
 
 
@@ -134,9 +135,9 @@ def load_network(path, device="cpu", config=None):
     """
     state = read_network_file(find_checkpoint(path).network, config)
     config = config or state.config
-    network = build_network(config["model"], initialised=False)
+    network = build_network(config.model, initialised=False)
     load_weights(network, state.weights, path)
-    if config["model"]["beta_schedule"]["val"] == state.config["model"]["beta_schedule"]["val"]:
+    if config.model.beta_schedule.val == state.config.model.beta_schedule.val:
         network.encoder_change = state.encoder_change
     return network.to(device).eval(), config
 
@@ -145,14 +146,14 @@ def read_network_file(file, config=None):
     """A network file -> NetworkState."""
     if file.suffix == ".pth":
         state = read_pth(file)
-        model = config["model"] if config else read_architecture(state)
+        model = config.model if config else read_architecture(state)
         return NetworkState(convert_reference_state(state), {}, config or published_config(model, file.stem))
     tensors, metadata = read_safetensors(file)
     if "config" not in metadata:
         raise UserError(f"{file}: no config in its metadata, so it is no network file of SMFDM")
     change = take_encoder_change(tensors, file)
     weights, masks = unpack(tensors)
-    own = check_config(json.loads(metadata["config"]), str(file))
+    own = check_config(parse_json(metadata["config"], file), str(file))
     if config:
         refuse_other_network(config, own, file)
     return NetworkState(weights, masks, own, change)
@@ -172,8 +173,8 @@ def take_encoder_change(tensors, file):
 def refuse_other_network(config, own, file):
     """One line where the config and the file describe networks that differ in their weights or in what they predict."""
     for section in ("unet", "lr_encoder", "diffusion"):
-        for key, value in own["model"][section].items():
-            asked = config["model"][section][key]
+        for key, value in own.model[section].items():
+            asked = config.model[section][key]
             if asked != value and key != "dropout":
                 raise UserError(f"{file}: trained with model.{section}.{key} = {value}, and the config says {asked}")
 
@@ -208,7 +209,7 @@ def save_checkpoint(prefix: str | Path, config, state: TrainingState) -> None:
 
 def save_network(file, state, step):
     """Writes a NetworkState as a network file."""
-    metadata = {"config": json.dumps(state.config), "step": str(step)}
+    metadata = {"config": json.dumps(state.config.to_dict()), "step": str(step)}
     write_safetensors(file, pack(state.weights, state.masks) | measured(state.encoder_change), metadata)
 
 
@@ -224,7 +225,7 @@ def save_encoder_change(path, network, config, target):
     """
     file, change = find_checkpoint(path).network, network.encoder_change
     if file.suffix == ".pth":
-        tensors, metadata = network.state_dict(), {"config": json.dumps(config), "step": str(step_of(file))}
+        tensors, metadata = network.state_dict(), {"config": json.dumps(config.to_dict()), "step": str(step_of(file))}
     else:
         tensors, metadata = read_safetensors(file)
     write_safetensors(target, tensors | measured(change), metadata)

@@ -10,9 +10,9 @@ from data.files import remove_unfinished
 
 
 def experiment_folder(config: dict[str, Any]) -> Callable[[str], Path]:
-    """A function from a key of config["path"] to the folder that it names, in `experiments/<name>/`."""
-    root = Path(config["path"]["root"]) / config["name"]
-    return lambda key: root / config["path"][key]
+    """A function from a key of config.path to the folder that it names, in `experiments/<name>/`."""
+    root = Path(config.path.root) / config.name
+    return lambda key: root / config.path[key]
 
 
 def remove_unfinished_checkpoints(config: dict[str, Any]) -> None:

@@ -13,9 +13,8 @@ import torch
 
 from core.checkpoint import find_checkpoint, read_network_file, save_network, step_of, writable_network_file
 from core.command_line import Parser
-from core.config import check_config
+from core.config import PRESETS, changed
 from core.errors import UserError, one_line_errors
-from core.sampling import PRESETS
 
 VALUES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}
 
@@ -26,8 +25,8 @@ def main(argv=None):
     source = find_checkpoint(arguments.checkpoint).network
     state = read_network_file(source)
     if arguments.preset:
-        sample = state.config["sample"] | PRESETS[arguments.preset]
-        state.config = check_config(state.config | {"sample": sample}, str(source))
+        preset = {f"sample.{key}": value for key, value in PRESETS[arguments.preset].items()}
+        state.config = changed(state.config, preset, str(source))
     dtype = VALUES[arguments.values]
     state.weights = {name: rounded(value, dtype, name) for name, value in state.weights.items()}
     target = writable_network_file(arguments.output)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from core.config import check_config
+from core.config import PRESETS, changed
 from core.device import synchronize
 from core.errors import UserError
-from core.sampling import PRESETS, super_resolve, trained_factor, trained_images
+from core.sampling import super_resolve
 from data import DataError
 from data.errors import reason
 from data.images import is_image, read_rgba, resize, save_png, to_image, to_tensor
@@ -85,12 +85,12 @@ def protect_inputs(jobs):
 
 
 def sampling_settings(config, flags, preset=None):
-    """config["sample"] as a preset changes it, with those flags, {key: text or None}, that were given. Raises UserError
+    """config.sample as a preset changes it, with those flags, {key: text or None}, that were given. Raises UserError
     that names the flag."""
     given = {key: value for key, value in flags.items() if value is not None}
     origins = {f"sample.{key}": f"--{key.replace('_', '-')}" for key in given}
-    sample = config["sample"] | PRESETS.get(preset, {}) | given
-    return check_config(config | {"sample": sample}, "checkpoint", origins)["sample"]
+    changes = PRESETS.get(preset, {}) | given
+    return changed(config, {f"sample.{key}": value for key, value in changes.items()}, "checkpoint", origins).sample
 
 
 def target_size(size, scale, asked=None):
@@ -108,9 +108,9 @@ def usual_size(size, config):
     A network that was trained on whole images, such as faces, makes images as large as those: it knows what fills one.
     Trained on crops, it makes any image as many times larger as it learnt to.
     """
-    images = trained_images(config)
-    asked = None if images["use_crop"] else (images["r_resolution"],)
-    return target_size(size, trained_factor(config), asked)
+    images = config.trained_images
+    asked = None if images.use_crop else (images.r_resolution,)
+    return target_size(size, images.magnification, asked)
 
 
 def show(size):
@@ -130,7 +130,7 @@ def super_resolve_files(network, config, jobs, settings, scale=None, size=None, 
     size        in place of scale: the size of results, as `target_size` takes it; without both, `usual_size`
     batch_size  most images of one size to super-resolve at once
     """
-    factor = trained_factor(config)
+    factor = config.magnification
     progress = Progress(len(jobs))
     if scale or size:
         items = read(jobs, lambda image: target_size(image, scale, size), progress, "asked for")
@@ -204,7 +204,7 @@ def super_resolve_items(network, items, settings, factor):
     width, height = items[0].size
     began = time.perf_counter()
     try:
-        sr = super_resolve(network, lr, (height, width), settings, [settings["seed"]] * len(items), factor)
+        sr = super_resolve(network, lr, (height, width), settings, [settings.seed] * len(items), factor)
         synchronize(device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

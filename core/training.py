@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from core.board import Board
 from core.checkpoint import TrainingState, load_training_state, load_weights, save_checkpoint
-from core.cross_checks import validation_sets
 from core.device import autocast, uses_graphs
 from core.distributed import Distributed
 from core.ema import EMA
@@ -44,32 +43,32 @@ class Trainer:
 
     def __init__(self, config, run: Distributed, log: Logger, resume: str | Path | None = None):
         self.config, self.run, self.log = config, run, log
-        self.options = config["train"]
+        self.options = config.train
         self.folder = experiment_folder(config)
-        torch.manual_seed(self.options["seed"])
+        torch.manual_seed(self.options.seed)
         saved = load_training_state(resume, config) if resume else None
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run
         self.network = self.build_network(initialised=saved is None)
         self.modules = self.build_modules()
-        self.optimizer = build_optimizer(self.parameter_groups(), self.options["optimizer"], run.device)
+        self.optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, run.device)
         if saved:
             load_weights(self.network, saved.weights, resume)
             self.load_modules(saved)
             self.load_moments(saved.optimizer)
         self.masker = self.build_masker(saved)
         self.ema = self.build_ema(saved)
-        self.schedule = NoiseSchedule(config["model"]["beta_schedule"]["train"])
+        self.schedule = NoiseSchedule(config.model.beta_schedule.train)
         run.broadcast(parameter.data for parameter in self.trained().values())
         self.gradients = FlatGradients(self.trained().values())
         self.forward_backward = ForwardBackward(
             self.build_objective(),
             self.gradients,
-            context=lambda: autocast(run.device, self.options["precision"]),
-            graphs=uses_graphs(run.device) and self.options["cuda_graphs"],
+            context=lambda: autocast(run.device, self.options.precision),
+            graphs=uses_graphs(run.device) and self.options.cuda_graphs,
         )
-        self.images = SRDataset(config["datasets"]["train"], train=True)
-        for name in validation_sets(config):
-            SRDataset(config["datasets"][name], train=False)  # better an error now than in an hour
+        self.images = SRDataset(config.datasets.train, train=True)
+        for images in config.datasets.validation.values():
+            SRDataset(images, train=False)  # better an error now than in an hour
         self.board = Board(self.folder("tb_logger"), run.is_main, purge_step=self.step + 1)
         self.losses = torch.zeros((), device=run.device)  # summed since the last line of the log
 
@@ -78,11 +77,11 @@ class Trainer:
 
     def build_network(self, initialised: bool) -> nn.Module:
         """Returns the network, on the device. initialised: False where a checkpoint's weights follow."""
-        return build_network(self.config["model"], initialised=initialised).to(self.run.device)
+        return build_network(self.config.model, initialised=initialised).to(self.run.device)
 
     def build_objective(self) -> Callable[..., Tensor]:
         """Returns the function of what `draw` gives, (*tensors, *constants), whose result, a scalar, is minimised."""
-        return DiffusionLoss(self.network, self.options["loss"])
+        return DiffusionLoss(self.network, self.options.loss)
 
     def build_modules(self) -> dict[str, nn.Module]:
         """Returns what is trained beside the network, by name, on the device. It is saved with its moments, never
@@ -109,8 +108,8 @@ class Trainer:
         own = slice(rank * len(hr), (rank + 1) * len(hr))  # of what is drawn for the batch of all processes
         levels = draw_noise_levels(self.schedule, world * len(hr), on_host)[own].to(device, non_blocking=True)
         scale = 1.0
-        if self.options["continuous_scale"]:
-            scale, side = draw_side(lr.shape[-1], hr.shape[-1], self.options["scale_step"], on_host)
+        if self.options.continuous_scale:
+            scale, side = draw_side(lr.shape[-1], hr.shape[-1], self.options.scale_step, on_host)
             hr = resize(hr, (side, side)) if side != hr.shape[-1] else hr
         noise = torch.randn((world * len(hr), *hr.shape[1:]), generator=on_device, device=device)[own]
         return (lr, hr, noise, levels), (scale,)
@@ -131,15 +130,15 @@ class Trainer:
         Its schedule is that of the sparse stage. One begins with the run, or where a dense checkpoint is continued;
         later checkpoints tell where it began.
         """
-        options = dict(self.config["sparse"])
+        options = dict(self.config.sparse)
         if not options.pop("enabled"):
             return None
-        start, state, seed = self.step, None, self.options["seed"]
+        start, state, seed = self.step, None, self.options.seed
         if saved and saved.masks:
             counters = {"start": start, "updates": 0, "seed": seed} | saved.masker
             start = counters.pop("start")
             state = {"masks": saved.masks, "steps": self.step, **counters}
-        options["update_until"] = start + max(round(options["update_until"] * (self.options["n_iter"] - start)), 1)
+        options["update_until"] = start + max(round(options["update_until"] * (self.options.n_iter - start)), 1)
         return Masker(
             self.network,
             self.optimizer,
@@ -152,8 +151,8 @@ class Trainer:
         )
 
     def build_ema(self, saved: TrainingState | None) -> EMA:
-        options = self.options["ema_scheduler"]
-        ema = EMA(self.network, options["ema_decay"], options["step_start_ema"], options["update_ema_every"])
+        options = self.options.ema_scheduler
+        ema = EMA(self.network, options.ema_decay, options.step_start_ema, options.update_ema_every)
         if saved:
             load_weights(ema.network, saved.ema, "the checkpoint")
             if self.masker:
@@ -167,7 +166,7 @@ class Trainer:
 
     def load_moments(self, moments: dict[str, dict[str, Tensor]]) -> None:
         """Gives the optimiser what a checkpoint holds of its state: {parameter name: {key: tensor}}."""
-        wanted = {"sgd": {"momentum_buffer"}}.get(self.options["optimizer"]["type"], {"step", "exp_avg", "exp_avg_sq"})
+        wanted = {"sgd": {"momentum_buffer"}}.get(self.options.optimizer.type, {"step", "exp_avg", "exp_avg_sq"})
         for name, parameter in self.trained().items():
             state = moments.get(name, {})
             if not wanted <= state.keys():
@@ -189,15 +188,15 @@ class Trainer:
 
     def batches(self):
         """The batches of this process from the current step on, for ever."""
-        images, run = self.config["datasets"]["train"], self.run
+        images, run = self.config.datasets.train, self.run
         return train_loader(
             self.images,
-            images["batch_size"] * self.options["accumulate"],
-            self.options["seed"],
+            images.batch_size * self.options.accumulate,
+            self.options.seed,
             run.rank,
             run.world,
             self.step,
-            workers=images["num_workers"],
+            workers=images.num_workers,
             pin_memory=run.device.type == "cuda",
         )
 
@@ -206,9 +205,9 @@ class Trainer:
 
     def fit(self):
         """Trains to the last step, with checkpoints, validations and lines of the log on the way."""
-        end = min(self.options["n_iter"], self.options["stop_at"] or self.options["n_iter"])
+        end = min(self.options.n_iter, self.options.stop_at or self.options.n_iter)
         if self.step >= end:
-            which = "stop_at" if end < self.options["n_iter"] else "n_iter"
+            which = "stop_at" if end < self.options.n_iter else "n_iter"
             self.log.info(f"at step {self.step}, nothing is left to train: raise train.{which} ({end}) to go on")
             return
         self.log.info(self.summary())
@@ -220,13 +219,13 @@ class Trainer:
                 self.train_step(batch)
                 stopping = stop.agreed()
                 last = self.step == end or stopping
-                if self.step % self.options["print_freq"] == 0 or last:
+                if self.step % self.options.print_freq == 0 or last:
                     self.report(bar)
-                if self.step % self.options["save_checkpoint_freq"] == 0 or last:
+                if self.step % self.options.save_checkpoint_freq == 0 or last:
                     self.save()
                 if stopping:
                     raise KeyboardInterrupt
-                if self.step % self.options["val_freq"] == 0 or last:
+                if self.step % self.options.val_freq == 0 or last:
                     self.validate()
         self.board.close()
 
@@ -235,13 +234,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.options) * group.get("lr_scale", 1.0)
         self.gradients.zero()
-        accumulate = self.options["accumulate"]
+        accumulate = self.options.accumulate
         tensors, constants = self.draw(batch)
         for part in zip(*(tensor.chunk(accumulate) for tensor in tensors), strict=True):
             self.losses += self.forward_backward(part, constants, weight=1 / (accumulate * self.run.world)) / accumulate
         self.run.sum(self.gradients.buffer)
-        if self.options["grad_clip"]:
-            self.gradients.clip(self.options["grad_clip"])
+        if self.options.grad_clip:
+            self.gradients.clip(self.options.grad_clip)
         self.optimizer.step()
         self.step += 1
         update = self.masker.step(self.step) if self.masker else None
@@ -253,7 +252,7 @@ class Trainer:
     def generators(self) -> tuple[torch.Generator, torch.Generator]:
         """Returns the sources of all that this step draws, on the host and on the device, equal in all processes; and
         sets that of dropout, which each process draws for itself."""
-        seed = int(np.random.SeedSequence((self.options["seed"], self.step)).generate_state(1, np.uint64)[0] >> 1)
+        seed = int(np.random.SeedSequence((self.options.seed, self.step)).generate_state(1, np.uint64)[0] >> 1)
         torch.manual_seed(seed + self.run.rank)
         return torch.Generator().manual_seed(seed), torch.Generator(self.run.device).manual_seed(seed)
 
@@ -272,7 +271,7 @@ class Trainer:
         lr = self.optimizer.param_groups[0]["lr"]
         self.board.scalars({"train/loss": loss, "train/lr": lr, "train/images_per_second": rate}, self.step)
         bar.set_postfix(loss=f"{loss:.4f}")
-        where = f"step {self.step}/{self.options['n_iter']}  epoch {self.epoch}"
+        where = f"step {self.step}/{self.options.n_iter}  epoch {self.epoch}"
         self.log.info(f"{where}  loss {loss:.4f}  lr {lr:.2e}  {rate:.1f} images/s")
 
     def report_update(self, update):
@@ -310,7 +309,7 @@ class Trainer:
     @property
     def images_per_step(self):
         """Of all processes together."""
-        return self.config["datasets"]["train"]["batch_size"] * self.options["accumulate"] * self.run.world
+        return self.config.datasets.train.batch_size * self.options.accumulate * self.run.world
 
     @property
     def density(self):
@@ -320,11 +319,11 @@ class Trainer:
     def summary(self):
         parameters = sum(p.numel() for p in self.network.parameters())
         sparsity = f"sparse momentum at density {self.density:.4g}" if self.masker else "dense"
-        images = self.config["datasets"]["train"]
+        images = self.config.datasets.train
         return (
-            f"training {self.config['name']}: {parameters:,} parameters, {sparsity}; {len(self.images)} images, "
-            f"batch {images['batch_size']} × {self.run.world} on {self.run.device}; "
-            f"step {self.step} → {self.options['n_iter']}"
+            f"training {self.config.name}: {parameters:,} parameters, {sparsity}; {len(self.images)} images, "
+            f"batch {images.batch_size} × {self.run.world} on {self.run.device}; "
+            f"step {self.step} → {self.options.n_iter}"
         )
 
 

@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from core.cross_checks import validation_sets
 from core.device import describe, synchronize, versions
 from core.experiment import experiment_folder
 from core.metrics import load_lpips, lr_consistency, psnr, sharpness, spectral_distance, ssim
 from core.report import comparison, grid, table, write_json
-from core.sampling import describe_sampling, executed_plan, super_resolve, trained_factor
+from core.sampling import describe_sampling, executed_plan, super_resolve
 from data import SRDataset
 from data.images import resize, save_png, to_image
 
@@ -43,20 +42,20 @@ class Result(NamedTuple):
 def validate_all(network, config, run, step, log, density=None, checkpoint=None):
     """Validates on `datasets.val` and every other validation set -> {its key: what `validate` returns}."""
     return {
-        key: validate(network, config, key, run, step, log, density, checkpoint) for key in validation_sets(config)
+        key: validate(network, config, key, run, step, log, density, checkpoint) for key in config.datasets.validation
     }
 
 
 def validate(
-    network,          # on run.device
-    config,           # whole and checked
-    key,              # the set: "val", or another section of config["datasets"]
-    run,              # core.distributed.Distributed: process r validates images r, r + world, ...
-    step,             # training steps behind the network
-    log,              # a logger
-    density=None,     # active share of the prunable weights; None: counted
+    network,  # on run.device
+    config,  # whole and checked
+    key,  # the set: "val", or another section of config.datasets
+    run,  # core.distributed.Distributed: process r validates images r, r + world, ...
+    step,  # training steps behind the network
+    log,  # a logger
+    density=None,  # active share of the prunable weights; None: counted
     checkpoint=None,  # where the network came from, for the report
-):                    # the report, on every process; with its comparison "picture" on the main one
+):  # the report, on every process; with its comparison "picture" on the main one
     """Validates one set. Writes into the experiment's folder
 
     results/{sr,hr,lr}/<step>_<index>_{sr,hr,lr}.png    every image
@@ -67,20 +66,20 @@ def validate(
     and those of a set `val_x` into a folder `val_x` in each of these. The noise of an image has the seed sample.seed +
     index, so that no result depends on processes or batches.
     """
-    spec = config["datasets"][key]
+    spec = config.datasets[key]
     dataset = SRDataset(spec, train=False)
     folders = output_folders(config, key)
     lpips = load_lpips(run.device, log)
     shard = range(run.rank, len(dataset), run.world)
     results = []
-    for indices in batches(shard, spec["batch_size"], spec["name"], run, log):
+    for indices in batches(shard, spec.batch_size, spec.name, run, log):
         samples = [dataset[index] for index in indices]
         sr, stages, seconds = super_resolve_samples(network, config, samples, run.device)
         timing = {"seconds": seconds, "first_batch": not results}
         for n, sample in enumerate(samples):
             pictures = pictures_of(sample, sr[n])
             save(pictures, [x0[n] for x0 in stages], folders, step, sample["index"])
-            entry = identity(sample, config["sample"]) | measure(pictures, lpips) | timing
+            entry = identity(sample, config.sample) | measure(pictures, lpips) | timing
             results.append(Result(entry, pictures if sample["index"] < COMPARED else None))
     results = sorted(chain(*run.gather(results)), key=lambda result: result.entry["index"])
     report = describe_run(network, config, key, run, step, density, checkpoint) | summary(results)
@@ -112,16 +111,16 @@ def batches(shard, batch_size, name, run, log):
 
 def super_resolve_samples(network, config, samples, device):
     """A list of the dataset's samples -> (SR (B,3,H,W), stages of the chains to save, seconds per image)."""
-    settings = config["sample"]
+    settings = config.sample
     lr = torch.stack([sample["lr"] for sample in samples]).to(device)
     size = samples[0]["hr"].shape[-2:]
-    seeds = [settings["seed"] + sample["index"] for sample in samples]
+    seeds = [settings.seed + sample["index"] for sample in samples]
     plan = executed_plan(settings, network.schedule, network.encoder_change)
     stages, callback = record_chain(plan, wanted=any(sample["index"] < CHAINS for sample in samples))
 
     synchronize(device)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, size, settings, seeds, trained_factor(config), callback)
+    sr = super_resolve(network, lr, size, settings, seeds, config.magnification, callback)
     synchronize(device)
     return sr, stages, (time.perf_counter() - began) / len(samples)
 
@@ -152,7 +151,7 @@ def save(pictures, stages, folders, step, index):
 
 
 def identity(sample, settings):
-    return {"index": sample["index"], "name": sample["name"], "seed": settings["seed"] + sample["index"]}
+    return {"index": sample["index"], "name": sample["name"], "seed": settings.seed + sample["index"]}
 
 
 def measure(pictures, lpips=None):
@@ -186,17 +185,17 @@ def summary(results):
 
 def describe_run(network, config, key, run, step, density, checkpoint):
     """The part of a report that says what was validated, and how, so that it can be done again."""
-    spec = config["datasets"][key]
+    spec = config.datasets[key]
     told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "data_len", "l_resolution", "r_resolution")
     return {
-        "config": config["name"],
+        "config": config.name,
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "step": step,
         "density": counted_density(network) if density is None else density,
         "dataset": {"key": key, **{name: spec[name] for name in told}},
-        "sampling": describe_sampling(config["sample"], network.schedule, network.encoder_change),
-        "key_steps": str(executed_plan(config["sample"], network.schedule, network.encoder_change)),
-        "settings": {**config["sample"], "batch_size": spec["batch_size"]},
+        "sampling": describe_sampling(config.sample, network.schedule, network.encoder_change),
+        "key_steps": str(executed_plan(config.sample, network.schedule, network.encoder_change)),
+        "settings": {**config.sample, "batch_size": spec.batch_size},
         "device": describe(run.device),
         "processes": run.world,
         "versions": versions(("numpy", "pillow", "scikit-image")),

@@ -9,7 +9,6 @@ import itertools
 import logging
 import math
 import time
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -22,13 +21,11 @@ from benchmarks.helpers.equal_trainings_report import add_row, as_table, describ
 from benchmarks.helpers.measuring import free
 from benchmarks.helpers.pictures import save
 from benchmarks.helpers.reports import matching, publish, start_log
-from core.config import check_config, load_config, set_value
-from core.cross_checks import validation_sets
+from core.config import changed, load_config
 from core.device import pick_device, synchronize
 from core.distributed import Distributed
 from core.errors import UserError
 from core.report import write_json
-from core.sampling import trained_factor
 from core.training import Trainer
 from core.validation import batches, measure, pictures_of, super_resolve_samples
 from data import DataError, SRDataset
@@ -131,8 +128,8 @@ def load(arguments, folder, log):
         flags |= SMALL_CONFIG
         flags |= {f"datasets.{key}.dataroot": str(folder / "demo" / key) for key in ("train", "val")}
     config = load_config(arguments.config, arguments.overrides, flags)
-    config["train"]["n_iter"] = arguments.steps or config["train"]["n_iter"]
-    sets = {key: SRDataset(config["datasets"][key], train=False) for key in validation_sets(config)}
+    config = changed(config, {"train.n_iter": arguments.steps or config.train.n_iter}, "--steps")
+    sets = {key: SRDataset(images, train=False) for key, images in config.datasets.validation.items()}
     if not sets:
         raise UserError(f"{arguments.config}: datasets.val is missing: the variants are compared on its images")
     return Setting(config, sets, arguments.images, Distributed(0, 1, pick_device(arguments.device)), log)
@@ -141,7 +138,7 @@ def load(arguments, folder, log):
 def stages_of(variant, name, config, folder):
     """[(config, the step at which it ends)] of a variant, whose experiment goes to the folder."""
     last = stage_config(config, variant.changes, name, folder)
-    steps = last["train"]["n_iter"]
+    steps = last.train.n_iter
     if variant.until is None:
         return [(last, steps)]
     first = stage_config(config, {**variant.changes, **variant.first}, name, folder)
@@ -150,12 +147,9 @@ def stages_of(variant, name, config, folder):
 
 def stage_config(config, changes, name, folder):
     """The config of one stage. Raises UserError where it, or the images that it asks for, cannot be trained on."""
-    config = deepcopy(config)
-    for path, value in {**changes, "path.root": str(folder / name)}.items():
-        set_value(config, path, deepcopy(value))
-    config = check_config(config, f"variant {name}")
+    config = changed(config, {**changes, "path.root": str(folder / name)}, f"variant {name}")
     try:
-        SRDataset(config["datasets"]["train"], train=True)  # better an error now than after the trainings before it
+        SRDataset(config.datasets.train, train=True)  # better an error now than after the trainings before it
     except DataError as error:
         raise UserError(f"variant {name}: {error}") from None
     return config
@@ -164,10 +158,10 @@ def stage_config(config, changes, name, folder):
 def measure_variant(setting, stages, label):
     """Trains a variant, and what there is to tell of it."""
     trainer, first, train_losses, seconds = train_stages(setting, stages, label)
-    masks, sparse = trainer.masker.masks if trainer.masker else {}, trainer.config["sparse"]
+    masks, sparse = trainer.masker.masks if trainer.masker else {}, trainer.config.sparse
     size = packed_bytes(trainer.ema.network, masks)
     return {
-        "sparse": sparse,
+        "sparse": sparse.to_dict(),
         "density": trainer.density,
         "growth": growth_of(sparse),
         "kept": share_kept(first, masks),
@@ -192,7 +186,7 @@ def train_stages(setting, stages, label):
         if first is None:
             first = dict(trainer.masker.masks) if trainer.masker else {}
         seconds += train(trainer, end, losses, label)
-        if end < config["train"]["n_iter"]:
+        if end < config.train.n_iter:
             trainer.save()
             resume = trainer.folder("checkpoint")
     return trainer, first, losses, seconds
@@ -200,7 +194,7 @@ def train_stages(setting, stages, label):
 
 def train(trainer, end, losses, label):
     """Trains to step `end` -> seconds; the mean loss of each tenth of all steps that is completed joins `losses`."""
-    steps, first, before = trainer.options["n_iter"], trainer.step, trainer.step
+    steps, first, before = trainer.options.n_iter, trainer.step, trainer.step
     tenths = {*(steps * n // 10 for n in range(1, 11)), end}
     began = time.perf_counter()
     remaining = itertools.islice(trainer.batches(), end - first)
@@ -230,7 +224,7 @@ def mean_loss(trainer, steps):
 
 def growth_of(sparse):
     """The growth rule of a `sparse` section, for a reader; None where nothing grows."""
-    return sparse["growth"] if sparse["enabled"] and sparse["prune_rate"] else None
+    return sparse.growth if sparse.enabled and sparse.prune_rate else None
 
 
 def share_kept(first, last):
@@ -247,11 +241,11 @@ def packed_bytes(network, masks):
 def validation_losses(trainer, setting, label):
     """The mean loss over all validation images, and that of each image by validation set."""
     losses, config = {}, trainer.config
-    objective = DiffusionLoss(trainer.ema.network, config["train"]["loss"])
+    objective = DiffusionLoss(trainer.ema.network, config.train.loss)
     for key, dataset in setting.sets.items():
-        shown = f"{label}, loss on {config['datasets'][key]['name']}"
+        shown = f"{label}, loss on {config.datasets[key].name}"
         samples = (dataset[i] for (i,) in batches(range(len(dataset)), 1, shown, setting.run, setting.log))
-        losses[key] = [image_loss(objective, sample, trainer.schedule, trained_factor(config)) for sample in samples]
+        losses[key] = [image_loss(objective, sample, trainer.schedule, config.magnification) for sample in samples]
     mean = fmean(itertools.chain(*losses.values()))
     if not math.isfinite(mean):
         raise Diverged(f"the validation loss is {mean}")
@@ -287,9 +281,9 @@ def sampled_quality(network, setting, config, label):
     """The means of what `core.validation.measure` gives over all sampled images, and each image's by set."""
     entries = {}
     for key, dataset in setting.sets.items():
-        spec, shard = config["datasets"][key], range(min(setting.images, len(dataset)))
+        spec, shard = config.datasets[key], range(min(setting.images, len(dataset)))
         entries[key] = []
-        for indices in batches(shard, spec["batch_size"], f"{label}, {spec['name']}", setting.run, setting.log):
+        for indices in batches(shard, spec.batch_size, f"{label}, {spec.name}", setting.run, setting.log):
             samples = [dataset[index] for index in indices]
             sr, _, _ = super_resolve_samples(network, config, samples, setting.run.device)
             entries[key] += [measure(pictures_of(sample, image)) for sample, image in zip(samples, sr, strict=True)]

@@ -19,20 +19,20 @@ PLACES = ("dataroot", "hr_dataroot", "lr_dataroot", "datatype", "num_workers")  
 
 def describe(comparison, setting, arguments, noise_levels):
     """What is measured, where and how."""
-    config, network = setting.config, build_network(setting.config["model"], initialised=False)
+    config, network = setting.config, build_network(setting.config.model, initialised=False)
     return {
         "benchmark": comparison.name,
         **environment(setting.run.device),
-        "config": config["name"],
+        "config": config.name,
         "overrides": arguments.overrides,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "prunable": sum(parameter.numel() for parameter in network.prunable_parameters().values()),
-        "steps": config["train"]["n_iter"],
+        "steps": config.train.n_iter,
         "noise_levels": noise_levels,
         "images": setting.images,
         "data": describe_data(setting),
-        "settings": {section: config[section] for section in ("model", "train", "sparse", "sample")},
-        "sampling": describe_sampling(config["sample"], network.schedule),
+        "settings": {section: config[section].to_dict() for section in ("model", "train", "sparse", "sample")},
+        "sampling": describe_sampling(config.sample, network.schedule),
         "left_out": {},
         "bicubic": None,
         "rows": [],
@@ -41,13 +41,13 @@ def describe(comparison, setting, arguments, noise_levels):
 
 def describe_data(setting):
     """{set: its section of the config, how many images it has, a digest of their names; for validation, pixels too}."""
-    specs = setting.config["datasets"]
+    specs = setting.config.datasets
     train = SRDataset(specs["train"], train=True)
     told = {"train": {"number": len(train), "sha256": digest(names_of(train))}}
     for key, dataset in setting.sets.items():
         pixels = (sample[kind].numpy().tobytes() for sample in dataset_in_order(dataset) for kind in ("lr", "hr"))
         told[key] = {"number": len(dataset), "sha256": digest(names_of(dataset), pixels)}
-    return {key: specs[key] | found for key, found in told.items()}
+    return {key: {**specs[key], **found} for key, found in told.items()}
 
 
 def names_of(dataset):

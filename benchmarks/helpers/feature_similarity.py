@@ -19,7 +19,6 @@ from core.device import autocast, automatic_precision, pick_device
 from core.distributed import Distributed
 from core.errors import UserError
 from core.inference import is_out_of_memory, sampling_settings, target_size
-from core.sampling import trained_factor
 from core.validation import batches, counted_density
 from model.calibration import chain_features, cosine_similarity, relative_distance
 from model.conditioning import relative_scale
@@ -62,7 +61,7 @@ def measure(network, image, settings, factor, steps):
     size = target_size(lr.shape[-2:], factor)
     chain = {key: settings[key] for key in ("solver", "seed", "consistency")}
     try:
-        with autocast(device, settings["precision"], sampling=True):
+        with autocast(device, settings.precision, sampling=True):
             scale = relative_scale(size, lr.shape[-2:], factor)
             timesteps, features = chain_features(network, lr, size, steps, scale=scale, **chain)
     except (MemoryError, RuntimeError) as error:
@@ -102,20 +101,20 @@ def mean(similarities):
 
 def describe(network, config, images, settings, arguments):
     """What is measured, where and how."""
-    device, precision = next(network.parameters()).device, settings["precision"]
+    device, precision = next(network.parameters()).device, settings.precision
     return {
         "benchmark": "feature_similarity",
         **environment(device),
-        "config": config["name"],
+        "config": config.name,
         "checkpoint": arguments.checkpoint,
         "step": step_of(arguments.checkpoint) if arguments.checkpoint else None,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "density": counted_density(network),
-        "data": arguments.input or config["datasets"][arguments.data]["name"],
+        "data": arguments.input or config.datasets[arguments.data].name,
         "images": [image.name for image in images],
-        "solver": settings["solver"],
-        "consistency": settings["consistency"],
-        "seed": settings["seed"],
+        "solver": settings.solver,
+        "consistency": settings.consistency,
+        "seed": settings.seed,
         "precision": automatic_precision(device, True) if precision == "auto" else precision,
     }
 
@@ -200,8 +199,8 @@ def answer(arguments):
     settings = sampling_settings(config, {"solver": arguments.solver})
     measured = []
     for (n,) in batches(range(len(images)), 1, "feature similarity", run, start_log("feature similarity")):
-        seeded = settings | {"seed": settings["seed"] + n}
-        timesteps, similarities = measure(network, images[n], seeded, trained_factor(config), arguments.steps)
+        seeded = settings.replace(seed=settings.seed + n)
+        timesteps, similarities = measure(network, images[n], seeded, config.magnification, arguments.steps)
         measured.append(similarities)
     similarities = {place: mean([image[place] for image in measured]) for place in measured[0]}
     report = describe(network, config, images, settings, arguments)

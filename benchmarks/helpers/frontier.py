@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.inference import is_out_of_memory
 from core.metrics import load_lpips
 from core.report import comparison, write_json
-from core.sampling import super_resolve, trained_factor
+from core.sampling import super_resolve
 from core.validation import COMPARED, batches, measure, pictures_of
 from data.errors import reason
 from data.images import save_png
@@ -95,10 +95,10 @@ def measure_chain(setting, settings, label, lpips, log):
 def sample_batch(network, setting, settings, samples):
     """(SR (B,3,H,W), seconds for each of its images)"""
     lr = torch.stack([sample["lr"] for sample in samples]).to(setting.run.device)
-    seeds = [settings["seed"] + sample["index"] for sample in samples]
+    seeds = [settings.seed + sample["index"] for sample in samples]
     synchronize(setting.run.device)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, samples[0]["hr"].shape[-2:], settings, seeds, trained_factor(setting.config))
+    sr = super_resolve(network, lr, samples[0]["hr"].shape[-2:], settings, seeds, setting.config.magnification)
     synchronize(setting.run.device)
     return sr, (time.perf_counter() - began) / len(samples)
 

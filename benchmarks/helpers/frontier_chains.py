@@ -4,10 +4,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.helpers.reports import matching
-from core.config import check_config
-from core.config_file import read_file
+from core.config import PRESETS, changed
+from core.config.files import read_file
 from core.errors import UserError
-from core.sampling import PRESETS, executed_plan
+from core.sampling import executed_plan
 from model.errors import did_you_mean
 from model.plan import NAMED_SETS, automatic
 
@@ -63,36 +63,36 @@ def no_chain(pattern, every):
     return f"--chains {pattern}: no chain has such a name{did_you_mean(pattern, every)} (they begin with {begin})"
 
 
-def chains_of(asked, setting):
+def chains_of(names, setting):
     """({name: whole settings}, {name: why it is left out}) of --chains."""
     chains, left_out = {}, {}
-    for name, changes in named_chains(asked).items():
-        settings = setting.config["sample"] | changes
+    for name, changes in named_chains(names).items():
+        asked = setting.config.sample.to_dict() | changes
         most, change = setting.network.schedule.n_timestep, setting.network.encoder_change
-        if isinstance(settings["steps"], int) and settings["steps"] > most:
+        if isinstance(asked["steps"], int) and asked["steps"] > most:
             left_out[name] = f"the schedule has {most} timesteps"
             continue
-        settings = checked(setting, name, settings | {"key_steps": automatic_keys(settings, setting)})
-        if change is None and automatic(settings["key_steps"]):
+        settings = checked(setting, name, asked | {"key_steps": automatic_keys(asked, setting, name)})
+        if change is None and automatic(settings.key_steps):
             left_out[name] = NO_CALIBRATION
         else:
             chains[name] = settings
     if not chains:
-        raise UserError(f"--chains {asked}: none can be measured: {'; '.join(by_reason(left_out))}")
+        raise UserError(f"--chains {names}: none can be measured: {'; '.join(by_reason(left_out))}")
     return chains, left_out
 
 
-def automatic_keys(settings, setting):
+def automatic_keys(settings, setting, name):
     """The key steps of the settings; of "auto like" others, auto:N with as many encoder calls."""
     keys = settings["key_steps"]
     if not (isinstance(keys, str) and keys.startswith(LIKE)):
         return keys
-    like = settings | {"key_steps": keys.removeprefix(LIKE)}
+    like = checked(setting, name, settings | {"key_steps": keys.removeprefix(LIKE)})
     return f"auto:{len(executed_plan(like, setting.network.schedule).key_steps)}"
 
 
 def checked(setting, name, settings):
-    return check_config(setting.config | {"sample": settings}, f"chain {name}")["sample"]
+    return changed(setting.config, {"sample": settings}, f"chain {name}").sample
 
 
 def by_reason(left_out):

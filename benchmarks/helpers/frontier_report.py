@@ -12,9 +12,10 @@ from benchmarks.helpers.frontier_chains import by_reason, default_chains
 from benchmarks.helpers.pictures import PALE, draw_levels, make_logarithmic, name_points, new_picture, save
 from benchmarks.helpers.reports import environment, read_report, show, table
 from core.checkpoint import step_of
+from core.config import PRESETS
 from core.device import automatic_precision
 from core.errors import UserError
-from core.sampling import PRESETS, describe_sampling, executed_plan
+from core.sampling import describe_sampling, executed_plan
 from core.validation import counted_density
 
 OF_REUSE = ("key_steps", "decode", "decode_batch")  # in all else a chain agrees with the one that it is compared with
@@ -49,13 +50,13 @@ COMPUTED = ("speed_up", "saved")  # columns that are no measurements
 
 def describe(setting, arguments):
     """What is measured, where and how."""
-    config, spec = setting.config, setting.config["datasets"][arguments.data]
+    config, spec = setting.config, setting.config.datasets[arguments.data]
     told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "l_resolution", "r_resolution")
-    precision = config["sample"]["precision"]
+    precision = config.sample.precision
     return {
         "benchmark": "frontier",
         **environment(setting.run.device),
-        "config": config["name"],
+        "config": config.name,
         "checkpoint": arguments.checkpoint,
         "step": step_of(arguments.checkpoint) if arguments.checkpoint else None,
         "parameters": sum(parameter.numel() for parameter in setting.network.parameters()),
@@ -65,7 +66,7 @@ def describe(setting, arguments):
         "images": len(setting.samples),
         "batch": setting.batch,
         "precision": automatic_precision(setting.run.device, True) if precision == "auto" else precision,
-        "settings": config["sample"],
+        "settings": config.sample.to_dict(),
     }
 
 
@@ -75,11 +76,11 @@ def describe_chain(setting, settings):
     plan = executed_plan(settings, schedule, change)
     return {
         "label": describe_sampling(settings, schedule, change),
-        "settings": settings,
+        "settings": settings.to_dict(),
         "steps": plan.steps,
         "key_steps": str(plan),
         "encoder_calls": len(plan.key_steps),
-        "decoder_calls": sum(min(len(group), DECODED[settings["decode"]]) for group in plan.groups),
+        "decoder_calls": sum(min(len(group), DECODED[settings.decode]) for group in plan.groups),
     }
 
 

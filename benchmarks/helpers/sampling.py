@@ -35,7 +35,6 @@ from core.config import load_config
 from core.device import autocast, automatic_precision, pick_device, synchronize
 from core.distributed import Distributed
 from core.inference import is_out_of_memory
-from core.sampling import trained_factor
 from model import build_network
 from model.sampler import SamplingPlan, sample
 
@@ -121,11 +120,11 @@ def load(arguments):
     if Path(arguments.network).suffix in (".yaml", ".yml", ".json"):
         torch.manual_seed(0)
         config = load_config(arguments.network, flags={"phase": "train"})
-        network = build_network(config["model"], initialised=not arguments.started).eval()
+        network = build_network(config.model, initialised=not arguments.started).eval()
     else:
         network, config = load_network(arguments.network)
-    hr_side = config["model"]["diffusion"]["image_size"]
-    return Setting(network, config, round(hr_side / trained_factor(config)), hr_side, run, arguments.repeats)
+    hr_side = config.model.diffusion.image_size
+    return Setting(network, config, round(hr_side / config.magnification), hr_side, run, arguments.repeats)
 
 
 def chains_of(setting, small):
@@ -171,8 +170,8 @@ def measure(setting, chains, arguments):
 
     times = time_all(setting, chains.values(), arguments.batches)
     together = {decoded(group, chain) for chain in chains.values() for group in setting.plan(chain).groups}
-    flops = count_flops(setting.config["model"], setting.lr_side, setting.hr_side, together)
-    comparable = setting.config["name"] == "faces_16_128" and not arguments.small
+    flops = count_flops(setting.config.model, setting.lr_side, setting.hr_side, together)
+    comparable = setting.config.name == "faces_16_128" and not arguments.small
     rows = []
     for name, chain in chains.items():
         gflop = chain_flops(flops, setting.plan(chain).groups, chain)
@@ -326,7 +325,7 @@ def describe(setting, arguments):
     return {
         "benchmark": "sampling",
         **environment(setting.run.device),
-        "config": setting.config["name"],
+        "config": setting.config.name,
         "network": arguments.network,
         "parameters": sum(parameter.numel() for parameter in setting.network.parameters()),
         "l_resolution": setting.lr_side,

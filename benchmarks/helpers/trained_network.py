@@ -1,13 +1,13 @@
 """The trained network, and the images of its validation sets, that frontier.py and feature_similarity.py measure."""
 
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from core.checkpoint import find_checkpoint, load_network, read_network_file
-from core.config import check_config, load_config, parse_override, set_value
+from core.config import check_config, load_config
+from core.config.loading import override
 from core.device import pick_device
 from core.distributed import Distributed
 from core.errors import UserError
@@ -38,10 +38,10 @@ def load(arguments, folder):
         flags = {"phase": "val", f"datasets.{arguments.data}.dataroot": str(folder / "val")}
         config = load_config(arguments.config or "config/demo.yaml", arguments.overrides, flags)
         torch.manual_seed(0)
-        network = build_network(config["model"]).to(run.device).eval()
-    if arguments.data not in config["datasets"]:
-        raise UserError(f"--data {arguments.data}: no such set in the config; it has {', '.join(config['datasets'])}")
-    dataset = SRDataset(config["datasets"][arguments.data], train=False)
+        network = build_network(config.model).to(run.device).eval()
+    if arguments.data not in config.datasets:
+        raise UserError(f"--data {arguments.data}: no such set in the config; it has {', '.join(config.datasets)}")
+    dataset = SRDataset(config.datasets[arguments.data], train=False)
     samples = [dataset[index] for index in range(min(arguments.images, len(dataset)))]
     return Setting(network, config, samples, min(arguments.batch, len(samples)), run)
 
@@ -50,8 +50,6 @@ def config_of(arguments):
     """The config of the command line, to validate with: of the file, or else of the checkpoint, with the overrides."""
     if arguments.config:
         return load_config(arguments.config, arguments.overrides, {"phase": "val"})
-    config = deepcopy(read_network_file(find_checkpoint(arguments.checkpoint).network).config) | {"phase": "val"}
-    for override in arguments.overrides:
-        path, value = parse_override(override, config)
-        set_value(config, path, value)
-    return check_config(config, str(arguments.checkpoint), for_run=True)
+    config = read_network_file(find_checkpoint(arguments.checkpoint).network).config.to_dict() | {"phase": "val"}
+    origins = override(config, arguments.overrides)
+    return check_config(config, str(arguments.checkpoint), origins, for_run=True)

@@ -1,6 +1,5 @@
 """How benchmarks/training.py measures, and what it reports."""
 
-import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from benchmarks.helpers.reports import (
     spread,
     table,
 )
-from core.config import check_config, load_config
+from core.config import changed, load_config
 from core.distributed import Distributed
 from core.training import Trainer
 from data.images import resize, save_png
@@ -67,16 +66,19 @@ FIGURES = {  # what else is told: its name, how it is written, the target (for t
 def benchmark_config(arguments, folder):
     """The config with images of ours in a folder, where the experiment goes too; every step trains at the full size."""
     config = load_config(arguments.config, arguments.overrides, {"phase": "train"})
-    images = config["datasets"]["train"]
-    make_images(folder, images["l_resolution"], images["r_resolution"])
+    images = config.datasets.train
+    make_images(folder, images.l_resolution, images.r_resolution)
     ours = {"dataroot": str(folder), "datatype": "img", "mode": "LRHR", "use_crop": False, "data_len": -1}
     ours |= {"hr_dataroot": None, "lr_dataroot": None, "num_workers": 0, "batch_size": arguments.batch}
-    config["datasets"] = {"train": images | ours}
-    config["path"]["root"] = str(folder / "experiments")
-    config["train"]["continuous_scale"] = False
-    config["train"]["ema_scheduler"]["step_start_ema"] = 0
-    config["sparse"] |= {"enabled": True, "update_every": 10**9}  # updates are measured by themselves
-    return check_config(config)
+    changes = {
+        "datasets": {"train": {**images, **ours}},
+        "path.root": str(folder / "experiments"),
+        "train.continuous_scale": False,
+        "train.ema_scheduler.step_start_ema": 0,
+        "sparse.enabled": True,
+        "sparse.update_every": 10**9,  # updates are measured by themselves
+    }
+    return changed(config, changes)
 
 
 def make_images(folder, l_resolution, r_resolution, count=8):
@@ -91,10 +93,8 @@ def make_images(folder, l_resolution, r_resolution, count=8):
 
 def make_trainer(config, run, section=None, **changes):
     """The project's trainer, with changes to a section of the config."""
-    config = copy.deepcopy(config)
-    if section:
-        config[section] |= changes
-    return Trainer(check_config(config), run, logging.getLogger("benchmarks"))
+    config = changed(config, {f"{section}.{key}": value for key, value in changes.items()})
+    return Trainer(config, run, logging.getLogger("benchmarks"))
 
 
 def training_steps(trainer, batch, count):
@@ -110,14 +110,14 @@ def training_steps(trainer, batch, count):
 
 def plain_step(config, run, batch):
     """A function that does one step as the published code does: eager, in float32, one parameter after the other."""
-    options, device = config["train"], run.device
-    network = build_network(config["model"]).to(device, memory_format=torch.contiguous_format)
-    objective = DiffusionLoss(network, options["loss"])
+    options, device = config.train, run.device
+    network = build_network(config.model).to(device, memory_format=torch.contiguous_format)
+    objective = DiffusionLoss(network, options.loss)
     if run.world > 1:
         objective = DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)
-    optimizer = torch.optim.Adam(network.parameters(), lr=options["optimizer"]["lr"], foreach=False)
-    schedule = NoiseSchedule(config["model"]["beta_schedule"]["train"])
-    masked = [(p, (torch.rand_like(p) < config["sparse"]["density"]).float()) for p in prunable(network)]
+    optimizer = torch.optim.Adam(network.parameters(), lr=options.optimizer.lr, foreach=False)
+    schedule = NoiseSchedule(config.model.beta_schedule.train)
+    masked = [(p, (torch.rand_like(p) < config.sparse.density).float()) for p in prunable(network)]
 
     def step():
         lr, hr = batch["lr"].to(device), batch["hr"].to(device)
@@ -169,7 +169,7 @@ def measure(config, run, steps, repeats):
     figures |= {"rate": 1 / sparse, "mask_cost": 100 * (sparse - dense) / sparse}
     figures |= {"matrix_peak": matrix_peak(run, repeats), "scaling": scaling(seconds, run)}
     flops = forward_flops(config)
-    comparable = run.device.type == "cuda" and config["name"] == "faces_16_128" and len(batch["hr"]) == 32
+    comparable = run.device.type == "cuda" and config.name == "faces_16_128" and len(batch["hr"]) == 32
     return {
         "images_per_step": images,
         "density": density,
@@ -193,9 +193,9 @@ def time_masker(masker, repeats, run, count=20):
 
 def forward_flops(config):
     """Floating-point operations of the loss of one image at full size."""
-    images = config["datasets"]["train"]
-    objective = DiffusionLoss(build_network(config["model"], initialised=False).to("meta"), config["train"]["loss"])
-    lr, hr = (torch.empty(1, 3, side, side, device="meta") for side in (images["l_resolution"], images["r_resolution"]))
+    images = config.datasets.train
+    objective = DiffusionLoss(build_network(config.model, initialised=False).to("meta"), config.train.loss)
+    lr, hr = (torch.empty(1, 3, side, side, device="meta") for side in (images.l_resolution, images.r_resolution))
     with FlopCounterMode(display=False) as counter:
         objective(lr, hr, hr, torch.empty(1, device="meta"), 1.0)
     return counter.get_total_flops()
@@ -214,19 +214,19 @@ def scaling(seconds, run):
 
 def describe(config, run, arguments):
     """What is measured, where and how."""
-    network = build_network(config["model"], initialised=False)
-    images = config["datasets"]["train"]
+    network = build_network(config.model, initialised=False)
+    images = config.datasets.train
     return {
         "benchmark": "training",
         **environment(run.device),
         "processes": run.world,
-        "config": config["name"],
+        "config": config.name,
         "overrides": arguments.overrides,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "prunable": sum(parameter.numel() for parameter in prunable(network)),
-        "l_resolution": images["l_resolution"],
-        "r_resolution": images["r_resolution"],
-        "batch_size": images["batch_size"],
+        "l_resolution": images.l_resolution,
+        "r_resolution": images.r_resolution,
+        "batch_size": images.batch_size,
         "steps_per_measurement": arguments.steps,
         "measurements": arguments.repeats,
     }

@@ -66,7 +66,8 @@ def test_the_digest_of_data_is_that_of_the_images_in_use(tmp_path):
         for name in names:
             Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
         train = {"dataroot": folder, "l_resolution": 4, "r_resolution": 8, **keys}
-        return describe_data(SimpleNamespace(config={"datasets": {"train": train}}, sets={}))["train"]["sha256"]
+        config = SimpleNamespace(datasets={"train": train})
+        return describe_data(SimpleNamespace(config=config, sets={}))["train"]["sha256"]
 
     there = digest("ab")
     assert digest("abc", weights={"c": 0}) == digest("abd", data_len=2) == there

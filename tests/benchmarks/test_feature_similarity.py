@@ -16,7 +16,6 @@ from core.calibrate import LRImage
 from core.calibrate import measure as calibrate
 from core.checkpoint import load_network, save_checkpoint
 from core.config import load_config
-from core.sampling import trained_factor
 from model import build_network
 from model.blocks import ResidualBlock
 from model.calibration import Feature, chain_features, cosine_similarity, relative_distance
@@ -167,8 +166,8 @@ def test_the_mean_over_images_is_what_key_steps_are_chosen_by(run, checkpoint, t
         images.append(LRImage(str(n), pixels))
     code, stdout, _, report, _ = run("-r", checkpoint, "-i", tmp_path / "0.png", tmp_path / "1.png", "--steps", 4)
     network, config = load_network(checkpoint)
-    settings = config["sample"] | {"solver": "ddim"}
-    change = calibrate(network, images, settings, trained_factor(config), 4)
+    settings = config.sample.replace(solver="ddim")
+    change = calibrate(network, images, settings, config.magnification, 4)
     assert code == 0 and report["timesteps"] == list(change.timesteps) and report["step"] == 7
     assert report["rows"][0]["change"] == pytest.approx(change.distance.diagonal(1).tolist(), rel=1e-4)
     assert report["rows"][0]["change_apart"]["2"] == pytest.approx(float(change.distance.diagonal(2).mean()), rel=1e-4)

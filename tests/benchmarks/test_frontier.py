@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,10 @@ import torch
 from PIL import Image
 
 from benchmarks.helpers import frontier_chains, frontier_report, trained_network
-from core.config import load_config
+from core.config import PRESETS, changed, load_config
 from core.distributed import Distributed
 from core.errors import UserError
 from core.report import write_json
-from core.sampling import PRESETS
 from model import build_network
 from model.key_steps import EncoderChange
 from model.plan import NAMED_SETS, SamplingPlan
@@ -50,8 +50,7 @@ def start(pytestconfig, tmp_path):
 
 @pytest.fixture
 def setting(pytestconfig):
-    config = load_config(pytestconfig.rootpath / "config" / "demo.yaml")
-    config["sample"]["start"] = None
+    config = changed(load_config(pytestconfig.rootpath / "config" / "demo.yaml"), {"sample.start": None})
     network = build_network(config["model"], initialised=False).eval()
     return trained_network.Setting(network, config, [], 1, Distributed(0, 1, torch.device("cpu")))
 
@@ -168,7 +167,7 @@ def test_no_default_chain_computes_what_another_does():
 
 @pytest.mark.parametrize("start", [0.98, 0.99999])
 def test_chains_that_begin_late(setting, start):
-    setting.config["sample"]["start"] = start
+    setting = replace(setting, config=changed(setting.config, {"sample.start": start}))
     chains, left_out = frontier_chains.chains_of("ddpm2000-*", setting)
     assert set(left_out) == {f"ddpm2000-auto{k}" for k in (2, 5, 10, 20, 50)}
     executed = setting.network.schedule.timestep_of(start) + 1
@@ -185,7 +184,7 @@ def test_automatic_key_steps_are_as_many_as_uniform_ones(setting):
     timesteps = tuple(range(1999, 0, -100))
     setting.network.encoder_change = EncoderChange(timesteps, (distance + distance.T).fill_diagonal_(0))
     for start in (None, 0.995):
-        setting.config["sample"]["start"] = start
+        setting = replace(setting, config=changed(setting.config, {"sample.start": start}))
         chains, left_out = frontier_chains.chains_of("ddim50*", setting)
         assert not left_out and len(chains) == 16 + 7 + 6
         calls = {name: frontier_report.describe_chain(setting, settings) for name, settings in chains.items()}
@@ -195,7 +194,7 @@ def test_automatic_key_steps_are_as_many_as_uniform_ones(setting):
 
 
 def test_what_cannot_be_measured_is_left_out(setting):
-    setting.config["model"]["beta_schedule"]["val"]["n_timestep"] = 40
+    setting = replace(setting, config=changed(setting.config, {"model.beta_schedule.val.n_timestep": 40}))
     setting.network.schedule = build_network(setting.config["model"], initialised=False).schedule
     chains, left_out = frontier_chains.chains_of("ddim50-none,ddim20-none,ddim20-auto5", setting)
     assert list(chains) == ["ddim20-none"] and list(left_out) == ["ddim20-auto5", "ddim50-none"]

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from benchmarks import layer_density as script
 from benchmarks.helpers import layer_density
 from core.board import Board
-from core.config import check_config, load_config
+from core.config import changed, load_config
 from core.distributed import Distributed
 from core.training import Trainer
 from data.demo import make_demo
@@ -62,11 +62,11 @@ def trained(pytestconfig, tmp_path_factory):
     changes = ["datasets.train.batch_size=2", "train.save_checkpoint_freq=4", "sparse.update_every=2"]
     flags = {"datasets.train.dataroot": str(folder / "train"), "path.root": str(folder), "sparse.update_until": 1.0}
     config = load_config(pytestconfig.rootpath / "config" / "demo.yaml", changes, flags)
-    del config["datasets"]["val"]
+    config = changed(config, {"datasets": {"train": config.datasets.train}})
     log = logging.getLogger(os.devnull)
     for n_iter, resume in ((6, None), (8, folder / "demo" / "checkpoint" / "I4_E2")):
-        config["train"]["n_iter"] = n_iter
-        trainer = Trainer(check_config(config), Distributed.from_environment("cpu"), log, resume)
+        config = changed(config, {"train.n_iter": n_iter})
+        trainer = Trainer(config, Distributed.from_environment("cpu"), log, resume)
         trainer.fit()
     return folder / "demo", trainer
 

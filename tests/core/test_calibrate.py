@@ -21,7 +21,7 @@ from core.checkpoint import (
     save_encoder_change,
     write_safetensors,
 )
-from core.config import load_config
+from core.config import changed, load_config
 from core.errors import UserError
 from core.report import heat_map
 from core.sampling import describe_sampling, executed_plan, sampling_plan, super_resolve
@@ -131,10 +131,10 @@ def test_settings_are_heard(run, checkpoint, monkeypatch):
 def test_images_of_the_config(run, checkpoint, small_config):
     code, stdout, _ = run("-r", checkpoint, "--images", 2, "--timesteps", 2)
     assert code == 0 and "[2/2]" in stdout and "wave0" in stdout and "wave2" in stdout
-    small_config["datasets"]["train"] = small_config["datasets"]["val"]
-    assert len(images_of_config(small_config, 8)) == 5
+    trained = changed(small_config, {"datasets.train": small_config.datasets["val"]})
+    assert len(images_of_config(trained, 8)) == 5
     with pytest.raises(UserError, match=r"no datasets .* -i"):
-        images_of_config({"name": "bare", "datasets": {}}, 8)
+        images_of_config(changed(small_config, {"datasets": {}}), 8)
 
 
 def test_spread():
@@ -239,8 +239,8 @@ def test_a_measurement_does_not_outlive_training(measured, small_config):
 
 
 def test_a_measurement_under_another_noise_schedule_is_none(measured, small_config):
-    small_config["model"]["beta_schedule"]["val"]["linear_end"] = 0.2
-    assert load_network(measured, config=small_config)[0].encoder_change is None
+    other = changed(small_config, {"model.beta_schedule.val.linear_end": 0.2})
+    assert load_network(measured, config=other)[0].encoder_change is None
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_damaged_measurement_is_one_line(measured, damage):
 
 def test_settings_with_auto_sample_at_the_steps_that_fit(measured, change, small_config):
     network, _ = load_network(measured)
-    settings = small_config["sample"] | {"steps": 10, "key_steps": "auto:3"}
+    settings = small_config.sample.replace(steps=10, key_steps="auto:3")
     plan = sampling_plan(settings, network.schedule, network.encoder_change)
     assert plan.key_steps == (0, 8, 9)  # positions are 0 up to order 6, then 1, 3, 5
     lr = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -280,7 +280,7 @@ def test_settings_with_auto_sample_at_the_steps_that_fit(measured, change, small
 def test_start_leaves_all_key_steps_in_the_chain(measured, change, small_config):
     network, _ = load_network(measured)
     start = float(network.schedule.noise_level(7))
-    settings = small_config["sample"] | {"steps": 12, "key_steps": "auto:3", "start": start}
+    settings = small_config.sample.replace(steps=12, key_steps="auto:3", start=start)
     plan = executed_plan(settings, network.schedule, network.encoder_change)
     assert plan.timesteps == tuple(reversed(range(8)))
     assert plan.key_steps == key_steps_by_change(change, plan.timesteps, 3)
@@ -293,7 +293,7 @@ def test_start_leaves_all_key_steps_in_the_chain(measured, change, small_config)
 
 
 def test_without_a_measurement_auto_is_refused(small_network, small_config):
-    settings = small_config["sample"] | {"key_steps": "auto:2"}
+    settings = small_config.sample.replace(key_steps="auto:2")
     with pytest.raises(ModelError, match=r"python -m core\.calibrate"):
         super_resolve(small_network, torch.zeros(1, 3, 8, 8), (32, 32), settings, [0], 4)
 
@@ -325,6 +325,7 @@ def test_infer_without_a_measurement(checkpoint, make_image, tmp_path, capsys):
 
 
 def test_a_config_may_say_auto_unless_it_is_to_be_validated_in_training(tmp_path, small_config):
+    small_config = small_config.to_dict()
     spec = small_config["datasets"]["val"] | {"batch_size": 2}
     keys = ("dataroot", "l_resolution", "r_resolution", "batch_size")
     small_config["datasets"]["train"] = {key: spec[key] for key in keys}

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.checkpoint import TrainingState, find_checkpoint, load_network, load_training_state, save_checkpoint
+from core.config import changed, check_config
 from core.errors import UserError
 from model import ModelError, build_network
 
@@ -49,8 +50,6 @@ def test_packed_file_is_a_fifth_of_the_dense(golden, tmp_path):
         "diffusion": {"image_size": 32},
         "beta_schedule": {"train": {}},
     }
-    from core.config import check_config
-
     config = check_config({"name": "x", "model": model, "datasets": {}})
     network = build_network(config["model"])
     masks, weights = random_masks(network), network.state_dict()
@@ -77,8 +76,8 @@ def test_published_network(published, golden):
     _, guessed = load_network(prefix)
     assert guessed["model"]["unet"]["channel_multiplier"] == [1, 2, 2]
     assert guessed["model"]["beta_schedule"]["val"]["n_timestep"] == 40
-    guessed["model"]["unet"]["norm_groups"] = 16
-    network, _ = load_network(f"{prefix}_gen.pth", config=guessed)
+    told = changed(guessed, {"model.unet.norm_groups": 16})
+    network, _ = load_network(f"{prefix}_gen.pth", config=told)
     tensors = load_file(golden / "network_tiny.safetensors")
     with torch.no_grad():
         condition = network.condition(tensors["square.lr_image"], (32, 32), 1.0)
@@ -124,14 +123,12 @@ def test_a_pickle_is_never_run(tmp_path):
 
 def test_config_of_another_prediction(small_checkpoint, small_config):
     """The weights fit, and would be read as what they are not."""
-    small_config["model"]["diffusion"]["prediction"] = {"v": "epsilon", "epsilon": "v"}[
-        small_config["model"]["diffusion"]["prediction"]
-    ]
+    other = {"v": "epsilon", "epsilon": "v"}[small_config.model.diffusion.prediction]
     with pytest.raises(UserError, match=r"model\.diffusion\.prediction"):
-        load_network(small_checkpoint, config=small_config)
+        load_network(small_checkpoint, config=changed(small_config, {"model.diffusion.prediction": other}))
 
 
 def test_config_of_another_network(small_checkpoint, small_config):
-    small_config["model"]["unet"]["inner_channel"] = 16
+    other = changed(small_config, {"model.unet.inner_channel": 16})
     with pytest.raises(UserError, match=r"model\.unet\.inner_channel = 8, and the config says 16"):
-        load_network(small_checkpoint, config=small_config)
+        load_network(small_checkpoint, config=other)

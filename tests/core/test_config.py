@@ -11,11 +11,14 @@ import pytest
 import torch
 import yaml
 
-from core.config import check_config, config_notices, load_config, main, reference
-from core.config_file import dump_config, strip_comments
+from core.config import check_config, config_notices, load_config
+from core.config.__main__ import main
+from core.config.files import dump_config, strip_comments
+from core.config.keys import Key, walk
+from core.config.sections import Config, SparseSection
+from core.config.table import table_of_keys
 from core.errors import UserError, one_line_errors
 from core.optimizer import build_optimizer
-from core.schema import SCHEMA, Key, walk
 from data import DataError
 from model import ModelError, build_network
 from sparse import Masker, SparseError
@@ -142,7 +145,7 @@ def test_numbers_are_read_as_they_are_meant(small):
 
 def test_every_key_is_filled(small):
     config = load_config(small)
-    missing = [path for path, _ in walk(SCHEMA) if not has(config, path)]
+    missing = [path for path, _ in walk(Config) if not has(config, path)]
     assert missing == []
 
 
@@ -174,7 +177,7 @@ def test_an_alias_is_a_copy(write):
 
 def test_the_same_default_list_is_not_shared(small):
     first, second = load_config(small), load_config(small)
-    first["train"]["optimizer"]["betas"].append(1)
+    first.train.optimizer.betas.append(1)
     assert second["train"]["optimizer"]["betas"] == [0.9, 0.999]
 
 
@@ -183,7 +186,7 @@ def test_a_checked_config_stays_as_it_is(path, write):
     config = load_config(path)
     before = copy.deepcopy(config)
     assert check_config(config) == config == before
-    assert check_config(json.loads(json.dumps(config))) == config  # as in a checkpoint's metadata
+    assert check_config(json.loads(json.dumps(config.to_dict()))) == config  # as in a checkpoint's metadata
     assert load_config(write(dump_config(config))) == config
 
 
@@ -213,7 +216,7 @@ def test_inference_needs_no_training_section():
         ("loss=l3", ["train.loss", "'l3'", "l1 | l2"]),
         ("name=a/b", ["name", "'a/b'", "folder"]),
         ("name=2026", ["name", "2026", "in quotes"]),
-        ("channel_multiplier=[]", ["model.unet.channel_multiplier", "at least one"]),
+        ("channel_multiplier=[]", ["model.unet.channel_multiplier", "1 to 16 values"]),
         ("betas=[0.9]", ["train.optimizer.betas", "a list of 2"]),
         ("conditional=false", ["model.diffusion.conditional", "true"]),
         ("inner_channel=20", ["model.unet.norm_groups", "8", "inner_channel, 20: 1, 2, 4, 5, 10, 20"]),
@@ -339,7 +342,7 @@ def test_weights_by_patterns_of_names(write, small):
     config = load_config(in_file)
     assert list(config["datasets"]["train"]["weights"].items()) == [("ffhq50_*", 0.25), ("*", 0.1), ("a.b", 0.0)]
     assert load_config(small, [f"datasets.train.weights={asked}"]) == config
-    for text in (dump_config(config), json.dumps(config)):
+    for text in (dump_config(config), json.dumps(config.to_dict())):
         again = load_config(write(text, "again.yaml"))["datasets"]["train"]["weights"]
         assert list(again.items()) == list(config["datasets"]["train"]["weights"].items())
     assert load_config(in_file, ["weights={ffhq50_*: 0}"])["datasets"]["train"]["weights"] == {"ffhq50_*": 0}
@@ -350,7 +353,7 @@ def test_overrides_win_over_flags_and_flags_over_the_file(small):
     flags = {"train.optimizer.lr": 3.0, "train.n_iter": 7, "sparse.enabled": True, "sparse.density": None}
     config = load_config(small, ["lr=2"], flags)
     assert (config["train"]["optimizer"]["lr"], config["train"]["n_iter"]) == (2.0, 7)
-    assert config["sparse"] | {"enabled": True, "density": 0.15} == config["sparse"]
+    assert (config.sparse.enabled, config.sparse.density) == (True, 0.15)
     assert error_of(small, flags={"train.n_iter": 0}).startswith("command line: train.n_iter is 0")
 
 
@@ -395,6 +398,7 @@ def test_notices_name_what_has_no_effect(small):
 @pytest.mark.parametrize("multipliers", [[1], [1, 2, 3], [1, 3, 1]])
 def test_norm_groups_are_refused_where_the_network_cannot_be_built(small, inner_channel, norm_groups, multipliers):
     config = load_config(small, ["norm_groups=1", "attn_res=[]", f"channel_multiplier={multipliers}"])
+    config = config.to_dict()
     config["model"]["unet"] |= {"inner_channel": inner_channel, "norm_groups": norm_groups}
 
     def accepts(function):
@@ -412,12 +416,12 @@ def test_norm_groups_are_refused_where_the_network_cannot_be_built(small, inner_
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 @pytest.mark.parametrize("key", ["prune", "growth", "redistribution", "init", "prune_rate_schedule"])
 def test_sparse_rules_are_those_of_the_masker(small, kind, key):
-    names = SCHEMA["sparse"][key].kind.allowed.split(" | ")
+    names = SparseSection.entries()[key].value_type.allowed.split(" | ")
     assert len(names) >= 3
     options = load_config(small)["train"]["optimizer"]
     for name in names:
         module = torch.nn.Linear(4, 4)
-        optimizer = build_optimizer(module.parameters(), options | {"type": kind}, torch.device("cpu"))
+        optimizer = build_optimizer(module.parameters(), options.replace(type=kind), torch.device("cpu"))
         try:
             Masker(module, optimizer, density=0.5, **{key: name})
         except SparseError:
@@ -436,8 +440,8 @@ def test_published_spellings_of_rules(small):
 
 
 def test_reference_tells_every_key():
-    lines = reference().splitlines()
-    entries = list(walk(SCHEMA))
+    lines = table_of_keys().splitlines()
+    entries = list(walk(Config))
     assert len(lines) == len(entries)
     for line, (path, entry) in zip(lines, entries, strict=True):
         assert line.strip().startswith(path.rpartition(".")[2] + ":")

@@ -1,6 +1,5 @@
 """Devices: named, refused in one line, and the same arithmetic for whatever runs on one."""
 
-import copy
 import os
 import sys
 
@@ -21,7 +20,7 @@ MATMUL, CONVOLUTION = torch.backends.cuda.matmul, torch.backends.cudnn
 @pytest.fixture
 def config_file(small_config, tmp_path):
     """The small experiment, to be trained for two steps and validated, in float32."""
-    config = copy.deepcopy(small_config)
+    config = small_config.to_dict()
     config["datasets"]["train"] = {**config["datasets"]["val"], "batch_size": 2}
     config["train"] = {"n_iter": 2, "val_freq": 100, "save_checkpoint_freq": 100, "optimizer": {"lr": 1e-3}}
     config["sample"]["precision"] = "float32"

@@ -38,9 +38,9 @@ TRAIN = {
 @pytest.fixture
 def config(small_config):
     """The small experiment, to be trained sparse on its five images in batches of one in each of two processes."""
-    images = small_config["datasets"].pop("val")
-    small_config["datasets"]["train"] = {**images, "batch_size": 1, "augment": True}
-    return check_config(small_config | {"train": dict(TRAIN), "sparse": {"update_every": 3, "update_until": 1.0}})
+    images = small_config.to_dict()["datasets"]["val"] | {"batch_size": 1, "augment": True}
+    changes = {"train": dict(TRAIN), "sparse": {"update_every": 3, "update_until": 1.0}}
+    return check_config(small_config.to_dict() | changes | {"datasets": {"train": images}}).to_dict()
 
 
 @pytest.fixture

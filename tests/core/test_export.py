@@ -15,9 +15,8 @@ from core.checkpoint import (
     save_encoder_change,
     step_of,
 )
-from core.config import check_config
+from core.config import PRESETS, check_config
 from core.export import main
-from core.sampling import PRESETS
 from model.key_steps import EncoderChange
 from tests.core.conftest import SMALL
 

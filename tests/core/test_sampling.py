@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from core.device import automatic_precision
-from core.errors import UserError
-from core.sampling import describe_sampling, executed_plan, super_resolve, trained_factor
+from core.sampling import describe_sampling, executed_plan, super_resolve
 from model import ModelError
 from model.sampler import SamplingPlan, sample
 
@@ -19,12 +18,12 @@ def lr():
 
 @pytest.fixture
 def settings(small_config):
-    return small_config["sample"]
+    return small_config.sample
 
 
 def test_is_the_sampler_with_the_settings(small_network, settings, lr):
     options = {"eta": 0.7, "consistency": 2, "decode": "ends", "decode_batch": 1, "prior_noise": 0.1}
-    settings |= {"solver": "ddim", "key_steps": [0, 3], **options}
+    settings = settings.replace(solver="ddim", key_steps=[0, 3], **options)
     sr = super_resolve(small_network, lr, (32, 32), settings, [5, 6, 7], factor=4)
     plan = SamplingPlan(steps=4, n_timestep=20, key_steps=(0, 3))
     expected = sample(small_network, lr, (32, 32), plan, "ddim", [5, 6, 7], scale=1.0, **options)
@@ -43,14 +42,14 @@ def test_the_network_is_told_the_scale(small_network, settings, lr, monkeypatch,
 
 
 def test_steps_null_is_every_timestep(small_network, settings, lr):
-    settings["steps"] = None
+    settings = settings.replace(steps=None)
     seen = []
     super_resolve(small_network, lr[:1], (16, 16), settings, [0], 4, lambda order, t, x, x0: seen.append(t))
     assert seen == list(range(19, -1, -1))
 
 
 def test_start_shortens_the_chain(small_network, settings, lr):
-    settings |= {"steps": 10, "start": float(small_network.schedule.noise_level(5))}
+    settings = settings.replace(steps=10, start=float(small_network.schedule.noise_level(5)))
     seen = []
     super_resolve(small_network, lr[:1], (16, 16), settings, [0], 4, lambda order, t, x, x0: seen.append(t))
     assert seen == list(executed_plan(settings, small_network.schedule).timesteps) == [5, 4, 3, 2, 1, 0]
@@ -70,7 +69,7 @@ def test_an_image_does_not_depend_on_its_batch(small_network, settings, lr):
 def test_precision_is_that_of_the_decoder(small_network, settings, lr, precision, dtype):
     seen = set()
     hook = small_network.decoder.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-    settings["precision"] = precision
+    settings = settings.replace(precision=precision)
     sr = super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
     hook.remove()
     assert seen == {dtype}
@@ -82,8 +81,8 @@ def test_what_overflows_is_sampled_again_in_float32(small_network, settings, lr,
     network = copy.deepcopy(small_network)
     network.decoder.output.bias.data.fill_(1e6)
     with pytest.warns(UserWarning, match=r"range of fp16: sampled again in float32"):
-        again = super_resolve(network, lr, (16, 16), settings | {"precision": "fp16"}, [0, 1, 2], 4)
-    assert torch.equal(again, super_resolve(network, lr, (16, 16), settings | {"precision": "float32"}, [0, 1, 2], 4))
+        again = super_resolve(network, lr, (16, 16), settings.replace(precision="fp16"), [0, 1, 2], 4)
+    assert torch.equal(again, super_resolve(network, lr, (16, 16), settings.replace(precision="float32"), [0, 1, 2], 4))
     network.decoder.output.bias.data.fill_(float("nan"))
     recwarn.clear()
     assert super_resolve(network, lr, (16, 16), settings, [0, 1, 2], 4).isnan().any()
@@ -103,23 +102,15 @@ def test_description_names_what_is_on(small_network, settings):
     assert describe_sampling(settings, small_network.schedule) == (
         "ddim (eta 0), 4 of 20 steps, encoder at 2 of them (key steps uniform:2)"
     )
-    settings |= {"solver": "dpm++", "steps": None, "key_steps": "none", "consistency": 3}
+    settings = settings.replace(solver="dpm++", steps=None, key_steps="none", consistency=3)
     assert describe_sampling(settings, small_network.schedule) == (
         "dpm++, 20 of 20 steps, encoder at 20 of them (key steps none), consistency 3"
     )
-    settings |= {"steps": 4, "key_steps": "uniform:2", "decode": "ends", "consistency": 0}
+    settings = settings.replace(steps=4, key_steps="uniform:2", decode="ends", consistency=0)
     assert describe_sampling(settings, small_network.schedule).endswith("(key steps uniform:2), decode ends")
 
 
 def test_wrong_settings_are_one_line(small_network, settings, lr):
-    settings["key_steps"] = "uniform:zero"
+    settings = settings.replace(key_steps="uniform:zero")
     with pytest.raises(ModelError, match="uniform:K"):
         super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
-
-
-def test_factor_is_that_of_the_training_images():
-    datasets = {"val": {"l_resolution": 16, "r_resolution": 64}, "train": {"l_resolution": 16, "r_resolution": 128}}
-    assert trained_factor({"datasets": datasets}) == 8
-    assert trained_factor({"datasets": {"val_x": datasets["val"]}}) == 4
-    with pytest.raises(UserError, match="no datasets"):
-        trained_factor({"name": "bare", "datasets": {}})

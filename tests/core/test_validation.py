@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from core.config import changed
 from core.distributed import Distributed
 from core.metrics import sharpness, spectral_distance
 from core.validation import CHAINS, COMPARED, validate_all
@@ -59,7 +60,7 @@ def test_report_describes_the_files(small_network, small_config, results):
 
 
 def test_metrics_file_tells_how_it_was_made(small_network, small_config, results):
-    small_config["sample"]["seed"] = 40
+    small_config = changed(small_config, {"sample.seed": 40})
     report = validate_all(small_network, small_config, ALONE, 7, LOG, density=0.15, checkpoint=Path("c/I7_E1"))["val"]
     report.pop("picture")
     written = json.loads((results / "metrics.json").read_text())
@@ -74,7 +75,7 @@ def test_metrics_file_tells_how_it_was_made(small_network, small_config, results
 
 
 def test_pictures(small_network, small_config, results):
-    small_config["sample"] |= {"steps": 20, "key_steps": "uniform:10"}
+    small_config = changed(small_config, {"sample.steps": 20, "sample.key_steps": "uniform:10"})
     report = validate_all(small_network, small_config, ALONE, 7, LOG)["val"]
     processes = sorted(file.name for file in (results / "process").iterdir())
     assert processes == [f"7_{n}_sr_process.png" for n in range(CHAINS)]
@@ -91,8 +92,8 @@ def test_pictures(small_network, small_config, results):
 
 def test_batches_change_nothing(small_network, small_config, results):
     one = validate_all(small_network, small_config, ALONE, 1, LOG)["val"]
-    small_config["datasets"]["val"]["batch_size"] = 3
-    three = validate_all(small_network, small_config, ALONE, 3, LOG)["val"]
+    three = changed(small_config, {"datasets.val.batch_size": 3})
+    three = validate_all(small_network, three, ALONE, 3, LOG)["val"]
     for n in range(5):
         difference = pixels(results / "sr" / f"1_{n}_sr.png").astype(int) - pixels(results / "sr" / f"3_{n}_sr.png")
         assert abs(difference).max() <= 1
@@ -101,7 +102,8 @@ def test_batches_change_nothing(small_network, small_config, results):
 
 
 def test_every_set_has_files_of_its_own(small_network, small_config, results):
-    small_config["datasets"]["val_two"] = small_config["datasets"]["val"] | {"data_len": 2, "name": "a/b"}
+    two = {**small_config.datasets["val"], "data_len": 2, "name": "a/b"}
+    small_config = changed(small_config, {"datasets.val_two": two})
     reports = validate_all(small_network, small_config, ALONE, 7, LOG)
     assert {key: report["images"] for key, report in reports.items()} == {"val": 5, "val_two": 2}
     assert len(list((results / "sr").glob("*.png"))) == 5
@@ -115,7 +117,7 @@ def test_density_is_counted_where_it_is_not_told(small_network, small_config):
     weights = small_network.prunable_parameters()
     weight = max(weights.values(), key=torch.numel)
     kept = weight.detach().clone()
-    small_config["datasets"]["val"]["data_len"] = 1
+    small_config = changed(small_config, {"datasets.val.data_len": 1})
     with torch.no_grad():
         weight.zero_()
         report = validate_all(small_network, small_config, ALONE, 7, LOG)["val"]
@@ -126,7 +128,7 @@ def test_density_is_counted_where_it_is_not_told(small_network, small_config):
 
 
 def test_missing_images_are_one_line(small_network, small_config):
-    small_config["datasets"]["val"]["dataroot"] += "_not_here"
+    small_config = changed(small_config, {"datasets.val.dataroot": "not_here"})
     with pytest.raises(DataError, match="not_here"):
         validate_all(small_network, small_config, ALONE, 7, LOG)
 
@@ -135,11 +137,12 @@ PROCESS = """
 import json, logging, sys
 import torch
 from core.checkpoint import load_network
+from core.config import check_config
 from core.distributed import Distributed
 from core.validation import validate_all
 
 torch.set_num_threads(1)
-checkpoint, config = sys.argv[1], json.loads(sys.argv[2])
+checkpoint, config = sys.argv[1], check_config(json.loads(sys.argv[2]))
 run = Distributed.from_environment("cpu")
 network, _ = load_network(checkpoint, run.device, config)
 reports = validate_all(network, config, run, 7, logging.getLogger("smfdm"))
@@ -150,13 +153,14 @@ run.close()
 
 
 def test_two_processes_count_each_image_once(small_network, small_checkpoint, small_config, results):
-    small_config["datasets"]["val_one"] = small_config["datasets"]["val"] | {"data_len": 1}  # less than processes
+    one = {**small_config.datasets["val"], "data_len": 1}  # less than processes
+    small_config = changed(small_config, {"datasets.val_one": one})
     alone = validate_all(small_network, small_config, ALONE, 7, LOG)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     world = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PROCESS, str(small_checkpoint), json.dumps(small_config)]
+    command = [sys.executable, "-c", PROCESS, str(small_checkpoint), json.dumps(small_config.to_dict())]
     processes = [
         subprocess.Popen(command, env={**world, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True)
         for rank in ("0", "1")

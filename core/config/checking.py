@@ -1,0 +1,187 @@
+"""From nested dicts, as a file gives them, to a Config: every value read, every default filled, every rule kept."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from core.config.files import plain_copy
+from core.config.keys import REQUIRED, Key, Section, Subsection, walk
+from core.config.rules import RULES, check_run
+from core.config.sections import Config
+from core.errors import UserError
+
+LONGEST_MESSAGE = 600  # characters
+
+Report = Callable[[str, str], None]  # report(full path of a key, what is wrong)
+
+
+def check_config(
+    config: Mapping[str, Any],  # nested dicts, or a Config
+    source: str = "config",  # the file that an error names
+    origins: Mapping[str, str] | None = None,  # {full path of a key: what an error names instead}
+    for_run: bool = False,
+) -> Config:
+    """The config with all values converted and all defaults filled; what is given stays as it is.
+
+    The sections `train` and `datasets.*` may be absent, as they are no use to inference; `for_run` demands those that
+    the config's phase needs.
+
+    Raises UserError, which tells the first problem, and how many more there are.
+    """
+    problems: list[str] = []
+
+    def report(path: str, problem: str) -> None:
+        where = (origins or {}).get(path, source)
+        problems.append(f"{where}: {problem}")
+
+    if not isinstance(config, Mapping):
+        raise UserError(f"{source}: a config is a section of keys, not {show(config)}")
+    given = with_derived_defaults(plain_copy(config, source))
+    values = read_section(given, Config, "", report)
+    if not problems:
+        checked = Config.of(values)
+        for rule in (check_run, *RULES) if for_run else RULES:
+            for path, problem in rule(checked):
+                report(path, f"{path} {problem}")
+    if problems:
+        more = f" ({len(problems) - 1} more after this)" if len(problems) > 1 else ""
+        raise UserError(cut(problems[0], LONGEST_MESSAGE) + more)
+    return checked
+
+
+def changed(
+    config: Config, changes: Mapping[str, Any], source: str = "config", origins: Mapping[str, str] | None = None
+) -> Config:
+    """The config with other values, {full path: value, or {key: value} for a whole section}, checked as by
+    `check_config`."""
+    values = config.to_dict()
+    for path, value in changes.items():
+        set_value(values, path, value)
+    return check_config(values, source, origins)
+
+
+def set_value(config: dict[str, Any], path: str, value: Any) -> None:
+    """Puts a value at its full path, with the sections that are missing on the way."""
+    *sections, name = path.split(".")
+    for section in sections:
+        config = config.setdefault(section, {})
+        if not isinstance(config, dict):
+            return  # what stands in place of a section is the check's to report
+    config[name] = plain_copy(value)
+
+
+def config_notices(config: Config) -> list[str]:
+    """One line for each key of a checked config whose value asks for something that does nothing here."""
+    notices = [
+        f"{path} has no effect: {key.no_effect}"
+        for path, key in walk(Config, config)
+        if isinstance(key, Key) and key.no_effect and at(config, path) != key.default
+    ]
+    if config.phase == "train" and not config.datasets.validation:
+        notices.append("train.val_freq has no effect: there is no datasets.val")
+    return notices
+
+
+def at(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a full path."""
+    value: Any = config
+    for name in path.split("."):
+        value = value[name]
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Each key by itself.
+
+
+def read_section(given: Mapping[Any, Any], cls: type[Section], prefix: str, report: Report) -> dict[str, Any]:
+    """A section's values, converted, in the order of its class, and with its defaults."""
+    entries = cls.entries(given)
+    unknown = [name for name in given if name not in entries]
+    for number, name in enumerate(unknown):
+        path = f"{prefix}{readable(name)}"
+        report(path, f"unknown key {path} ({'' if number else nearest(path)})")  # one is told, the others counted
+    values: dict[str, Any] = {}
+    for name, entry in entries.items():
+        path = prefix + name
+        if isinstance(entry, Subsection):
+            section = given.get(name, {})
+            if name not in given and entry.optional:
+                continue
+            if isinstance(section, dict):
+                values[name] = read_section(section, entry.section, path + ".", report)
+            else:
+                report(path, f"{path} is {show(section)}, but must be a section of keys ({{}} for all its defaults)")
+        elif name in given:
+            values[name] = read_value(given[name], entry, path, report)
+        elif entry.default is REQUIRED:
+            report(path, f"{path} is missing: {entry.meaning} ({entry.value_type.allowed})")
+        else:
+            values[name] = plain_copy(entry.default)
+    return values
+
+
+def read_value(value: Any, key: Key, path: str, report: Report) -> Any:
+    allowed = key.value_type.allowed
+    try:
+        return key.value_type.read(value)
+    except ValueError:
+        quotes = " (in quotes)" if allowed.startswith("text") and not isinstance(value, str) else ""
+        report(path, f"{path} is {show(value)}, but must be {allowed}{quotes}")
+        return None
+
+
+def with_derived_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """Fills those defaults that depend on what else is given."""
+    given.setdefault("sparse", {"enabled": False})
+    if isinstance(given["sparse"], dict):
+        given["sparse"].setdefault("enabled", True)
+    for name, images in section_of(given, "datasets").items():
+        if isinstance(images, dict):
+            images.setdefault("name", str(name))
+    betas = section_of(section_of(given, "model"), "beta_schedule")
+    if "train" in betas:
+        betas.setdefault("val", plain_copy(betas["train"]))
+    return given
+
+
+def section_of(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A section that may be absent or wrong: then an empty one."""
+    section = given.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In words.
+
+
+def nearest(path: str) -> str:
+    """The known key that an unknown path most likely means: of its name in another section, or of a similar one."""
+    known = [known for known, _ in walk(Config)]
+    if path in known:
+        return "a dot does not make a section: nest the keys"
+    section, _, name = path.rpartition(".")
+    if same := [other for other in known if other.rpartition(".")[2] == name]:
+        matches = same[:3]
+    else:
+        siblings = [other for other in known if other.rpartition(".")[0] == section]
+        matches = get_close_matches(path, siblings, 1) or get_close_matches(path, known, 1, cutoff=0)
+    return f"nearest known key: {' or '.join(matches)}"
+
+
+def show(value: Any) -> str:
+    """A value in one short line."""
+    try:
+        line = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        line = "a value with a number of thousands of digits"
+    return cut(" ".join(line.split()))
+
+
+def readable(name: Any) -> str:
+    """The name of a key that may be anything, in one short line."""
+    return cut(name) if isinstance(name, str) and name.isprintable() else show(name)
+
+
+def cut(line: str, length: int = 60) -> str:
+    return line if len(line) <= length else line[: length - 3] + "..."

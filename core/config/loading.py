@@ -1,0 +1,62 @@
+"""Configs of a run: a file, as the command line changes it."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from core.config.checking import check_config, cut, nearest, section_of, set_value
+from core.config.files import parse_yaml, read_file
+from core.config.keys import Subsection, walk
+from core.config.sections import Config, DatasetsSection
+from core.errors import UserError
+
+
+def load_config(
+    path: str | Path,  # a .json file (// comments allowed), or a YAML file
+    overrides: Iterable[str] = (),  # "KEY=VALUE", VALUE as in YAML, KEY a key's full path or an unambiguous tail of it
+    flags: Mapping[str, Any] | None = None,  # {full path: value} of other command-line flags; None: not given
+) -> Config:
+    """The config of a run. Overrides win over flags, and these over the file.
+
+    Raises UserError, with one line that names the file (or the override), the key and what is allowed.
+    """
+    given, origins = read_file(path), {}
+    for key, value in (flags or {}).items():
+        if value is not None:
+            set_value(given, key, value)
+            origins[key] = "command line"
+    origins |= override(given, overrides)
+    return check_config(given, str(path), origins, for_run=True)
+
+
+def override(given: dict[str, Any], overrides: Iterable[str]) -> dict[str, str]:
+    """Puts overrides into a config as it was read -> {full path: the override, as an error names it}."""
+    origins = {}
+    for text in overrides:
+        path, value = parse_override(text, given)
+        set_value(given, path, value)
+        origins[path] = f"--set {cut(text)}"
+    return origins
+
+
+def parse_override(text: str, given: Mapping[str, Any]) -> tuple[str, Any]:
+    """ "KEY=VALUE" -> (full path of the key, value), for a config as it was read."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not key or not equals:
+        raise UserError(f"--set {cut(text)}: must be KEY=VALUE, as in --set train.optimizer.lr=2e-4")
+    return full_path(key, given), parse_yaml(value, f"--set {cut(text)}")
+
+
+def full_path(key: str, given: Mapping[str, Any]) -> str:
+    """The only path that is `key` or ends with it."""
+    sets = [*section_of(given, "datasets"), *re.findall(r"^datasets\.([^.]+)\.", key)]
+    entries = dict(walk(Config)) | dict(walk(DatasetsSection, dict.fromkeys(sets), "datasets."))
+    matches = [key] if key in entries else [path for path in entries if path.endswith("." + key)]
+    if not matches:
+        raise UserError(f"--set {cut(key)}: unknown key ({nearest(key)})")
+    if len(matches) > 1:
+        raise UserError(f"--set {key}: which one? {', '.join(matches)}")
+    if isinstance(entry := entries[matches[0]], Subsection):
+        raise UserError(f"--set {key}: a section; set the keys in it, {', '.join(entry.section.entries())}")
+    return matches[0]

@@ -1,0 +1,10 @@
+"""Ways to sample that infer.py offers by name; docs/results.md tells what each gives and costs."""
+
+from typing import Any
+
+ANCHORED = {"solver": "ddim", "eta": 0.0, "decode": "every", "consistency": 2, "start": 0.35, "prior_noise": 0.0}
+PRESETS: dict[str, dict[str, Any]] = {  # name -> what it changes in `sample`
+    "fast": ANCHORED | {"steps": 5, "key_steps": "none"},
+    "balanced": ANCHORED | {"steps": 20, "key_steps": "uniform:4", "decode": "ends"},
+    "quality": ANCHORED | {"solver": "dpm++", "steps": 20, "key_steps": "none"},
+}

@@ -1,0 +1,326 @@
+"""Every section and key of a config: its type, its default, what it means. `python -m core.config` prints this.
+
+A section is a class, and a field of the section that it stands in; a key is a field with its type, its default and its
+meaning. Nothing here imports torch, so that a command line can tell its options at once: names of rules are compared
+with those that there are by a test.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.config.keys import REQUIRED, Derived, Entry, Section, Subsection, key, section
+from core.config.value_types import (
+    anything,
+    choice,
+    count,
+    count_or_zero,
+    either,
+    exactly,
+    flag,
+    folder_name,
+    inner_path,
+    is_folder_name,
+    list_of,
+    mapping,
+    number,
+    optional,
+    seed,
+    text,
+    text_or_null,
+    true,
+    whole,
+)
+from core.errors import UserError
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PathSection(Section):
+    root: str = key(text, "experiments", "where experiments are kept; the other paths are inside root/name")
+    log: str = key(inner_path, "logs", "logs as text")
+    tb_logger: str = key(inner_path, "tb_logger", "TensorBoard's logs")
+    results: str = key(inner_path, "results", "metrics and pictures of a validation")
+    results_hr: str = key(inner_path, "results/hr", "its HR images")
+    results_sr: str = key(inner_path, "results/sr", "its super-resolved images")
+    results_lr: str = key(inner_path, "results/lr", "its LR images")
+    process: str = key(inner_path, "results/process", "its grids of intermediate states")
+    checkpoint: str = key(inner_path, "checkpoint", "checkpoints")
+    resume_state: str | None = key(text_or_null, None, "checkpoint to continue from or to validate, as --resume")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ImagesSection(Section):
+    """A set of images."""
+
+    name: str = key(text, Derived("its section"), "what logs and reports call these images")
+    mode: str = key(choice("LRHR", "HR"), "LRHR", "LRHR reads LR and HR images; HR reads HR alone and makes LR of it")
+    dataroot: str | None = key(
+        text_or_null, None, "what prepare_data.py wrote (lr_L/ and hr_R/, or an LMDB), or HR images"
+    )
+    hr_dataroot: str | None = key(text_or_null, None, "a folder of HR images, in place of dataroot")
+    lr_dataroot: str | None = key(text_or_null, None, "a folder of their LR images; without it, LR is made of HR")
+    datatype: str = key(choice("img", "lmdb"), "img", "folders of images, or an LMDB")
+    l_resolution: int = key(count, REQUIRED, "side of an LR image, or of a crop of one, in pixels")
+    r_resolution: int = key(count, REQUIRED, "side of an HR image, or of a crop of one, in pixels")
+    sample_q: Any = key(anything, None, "", "the published code does not use it either")
+    batch_size: int = key(count, 1, "images of a batch, in each process")
+    num_workers: int = key(count_or_zero, 4, "processes that read images; 0: the main process reads")
+    augment: bool = key(flag, False, "flip images at random")
+    use_shuffle: bool = key(flag, False, "accepted; training always shuffles, validation never does")
+    use_crop: bool = key(flag, False, "crop images (at random in training, the centre in validation), not resize them")
+    data_len: int = key(either(exactly(-1), count), -1, "use the first so many images; -1: all")
+
+    @property
+    def magnification(self) -> float:
+        """How many times larger an HR image is than its LR image."""
+        return self.r_resolution / self.l_resolution
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class TrainingImagesSection(ImagesSection):
+    batch_size: int = key(count, REQUIRED, "images of a step, in each process")
+    augment: bool = key(flag, True, "flip images at random")
+    weights: Mapping[str, float] = key(
+        mapping(number("[0, inf)")), {}, "how often to draw images, by patterns (fnmatch) of names; else 1"
+    )
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ValidationImagesSection(ImagesSection):
+    augment: bool = key(flag, False, "", "validation images are never flipped")
+    use_shuffle: bool = key(flag, False, "", "validation keeps the order of the names")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class DatasetsSection(Section):
+    """The images to train on, and any number of sets to validate on, whose names begin with val."""
+
+    train: TrainingImagesSection = section(optional=True)
+    validation: Mapping[str, ValidationImagesSection] = field(default_factory=dict)
+
+    def values_by_name(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name == "train"} | dict(self.validation)
+
+    @classmethod
+    def entries(cls, given: Iterable[Any] | None = None) -> dict[str, Entry]:
+        names = ("val",) if given is None else filter(is_validation_set, given)
+        note = "and any further section whose name begins with val, each validated in turn"
+        return {
+            "train": Subsection(TrainingImagesSection, optional=True),
+            **{name: Subsection(ValidationImagesSection, note, optional=True) for name in names},
+        }
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> "DatasetsSection":
+        return cls(train=values.pop("train", None), validation=values)
+
+
+def is_validation_set(name: Any) -> bool:
+    """Whether this can name a set of images to validate on; its results go to a folder of its name."""
+    return isinstance(name, str) and name.startswith("val") and is_folder_name(name) and "." not in name
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class UNetSection(Section):
+    in_channel: int = key(exactly(6), 6, "LR feature and noisy image, three channels each")
+    out_channel: int = key(exactly(3), 3, "the prediction")
+    inner_channel: int = key(
+        whole("[1, 65536]"), REQUIRED, "channels C of the finest level; even, for the noise embedding"
+    )
+    norm_groups: int = key(count, 32, "groups of every GroupNorm")
+    channel_multiplier: Sequence[int] = key(
+        list_of(count, least=1, most=16), REQUIRED, "channels of each level, in units of C"
+    )
+    attn_res: Sequence[int] = key(list_of(count), REQUIRED, "levels that attend, by nominal size: image_size / 2^level")
+    res_blocks: int = key(count, REQUIRED, "residual blocks of an encoder level; a decoder level has one more")
+    dropout: float = key(number("[0, 1)"), 0.0, "share of activations dropped in residual blocks")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class LREncoderSection(Section):
+    n_resblocks: int = key(count_or_zero, 16, "residual blocks that turn the LR image into the LR feature")
+    n_feats: int = key(count, 64, "their channels")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class BetaScheduleSection(Section):
+    """A noise schedule."""
+
+    schedule: str = key(
+        choice("linear", "quad", "warmup10", "warmup50", "const", "jsd", "cosine"),
+        "linear",
+        "shape of β over the timesteps",
+    )
+    n_timestep: int = key(whole("[1, 100000]"), 2000, "timesteps T of the diffusion")
+    linear_start: float = key(number("(0, 1)"), 1e-6, "β of the first timestep; jsd and cosine do not use it")
+    linear_end: float = key(number("(0, 1)"), 1e-2, "β of the last timestep; jsd and cosine do not use it")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class BetaSchedulesSection(Section):
+    train: BetaScheduleSection = section()
+    val: BetaScheduleSection = section("absent: as for training")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class DiffusionSection(Section):
+    image_size: int = key(count, REQUIRED, "nominal side of an HR image: places attention, does not limit sizes")
+    channels: int = key(exactly(3), 3, "images are RGB")
+    conditional: bool = key(true, True, "super-resolution is conditioned on the LR image")
+    prediction: str = key(choice("epsilon", "v"), "epsilon", "the network predicts ε, or v = γ·ε - sqrt(1-γ²)·y_0")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ModelSection(Section):
+    which_model_G: str = key(text, "sr3", "", "there is one network, the published one")
+    pretrained_encoder: Any = key(anything, False, "", "the LR encoder is trained with the rest of the network")
+    finetune_norm: Any = key(anything, False, "", "all parameters are trained")
+    unet: UNetSection = section()
+    lr_encoder: LREncoderSection = section()
+    beta_schedule: BetaSchedulesSection = section()
+    diffusion: DiffusionSection = section()
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class OptimizerSection(Section):
+    type: str = key(choice("adam", "adamw", "sgd"), "adam", "the optimiser")
+    lr: float = key(number("(0, inf)"), REQUIRED, "learning rate")
+    betas: Sequence[float] = key(list_of(number("[0, 1)"), 2, 2), [0.9, 0.999], "decay of Adam's two moments")
+    weight_decay: float = key(number("[0, inf)"), 0.0, "weight decay")
+    momentum: float = key(number("[0, 1)"), 0.9, "momentum of sgd")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class EMASection(Section):
+    """The average of the weights."""
+
+    step_start_ema: int = key(count_or_zero, 5000, "until this step the average is a copy of the weights")
+    update_ema_every: int = key(count, 1, "steps between updates of the average")
+    ema_decay: float = key(number("[0, 1)"), 0.9999, "share of the average that an update keeps")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class TrainSection(Section):
+    n_iter: int = key(count, REQUIRED, "training steps")
+    stop_at: int | None = key(
+        optional(count), None, "end a stage after this step, to continue another time; null: none"
+    )
+    val_freq: int = key(count, 3000, "steps between validations")
+    save_checkpoint_freq: int = key(count, 3000, "steps between checkpoints")
+    print_freq: int = key(count, 200, "steps between lines of the log")
+    loss: str = key(choice("l1", "l2"), "l1", "absolute or squared error of the prediction")
+    continuous_scale: bool = key(flag, True, "draw a target size between LR and HR for every batch")
+    scale_step: int = key(count, 8, "drawn sizes are multiples of this many pixels; 1: any size, as published")
+    accumulate: int = key(count, 1, "batches of which a step adds up the gradients")
+    cuda_graphs: bool = key(flag, True, "on a GPU, record the passes of each size once and replay them")
+    warmup: int = key(count_or_zero, 0, "steps over which the learning rate rises from 0")
+    lr_schedule: str = key(choice("constant", "cosine"), "constant", "learning rate after the warm-up")
+    grad_clip: float | None = key(optional(number("(0, inf)")), None, "largest norm of the gradient; null: any")
+    precision: str = key(
+        choice("auto", "float32", "bf16"), "auto", "bf16 for mixed precision; auto: where the device has it"
+    )
+    seed: int = key(seed, 0, "of the initial weights, the order of the images and all noise")
+    optimizer: OptimizerSection = section()
+    ema_scheduler: EMASection = section()
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class SparseSection(Section):
+    enabled: bool = key(flag, Derived("true with this section"), "train with sparse momentum; false: dense")
+    density: float = key(number("(0, 1]"), 0.15, "active share of the prunable weights")
+    init: str = key(
+        choice("constant", "erdos_renyi", "erdos_renyi_kernel"),
+        "constant",
+        "how the density is shared out over the layers at first",
+    )
+    prune: str = key(
+        choice("magnitude", "magnitude_variance", "SET", "global_magnitude"),
+        "magnitude",
+        "which weights an update removes",
+    )
+    growth: str = key(
+        choice("momentum", "gradient", "random", "momentum_neuron", "global_momentum"),
+        "momentum",
+        "which weights it regrows",
+    )
+    redistribution: str = key(
+        choice("momentum", "magnitude", "nonzero", "variance", "none", nonzeros="nonzero"),
+        "momentum",
+        "what makes a layer important, so that it regrows more",
+    )
+    prune_rate: float = key(number("[0, 1)"), 0.5, "share of the active weights that the first update removes; 0: none")
+    prune_rate_schedule: str = key(
+        choice("cosine", "linear", "constant"), "cosine", "how that share falls from update to update"
+    )
+    update_every: int = key(count, 1000, "steps between updates")
+    update_until: float = key(number("(0, 1]"), 0.75, "updates stop after this share of the sparse stage")
+    exclude: Sequence[str] = key(list_of(text), [], "patterns (fnmatch) of the names of weights that stay dense")
+    min_elements: int = key(count_or_zero, 0, "weight tensors smaller than this stay dense")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class SampleSection(Section):
+    """How to sample. Each key is a flag of infer.py too, and all that `core.sampling` does not use itself goes to
+    `model.sampler.sample` by its name."""
+
+    solver: str = key(choice("ddpm", "ddim", "dpm++"), "ddpm", "ancestral sampling, DDIM, or DPM-Solver++(2M)")
+    steps: int | None = key(optional(count), None, "denoising steps; null: every timestep")
+    key_steps: str | Sequence[int] = key(
+        either(text, list_of(count_or_zero)),
+        "uniform:10",
+        "steps that run the encoder: none (all), uniform:K, auto:N, a set",
+    )
+    eta: float = key(number("[0, 1]"), 0.0, "noise of DDIM: 0 none, 1 as ddpm")
+    consistency: int = key(count_or_zero, 0, "rounds of back-projection of each predicted image onto the LR image")
+    start: float | None = key(
+        optional(number("(0, 1)")), None, "noise level γ of the LR image to begin at; null: noise alone"
+    )
+    prior_noise: float = key(number("[0, 1)"), 0.0, "weight of the initial noise that late key steps add")
+    decode: str = key(
+        choice("every", "ends", "first"),
+        "every",
+        "steps of a group that run the decoder: every, both ends, the first",
+    )
+    decode_batch: int | None = key(optional(count), None, "most decoder calls in one batch; null: a whole group")
+    seed: int = key(seed, 0, "of the noise; each image has its own")
+    precision: str = key(
+        choice("auto", "float32", "bf16", "fp16"),
+        "auto",
+        "bf16, fp16: mixed precision; auto: fp16 where a GPU has bf16",
+    )
+    compile: bool = key(flag, True, "capture CUDA graphs, once for each image size; no effect on a CPU")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class WandbSection(Section):
+    project: str | None = key(text_or_null, None, "project in Weights & Biases, which the flag -enable_wandb turns on")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Config(Section):
+    """A whole config, checked and complete."""
+
+    name: str = key(folder_name, REQUIRED, "the experiment: all that it writes goes to this folder of path.root")
+    phase: str = key(choice("train", "val"), "train", "train, or validate only")
+    gpu_ids: Any = key(anything, None, "", "torchrun and CUDA_VISIBLE_DEVICES choose the GPUs")
+    path: PathSection = section()
+    datasets: DatasetsSection = section()
+    model: ModelSection = section()
+    train: TrainSection = section(optional=True)
+    sparse: SparseSection = section(
+        "absent: dense training; this stage is from step 0, or that of the dense checkpoint continued, to n_iter"
+    )
+    sample: SampleSection = section()
+    wandb: WandbSection = section()
+
+    @property
+    def trained_images(self) -> ImagesSection:
+        """The set that tells what a network was trained on: the one to train on, or where there is none, another."""
+        for images in self.datasets.values():
+            return images
+        raise UserError(f"{self.name}: no datasets in the config, so it does not tell the magnification")
+
+    @property
+    def magnification(self) -> float:
+        """How many times larger the images are that a network was trained to make."""
+        return self.trained_images.magnification
