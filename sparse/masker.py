@@ -50,8 +50,8 @@ class Masker:
     and regrows. Gradients and the optimiser's moments stay dense. After construction and after every update exactly
     round(density · prunable) weights are active.
 
-    A run that counts its steps gives step() their number, and `start`, if it trained dense at first: nothing is counted
-    twice. Without, the masker counts its calls.
+    Updates are scheduled by the steps of the run, from `start` on, until which it was dense. A run that counts them
+    tells step() their number, so that there is one counter; else the masker counts.
 
     Give it the bare network (not one wrapped for data-parallel training), already on its device and in its memory
     format. Arguments that do not fit raise SparseError.
@@ -116,9 +116,10 @@ class Masker:
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """The masks by parameter name: bool, True where a weight is active, of the parameter's shape.
+        """The present masks by parameter name: bool, True where a weight is active, of the parameter's shape.
 
-        A change of one in place takes effect at the next step() or apply(); the next update regrows up to the budget.
+        A change of one in place takes effect at the next step() or apply(), and the next update regrows up to the
+        budget. An update makes new masks, so that those of before can be kept.
         """
         return MappingProxyType(self._by_name(self._masks))
 
