@@ -28,11 +28,11 @@ from data.errors import reason
 from data.files import write_atomically
 from model import ModelError, build_network
 from model.key_steps import EncoderChange
-from model.reference import (
+from model.published import (
     convert_reference_state,
     parameter_order,
+    published_names,
     read_architecture,
-    reference_names,
 )
 from sparse import pack, unpack
 
@@ -276,7 +276,7 @@ def _read_published_training(files):
     published = read_pth(files.network)
     number = {key: index for index, key in enumerate(parameter_order(published))}
     moments = saved["optimizer"]["state"]
-    names = reference_names(published)
+    names = published_names(published)
     optimizer = {ours: moments[number[theirs]] for ours, theirs in names.items() if number[theirs] in moments}
     return optimizer, int(saved["iter"])
 

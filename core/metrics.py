@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from model.diffusion import resize
+from model.resampling import resample
 
 SSIM_WINDOW = 11  # pixels: a Gaussian of deviation 1.5, cut off at 3.5 deviations
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
@@ -48,7 +48,7 @@ def lr_consistency(image, lr):
     grey level everywhere is (1/255)² = 1.5e-5.
     """
     image, lr = (torch.tensor(array).permute(2, 0, 1)[None].double() / 255 for array in (image, lr))
-    return float((resize(image, lr.shape[-2:]) - lr).square().mean())
+    return float((resample(image, lr.shape[-2:]) - lr).square().mean())
 
 
 def sharpness(image, reference):

@@ -29,8 +29,9 @@ from core.stopping import stop_requested
 from core.validation import validate_all
 from data import SRDataset, train_loader
 from model import build_network
-from model.compiled import release
-from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, resize
+from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side
+from model.fast import release
+from model.resampling import resample
 from model.schedule import NoiseSchedule
 from sparse import Masker
 
@@ -110,7 +111,7 @@ class Trainer:
         scale = 1.0
         if self.options.continuous_scale:
             scale, side = draw_side(lr.shape[-1], hr.shape[-1], self.options.scale_step, on_host)
-            hr = resize(hr, (side, side)) if side != hr.shape[-1] else hr
+            hr = resample(hr, (side, side)) if side != hr.shape[-1] else hr
         noise = torch.randn((world * len(hr), *hr.shape[1:]), generator=on_device, device=device)[own]
         return (lr, hr, noise, levels), (scale,)
 

@@ -1,12 +1,15 @@
 """Everything that the network knows of the low-resolution image: computed once per image, whatever the noise level."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.blocks import EqualConv2d, EqualLinear, FusedLeakyReLU
+from model.blocks import EqualConv2d, EqualLinear, FusedLeakyReLU, repeated
 
 
 @dataclass(frozen=True)
@@ -17,15 +20,20 @@ class Condition:
     gains: tuple[Tensor, ...]  # of the implicit upsampler from level 1, 2, ...: (B, C_i, 1, 1)
     shifts: tuple[Tensor, ...]  # likewise: (B, C_i, H/2^i, W/2^i)
 
+    def repeated(self, images: int) -> Condition:
+        """The same for a multiple of the B images, one copy after the other."""
+        gains, shifts = (tuple(repeated(x, images) for x in tensors) for tensors in (self.gains, self.shifts))
+        return Condition(repeated(self.lr_feature, images), gains, shifts)
 
-def conv3(channels):
+
+def conv3(channels: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, 3, padding=1)
 
 
 class LREncoder(nn.Module):
     """EDSR-style encoder (Lim et al. 2017) of the LR image, resized to the target: (B, 3, h, w) -> (B, 3, H, W)."""
 
-    def __init__(self, n_resblocks=16, n_feats=64):
+    def __init__(self, n_resblocks: int = 16, n_feats: int = 64) -> None:
         super().__init__()
         self.head = nn.Conv2d(3, n_feats, 3, padding=1)
         self.blocks = nn.ModuleList(
@@ -34,19 +42,22 @@ class LREncoder(nn.Module):
         self.body_end = conv3(n_feats)
         self.tail = nn.Conv2d(n_feats, 3, 3, padding=1)
 
-    def forward(self, lr_image, size):
-        head = self.head(lr_image)
+    def forward(self, lr_image: Tensor, size: Sequence[int]) -> Tensor:
+        head = self.head(lr_image)  # (B, F, h, w)
         h = head
         for block in self.blocks:
             h = h + block(h)
         h = self.body_end(h) + head
-        return self.tail(F.interpolate(h, size=size, mode="nearest"))
+        h = F.interpolate(h, size=tuple(size), mode="nearest")  # (B, F, H, W)
+        return self.tail(h)  # (B, 3, H, W)
 
 
 class ConditioningPyramid(nn.Module):
     """From the LR feature, the gain and shift of each implicit upsampler (spec: scale-adaptive conditioning of IDM)."""
 
-    def __init__(self, inner_channel, channels):  # of g_0, and of each UNet level
+    kernel: Tensor
+
+    def __init__(self, inner_channel: int, channels: Sequence[int]) -> None:  # of g_0, and of each UNet level
         super().__init__()
         coarser = range(1, len(channels))
         self.first = nn.Sequential(
@@ -65,23 +76,24 @@ class ConditioningPyramid(nn.Module):
         kernel = torch.tensor([1.0, 3.0, 1.0])
         self.register_buffer("kernel", torch.outer(kernel, kernel)[None, None] / 25, persistent=False)
 
-    def blur(self, x):
+    def blur(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
 
-    def forward(self, lr_feature, scale):  # (B, 3, H, W), (B, 1)
+    def forward(self, lr_feature: Tensor, scale: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """LR feature (B, 3, H, W), scale p (B, 1) -> gains and shifts of a Condition."""
         gains, shifts = [], []
-        g = self.first(lr_feature)
+        g = self.first(lr_feature)  # (B, C, H, W)
         for down, shift, scale1, scale2 in zip(self.down, self.shift, self.scale1, self.scale2, strict=True):
-            g = down(self.blur(g))
+            g = down(self.blur(g))  # (B, C_{i-1}, H/2^i, W/2^i)
             s1, s2 = scale1(scale), scale2(scale)  # (B, C_i)
             r = torch.rsqrt(s1.square() + s2.square() + 1e-8)
-            shifted = shift(g)
+            shifted = shift(g)  # (B, C_i, H/2^i, W/2^i)
             gains.append((s1 * r).to(shifted.dtype)[:, :, None, None])
             shifts.append(shifted * (s2 * r).to(shifted.dtype)[:, :, None, None])
         return tuple(gains), tuple(shifts)
 
 
-def relative_scale(size, lr_size, factor):
+def relative_scale(size: Sequence[int], lr_size: Sequence[int], factor: float) -> float:
     """The scale p in [0, 1] of a target size: 0 at the LR size, 1 at `factor` times it, the largest that was trained.
 
     Sizes are (height, width) in pixels. With sides l -> s and the full side r = factor·l, p = (s - l)/(r - l).

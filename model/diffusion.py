@@ -29,11 +29,6 @@ def draw_side(lr_side, hr_side, step, generator):
     return (side - lr_side) / (hr_side - lr_side), side
 
 
-def resize(image, size):
-    """Bicubic with antialiasing: (B, C, H, W) -> (B, C, *size). What Pillow computes, but for rounding."""
-    return F.interpolate(image, size=tuple(size), mode="bicubic", antialias=True)
-
-
 def target(prediction, hr, noise, noise_level):
     """What the network is to predict: ε, or v = γ·ε - sqrt(1-γ²)·y_0 (Salimans & Ho 2022)."""
     return noise if prediction == "epsilon" else noise_level * noise - (1 - noise_level.square()).sqrt() * hr

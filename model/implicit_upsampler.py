@@ -5,25 +5,24 @@ source feature q and the offset δ. A·q + c runs on the source grid before the 
 operations at a factor of two), and B·δ separates into a term per row and a term per column.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.blocks import FusedLeakyReLU, in_full_precision
-from model.frozen import kept_when_frozen
-from model.pointwise import can_spread, modulate, spread
 
 
-def _pixel_centres(n):
+def _pixel_centres(n: int) -> Tensor:
     """Centres of n pixels that tile [-1, 1], in float32 and in this order of operations: it decides ties."""
     return -1 + 1 / n + (2 / n) * torch.arange(n).float()
 
 
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)  # a cached table made while sampling must serve training too
-def nearest_pixels(source, target, device):
+def nearest_pixels(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor, bool]:
     """For each of `target` pixels of a line, the nearest of `source` pixels.
 
     Returns (index, offset, regular): (target,) source pixels; (target,) offsets from their centres,
@@ -38,8 +37,8 @@ def nearest_pixels(source, target, device):
 
 
 @in_full_precision  # autocast would make float32 of the pixels
-def nearest(x, size):
-    """x (B, C, h, w) -> the nearest source pixels (B, C, H, W)."""
+def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
+    """x (B, C, h, w) -> at each of (H, W) pixels the nearest source pixel, (B, C, H, W)."""
     rows, _, rows_regular = nearest_pixels(x.shape[2], size[0], x.device)
     columns, _, columns_regular = nearest_pixels(x.shape[3], size[1], x.device)
     if rows_regular and columns_regular:  # of the two, the one with a fast backward pass
@@ -52,30 +51,26 @@ class ImplicitUpsampler(nn.Module):
 
     hidden = 256
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.activation = FusedLeakyReLU(channels)
         self.linear1 = nn.Linear(channels + 2, self.hidden)
         self.linear2 = nn.Linear(self.hidden, channels)
 
-    @kept_when_frozen
+    def forward(self, h: Tensor, gain: Tensor, shift: Tensor, size: Sequence[int]) -> Tensor:
+        """h (B, C, h, w), gain (B, C, 1, 1), shift (B, C, h, w), size (H, W) -> (B, C, H, W)."""
+        h = self.activation(h * gain + shift)  # (B, C, h, w)
+        on_feature, per_row, per_column = self.affine(h.shape[2:], size)
+        h = nearest(F.conv2d(h, on_feature), size)  # (B, C, H, W)
+        return h + (per_row.T[:, :, None] + per_column.T[:, None, :]).to(h.dtype)
+
     @in_full_precision
-    def affine(self, source, size, dtype):
-        """The two linear layers as one: A (C, C, 1, 1) on features, in dtype, and what the offsets from source pixels
-        add at every row (H, C), with the bias, and at every column (W, C)."""
-        weight = self.linear2.weight @ self.linear1.weight
+    def affine(self, source: Sequence[int], size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The two linear layers as one: A (C, C, 1, 1), for the features; and what the offsets from source pixels add
+        at every row (H, C), with the bias, and at every column (W, C)."""
+        weight = self.linear2.weight @ self.linear1.weight  # (C, C + 2)
         bias = self.linear2.weight @ self.linear1.bias + self.linear2.bias
         row_offset, column_offset = (nearest_pixels(source[n], size[n], weight.device)[1] for n in (0, 1))
         per_row = torch.outer(row_offset, weight[:, -2]) + bias
         per_column = torch.outer(column_offset, weight[:, -1])
-        return weight[:, :-2, None, None].to(dtype), per_row, per_column
-
-    def forward(self, h, gain, shift, size):
-        """h (K·B, C, h, w), gain (B, C, 1, 1), shift (B, C, h, w), size (H, W) -> (K·B, C, H, W)."""
-        source, size = tuple(h.shape[2:]), tuple(size)
-        on_feature, per_row, per_column = self.affine(source, size, h.dtype)
-        h = F.conv2d(modulate(h, gain, shift, self.activation.bias), on_feature)
-        if can_spread(h, per_row):
-            rows, columns = (nearest_pixels(source[n], size[n], h.device)[0] for n in (0, 1))
-            return spread(h, rows, columns, per_row, per_column)
-        return nearest(h, size) + (per_row.T[:, :, None] + per_column.T[:, None, :]).to(h.dtype)
+        return weight[:, :-2, None, None], per_row, per_column

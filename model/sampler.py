@@ -8,12 +8,12 @@ from operator import index
 import torch
 from torch import Tensor, nn
 
-from model.compiled import CompiledNetwork, compiled_for_sampling
-from model.diffusion import resize
+from model import fast
 from model.errors import ModelError
 from model.plan import SamplingPlan, is_int
+from model.resampling import resample
 from model.solvers import solver_steps
-from model.steps import Noise, take_steps
+from model.steps import Noise
 
 __all__ = ["DECODES", "SamplingPlan", "sample"]
 
@@ -66,12 +66,12 @@ def sample(
 
     told = callback and (lambda order, x, x0: callback(order, timesteps[order], x, x0))
 
-    with compiled_for_sampling(network, compiled) as network, evaluating(network):
+    with fast.for_sampling(network, compiled) as (network, take_steps), evaluating(network):
         condition = network.condition(lr_image, size, scale)
         x = initial_noise = noise(0, shape)
         if start is not None:
-            x = noisy(resize(lr_image, size), initial_noise, float(alphas_cumprod[0]))
-        x0, runs = None, runs_of_decoder(plan, decode_batch, captured=isinstance(network, CompiledNetwork))
+            x = noisy(resample(lr_image, size), initial_noise, float(alphas_cumprod[0]))
+        x0, runs = None, runs_of_decoder(plan, decode_batch, captured=isinstance(network, fast.GraphedNetwork))
         for group in plan.groups:
             if prior_noise and 2 * group.start >= plan.steps:
                 x = x + prior_noise * initial_noise
@@ -153,7 +153,7 @@ def checked_noise(noise: Noise, device: torch.device) -> Noise:
 
 @contextmanager
 def evaluating(network: nn.Module):
-    """Eval mode inside; after, every module has the mode it had. A CompiledNetwork has no other mode."""
+    """Eval mode inside; after, every module has the mode it had. A GraphedNetwork has no other mode."""
     if not isinstance(network, nn.Module):
         yield
         return

@@ -1,11 +1,13 @@
 """The UNet, encoder and decoder apart, so that a sampler can run the encoder at key steps alone."""
 
-import itertools
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from model.blocks import ResidualBlock, noise_shifts, normalise
+from model.blocks import GroupNormSiLU, ResidualBlock, repeated
 from model.implicit_upsampler import ImplicitUpsampler
 
 
@@ -13,14 +15,27 @@ from model.implicit_upsampler import ImplicitUpsampler
 class EncoderState:
     """What the decoder needs of the encoder: every intermediate output, in order, and the bottleneck."""
 
-    skips: tuple[Tensor, ...]
-    bottleneck: Tensor
+    skips: tuple[Tensor, ...]  # (B, C_i, H/2^i, W/2^i), of level i
+    bottleneck: Tensor  # (B, C_L, H/2^L, W/2^L), of the last level L
+
+    def repeated(self, images: int) -> EncoderState:
+        """The same for a multiple of the B images, one copy after the other."""
+        return EncoderState(tuple(repeated(skip, images) for skip in self.skips), repeated(self.bottleneck, images))
 
 
 class UNetEncoder(nn.Module):
     """[LR feature, noisy image] (B, 6, H, W) and a noise embedding (B, inner_channel) -> EncoderState."""
 
-    def __init__(self, in_channel, inner_channel, channels, attention, res_blocks, norm_groups, dropout):
+    def __init__(
+        self,
+        in_channel: int,
+        inner_channel: int,
+        channels: Sequence[int],  # of each level, the finest first
+        attention: Sequence[bool],  # of each level
+        res_blocks: int,
+        norm_groups: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.input = nn.Conv2d(in_channel, inner_channel, 3, padding=1)
         self.levels = nn.ModuleList()
@@ -37,21 +52,21 @@ class UNetEncoder(nn.Module):
         self.mid1 = ResidualBlock(width, width, inner_channel, norm_groups, dropout, attention=True)
         self.mid2 = ResidualBlock(width, width, inner_channel, norm_groups, dropout)
 
-    def forward(self, x, embedding):
-        shifts = iter(noise_shifts([*itertools.chain(*self.levels), self.mid1, self.mid2], embedding))
-        h = self.input(x)
+    def forward(self, x: Tensor, embedding: Tensor) -> EncoderState:
+        h = self.input(x)  # (B, C, H, W)
         skips = [h]
         for level, blocks in enumerate(self.levels):
             for block in blocks:
-                h = block(h, next(shifts))
+                h = block(h, embedding)  # (B, C_i, H/2^i, W/2^i)
                 skips.append(h)
             if level < len(self.downsamples):
-                h = self.downsamples[level](h)
+                h = self.downsamples[level](h)  # (B, C_i, H/2^(i+1), W/2^(i+1)), odd sides rounded up
                 skips.append(h)
-        return EncoderState(tuple(skips), self.mid2(self.mid1(h, next(shifts)), next(shifts)))
+        h = self.mid2(self.mid1(h, embedding), embedding)  # (B, C_L, H/2^L, W/2^L)
+        return EncoderState(tuple(skips), h)
 
     @staticmethod
-    def skip_channels(inner_channel, channels, res_blocks):
+    def skip_channels(inner_channel: int, channels: Sequence[int], res_blocks: int) -> list[int]:
         """Channels of the skips, in the order in which they are made."""
         widths = [inner_channel]
         for level, out in enumerate(channels):
@@ -60,34 +75,43 @@ class UNetEncoder(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """EncoderState of B images, K·B noise embeddings, gains and shifts of a Condition -> prediction (K·B, 3, H, W)."""
+    """EncoderState, noise embedding (B, inner_channel), gains and shifts of a Condition -> prediction (B, 3, H, W)."""
 
-    def __init__(self, out_channel, inner_channel, channels, attention, res_blocks, norm_groups, dropout):
+    def __init__(
+        self,
+        out_channel: int,
+        inner_channel: int,
+        channels: Sequence[int],
+        attention: Sequence[bool],
+        res_blocks: int,
+        norm_groups: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         skips = UNetEncoder.skip_channels(inner_channel, channels, res_blocks)
         width = channels[-1]
-        levels, upsamplers = [], []  # from the coarsest level to the finest
+        self.levels = nn.ModuleList()  # from the coarsest level to the finest
+        self.upsamplers = nn.ModuleList()
         for level in reversed(range(len(channels))):
             blocks = nn.ModuleList()
             for _ in range(res_blocks + 1):
                 shape = (width + skips.pop(), channels[level], inner_channel)
                 blocks.append(ResidualBlock(*shape, norm_groups, dropout, attention[level]))
                 width = channels[level]
-            levels.append(blocks)
+            self.levels.append(blocks)
             if level > 0:
-                upsamplers.append(ImplicitUpsampler(width))
-        self.levels = nn.ModuleList(levels)
-        self.upsamplers = nn.ModuleList(upsamplers)
-        self.norm = nn.GroupNorm(norm_groups, width)
+                self.upsamplers.append(ImplicitUpsampler(width))
+        self.norm = GroupNormSiLU(norm_groups, width)
         self.output = nn.Conv2d(width, out_channel, 3, padding=1)
 
-    def forward(self, state, embedding, gains, shifts):
+    def forward(
+        self, state: EncoderState, embedding: Tensor, gains: Sequence[Tensor], shifts: Sequence[Tensor]
+    ) -> Tensor:
         skips = list(state.skips)
-        noise = iter(noise_shifts([*itertools.chain(*self.levels)], embedding))
-        h = state.bottleneck  # of B images until the embedding first makes a difference between steps
+        h = state.bottleneck  # (B, C_L, H/2^L, W/2^L)
         for n, blocks in enumerate(self.levels):
             for block in blocks:
-                h = block(h, next(noise), skips.pop())
+                h = block(h, embedding, skips.pop())  # (B, C_i, H/2^i, W/2^i)
             if n < len(self.upsamplers):
-                h = self.upsamplers[n](h, gains[-1 - n], shifts[-1 - n], skips[-1].shape[2:])
-        return self.output(normalise(self.norm, h))
+                h = self.upsamplers[n](h, gains[-1 - n], shifts[-1 - n], skips[-1].shape[2:])  # to the next level
+        return self.output(self.norm(h))  # (B, 3, H, W)

@@ -30,9 +30,9 @@ from core.training import Trainer
 from core.validation import batches, measure, pictures_of, super_resolve_samples
 from data import DataError, SRDataset
 from data.demo import make_demo
-from model.compiled import release
 from model.conditioning import relative_scale
 from model.diffusion import DiffusionLoss
+from model.fast import release
 from sparse import pack
 
 SMALL_CONFIG = {

@@ -1,17 +1,13 @@
-"""How the benchmarks measure: time, memory, the most that a device can do, and the plain operations beside the fast."""
+"""How the benchmarks measure: time, memory, the most that a device can do, torch's own arithmetic."""
 
 import gc
 import time
-from contextlib import ExitStack, contextmanager
-from functools import reduce
+from contextlib import contextmanager
 from statistics import median
-from unittest import mock
 
 import torch
-from torch.nn import functional as F
 
 from core.device import synchronize
-from model.kernels import repeated as repeat_images
 
 PEAK_SIDE = 8192  # of the matrices whose product shows what the device can do
 
@@ -73,43 +69,12 @@ def free():
 
 
 @contextmanager
-def plain_operations():
-    """Inside, nothing is fused, and float32 is computed as torch does it unasked: TF32 in convolutions alone."""
+def default_arithmetic():
+    """Inside, float32 is computed as torch does it unasked: TF32 in convolutions alone, algorithms not tried out."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = False, True, False
     try:
-        with ExitStack() as stack:
-            for name, plain in PLAIN.items():
-                stack.enter_context(mock.patch(name, plain))
-            yield
+        yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
-
-
-def plain_group_norm_silu(x, weight, bias, groups, eps=1e-5, shift=None, silu=True, plus=None):
-    """What model.group_norm computes, one operation after the other."""
-    terms = [x, plus, None if shift is None else shift[:, :, None, None]]
-    y = F.group_norm(plain_sum(terms), groups, weight, bias, eps)
-    return F.silu(y) if silu else y
-
-
-def plain_add_biased(bias, *terms):
-    """What model.pointwise adds, one operation after the other."""
-    return plain_sum([*terms, bias[None, :, None, None]])
-
-
-def plain_sum(terms):
-    """The sum of those that are there, each repeated for as many images as any has."""
-    terms = [term for term in terms if term is not None]
-    images = max(map(len, terms))
-    return reduce(torch.add, [term if len(term) == 1 else repeat_images(term, images) for term in terms])
-
-
-PLAIN = {  # what network and sampler look up -> what they find in its place
-    "model.blocks.group_norm_silu": plain_group_norm_silu,
-    "model.blocks.add_biased": plain_add_biased,
-    "model.group_norm.HAS_KERNELS": False,
-    "model.pointwise.HAS_KERNELS": False,
-    "model.steps.HAS_KERNELS": False,
-}

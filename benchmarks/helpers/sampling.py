@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.helpers.measuring import PEAK_SIDE, free, matrix_peak, peak_memory, plain_operations, time_in_turn
+from benchmarks.helpers.measuring import PEAK_SIDE, default_arithmetic, free, matrix_peak, peak_memory, time_in_turn
 from benchmarks.helpers.reports import (
     describe_figures,
     environment,
@@ -36,6 +36,7 @@ from core.device import autocast, automatic_precision, pick_device, synchronize
 from core.distributed import Distributed
 from core.inference import is_out_of_memory
 from model import build_network
+from model.fast import make_plain
 from model.sampler import SamplingPlan, sample
 
 SCRIPT = Path(__file__).parents[1] / "sampling.py"  # started anew for the first image of a process
@@ -107,8 +108,8 @@ class Setting:
     repeats: int
 
     def copy(self, way):
-        layout = torch.contiguous_format if way == "plain" else torch.preserve_format
-        return deepcopy(self.network).to(self.run.device, memory_format=layout)
+        network = deepcopy(self.network).to(self.run.device)
+        return make_plain(network).to(memory_format=torch.contiguous_format) if way == "plain" else network
 
     def plan(self, chain, steps=None):
         return SamplingPlan.parse(chain.key_steps, steps or chain.steps, self.network.schedule.n_timestep)
@@ -149,7 +150,7 @@ def sampler(network, setting, chain, batch):
     options = {"solver": chain.solver, "decode": chain.decode, "seeds": range(batch), "compiled": chain.way == "fast"}
 
     def block():
-        with plain_operations() if chain.way == "plain" else autocast(setting.run.device, sampling=True):
+        with default_arithmetic() if chain.way == "plain" else autocast(setting.run.device, sampling=True):
             return sample(network, lr, size, plan, **options)
 
     return block

@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.helpers.measuring import (
     PEAK_SIDE,
+    default_arithmetic,
     free,
     matrix_peak,
     peak_memory,
-    plain_operations,
     repeated,
     time_in_turn,
 )
@@ -111,7 +111,7 @@ def training_steps(trainer, batch, count):
 def plain_step(config, run, batch):
     """A function that does one step as the published code does: eager, in float32, one parameter after the other."""
     options, device = config.train, run.device
-    network = build_network(config.model).to(device, memory_format=torch.contiguous_format)
+    network = build_network(config.model, fast=False).to(device, memory_format=torch.contiguous_format)
     objective = DiffusionLoss(network, options.loss)
     if run.world > 1:
         objective = DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)
@@ -161,7 +161,7 @@ def measure(config, run, steps, repeats):
     seconds |= time_steps(DRAWS * steps, continuous=training_steps(continuous, batch, DRAWS * steps))
     del continuous
     free()
-    with plain_operations():
+    with default_arithmetic():
         seconds |= time_steps(steps, plain=repeated(plain_step(config, run, batch), steps))
     free()
 

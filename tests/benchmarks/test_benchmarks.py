@@ -1,9 +1,7 @@
 """The benchmarks run small on a CPU, and what they write is consistent."""
 
-import importlib
 import json
 import os
-import pkgutil
 import subprocess
 import sys
 
@@ -11,7 +9,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import model
 from benchmarks.helpers import measuring, reports, sampling
 from benchmarks.helpers.training import FIGURES, STEPS, forward_flops
 from core.config import load_config
@@ -166,21 +163,6 @@ def test_a_step_is_three_forward_passes(pytestconfig):
     with FlopCounterMode(display=False) as counter:
         objective(torch.rand(1, 3, 16, 16), *torch.rand(2, 1, 3, 64, 64), torch.rand(1), 1.0).backward()
     assert counter.get_total_flops() == pytest.approx(3 * forward_flops(config), rel=0.01)
-
-
-def test_plain_training_computes_the_same_loss(pytestconfig):
-    config = load_config(pytestconfig.rootpath / "config" / "demo.yaml")
-    objective = DiffusionLoss(build_network(config["model"]), config["train"]["loss"])
-    images = torch.rand(2, 3, 16, 16), *torch.rand(2, 2, 3, 64, 64), torch.rand(2), 1.0
-    expected = objective(*images)
-    with measuring.plain_operations():
-        assert objective(*images).item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_plain_operations_know_every_kernel():
-    modules = [importlib.import_module(f"model.{module.name}") for module in pkgutil.iter_modules(model.__path__)]
-    with_kernels = {module.__name__ for module in modules if hasattr(module, "HAS_KERNELS")} - {"model.kernels"}
-    assert with_kernels and {f"{name}.HAS_KERNELS" for name in with_kernels} <= measuring.PLAIN.keys()
 
 
 def test_sampling_counts_what_a_closed_form_says():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from core.checkpoint import TrainingState, save_checkpoint
 from core.config import check_config
 from model import build_network
-from model.reference import parameter_order
+from model.published import parameter_order
 
 SMALL = {
     "name": "small",

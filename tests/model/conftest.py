@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from model import build_network
-from model.reference import convert_reference_state
+from model.published import convert_reference_state
 
 
 @pytest.fixture(scope="session")

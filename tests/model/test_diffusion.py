@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, resize, target
+from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, target
+from model.resampling import resample
 from model.schedule import NoiseSchedule
 
 SCHEDULE = {"schedule": "linear", "n_timestep": 20, "linear_start": 1e-3, "linear_end": 0.3}
@@ -64,11 +65,11 @@ def test_loss_by_hand(tiny, loss, power):
     assert computed.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_resize_is_pillows():
+def test_resampling_is_pillows():
     """To within the rounding of Pillow's 8-bit fixed-point arithmetic."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, 37, 50), generator=generator, dtype=torch.uint8)
     pillow = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((21, 12), Image.Resampling.BICUBIC)
-    ours = resize(image[None].float(), (12, 21))[0].clamp(0, 255).permute(1, 2, 0)
+    ours = resample(image[None].float(), (12, 21))[0].clamp(0, 255).permute(1, 2, 0)
     theirs = torch.frombuffer(bytearray(pillow.tobytes()), dtype=torch.uint8).view(12, 21, 3).float()
     assert (ours - theirs).abs().max() <= 1.0

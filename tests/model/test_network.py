@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from model import build_network
-from model.blocks import attend
 from model.conditioning import relative_scale
 from model.implicit_upsampler import ImplicitUpsampler, nearest_pixels
 
@@ -119,14 +118,3 @@ def test_initialisation_is_trainable(tiny):
     prediction.abs().mean().backward()
     assert prediction.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-@pytest.mark.parametrize("positions", [64, 1600])
-def test_attention_is_its_definition_whatever_computes_it(positions, device):
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = torch.randn(3, 2, positions, 96, generator=generator, dtype=torch.float64)
-    expected = ((q @ k.mT) / 96**0.5).softmax(2) @ v
-    for dtype, tolerance in ((torch.float32, 2e-3 if device == "cuda" else 1e-5), (torch.bfloat16, 2e-2)):
-        got = attend(*(t.to(device, dtype) for t in (q, k, v)))
-        torch.testing.assert_close(got.double().cpu(), expected, rtol=tolerance, atol=tolerance)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from model.diffusion import resize
 from model.errors import ModelError
+from model.resampling import resample
 from model.sampler import SamplingPlan, runs_of_decoder, sample
 
 SIZE = (32, 32)
@@ -266,7 +266,7 @@ def test_consistency_makes_the_image_agree_with_its_lr(network, solver):
     lr_image, errors = 0.5 * lr_images(2), []
     for rounds in (0, 1, 2, 4, 8):
         image = sample(network, lr_image, SIZE, plan_of("uniform:4", steps=8), solver, consistency=rounds)
-        errors.append((resize(image, (8, 8)) - lr_image).square().mean().item())
+        errors.append((resample(image, (8, 8)) - lr_image).square().mean().item())
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.2 * errors[0]
 
@@ -280,7 +280,7 @@ def test_start_begins_at_the_noise_level_from_the_lr_image(recorder):
         noise=lambda i, shape: draws, start=gamma.item() + 1e-4,
     )  # fmt: skip
     x, level = recorder.encoded[0]
-    torch.testing.assert_close(x, (gamma * resize(lr_image, SIZE) + (1 - gamma**2).sqrt() * draws).float())
+    torch.testing.assert_close(x, (gamma * resample(lr_image, SIZE) + (1 - gamma**2).sqrt() * draws).float())
     torch.testing.assert_close(level, gamma.float().expand(2))
     assert [timestep for _, timestep, *_ in trace] == list(SamplingPlan.parse("none", 10, 21).timesteps)
     assert [len(levels) for levels in recorder.levels] == [3, 3, 3, 1]
@@ -297,7 +297,7 @@ def test_a_later_start_stays_nearer_to_the_lr_image(network):
     lr_image, distances = lr_images(2), []
     for start in (0.1, 0.7, 0.95, 0.999):
         image = sample(network, lr_image, SIZE, plan_of("uniform:4", steps=8), "ddim", start=start)
-        distances.append((image - resize(lr_image, SIZE)).square().mean().item())
+        distances.append((image - resample(lr_image, SIZE)).square().mean().item())
     assert distances == sorted(distances, reverse=True)
 
 

@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from model.kernels import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, ceil_div, jit, repeated, tl, tracked
+from model.blocks import GAIN, SLOPE, repeated
+from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, ceil_div, kernel, tl, tracked
 
 ELEMENTS = 2048  # of a program, 16 a thread
 ROWS_AT_ONCE, CHANNELS_AT_ONCE, COLUMN_PROGRAMS = 32, 64, 512  # of a tile of the sum over pixels; its programs
-GAIN = 2**0.5  # of FusedLeakyReLU, which keeps the variance
-SLOPE = 0.2
 
 
 def add_biased(bias: Tensor, *terms: Tensor) -> Tensor:
@@ -133,7 +132,7 @@ def channel_sums(x: Tensor) -> Tensor:
     return partial.sum(0)
 
 
-@jit
+@kernel("pixels", "images", "second_images", "third_images")
 def _add_kernel(
     bias, first, second, third, y, pixels, images, second_images, third_images, C: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -149,7 +148,7 @@ def _add_kernel(
     tl.store(y + image * size + at, value, mask=seen)
 
 
-@jit
+@kernel("pixels", "images")
 def _join_kernel(
     x, skip, y, pixels, images, C: tl.constexpr, TAKEN: tl.constexpr, C_SKIP: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -163,7 +162,7 @@ def _join_kernel(
     tl.store(y + image * pixels * width + at, tl.where(channel < C, value, taken), mask=seen)
 
 
-@jit
+@kernel("pixels", "images")
 def _modulate_kernel(
     h, gain, shift, bias, y, pixels, images,
     C: tl.constexpr, SLOPE: tl.constexpr, GAIN: tl.constexpr, BLOCK: tl.constexpr,
@@ -179,7 +178,7 @@ def _modulate_kernel(
     tl.store(y + image * size + at, value, mask=seen)
 
 
-@jit
+@kernel("source_pixels", "source_width", "pixels", "width")
 def _spread_kernel(
     h, rows, columns, per_row, per_column, y, source_pixels, source_width, pixels, width,
     C: tl.constexpr, BLOCK: tl.constexpr,
@@ -196,7 +195,7 @@ def _spread_kernel(
     tl.store(y + image * size + at, value, mask=seen)
 
 
-@jit
+@kernel("ROWS", "rows")
 def _column_sums_kernel(x, partial, ROWS, rows, C: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
     channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     first = tl.program_id(1).to(tl.int64) * rows

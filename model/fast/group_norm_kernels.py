@@ -5,12 +5,12 @@ A program works on a tile of CHANNELS channels in BLOCK_C lanes, a power of two;
 
 from __future__ import annotations
 
-from model.kernels import constant, jit, tl
+from model.fast.triton_support import constant, in_kernels, kernel, tl
 
 UNROLLED = constant(2)  # tiles of the first sweep whose loads are in flight together
 
 
-@jit
+@in_kernels
 def _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G):
     """Channels of this program, which lanes hold one; their groups, which of these exist; which lane is in which."""
     first, lane = tl.program_id(0) * CHANNELS, tl.arange(0, BLOCK_C)
@@ -21,14 +21,14 @@ def _lanes(C, GROUPS, CHANNELS, BLOCK_C, BLOCK_G):
     return channel, held, group, group < GROUPS, member
 
 
-@jit
+@in_kernels
 def _pixels(start, last, channel, held, C, BLOCK_ROWS):
     """Offsets of a tile in its image, and which of its elements there are."""
     row = start + tl.arange(0, BLOCK_ROWS)
     return row[:, None] * C + channel[None, :], (row < last)[:, None] & held[None, :]
 
 
-@jit
+@in_kernels
 def _channel_shift(shift, batch, shift_row, channel, held):
     if shift is None:
         return tl.zeros([channel.shape[0]], tl.float32)
@@ -36,7 +36,7 @@ def _channel_shift(shift, batch, shift_row, channel, held):
         return tl.load(shift + batch * shift_row + channel, mask=held, other=0.0).to(tl.float32)
 
 
-@jit
+@in_kernels
 def _load(x, plus, at, seen):
     value = tl.load(x + at, mask=seen, other=0.0).to(tl.float32)
     if plus is not None:
@@ -44,17 +44,17 @@ def _load(x, plus, at, seen):
     return value
 
 
-@jit
+@in_kernels
 def _to_groups(value, member):
     return tl.sum(tl.where(member, value[:, None], 0.0), 0)
 
 
-@jit
+@in_kernels
 def _to_channels(value, member):
     return tl.sum(tl.where(member, value[None, :], 0.0), 1)
 
 
-@jit
+@in_kernels
 def _pool(mean, m2, count):
     """Mean and sum of squared deviations of the union over axis 0 (Chan, Golub & LeVeque 1983)."""
     total = tl.maximum(tl.sum(count, 0), 1.0)
@@ -63,7 +63,7 @@ def _pool(mean, m2, count):
     return pooled, tl.sum(m2 + count * deviation * deviation, 0)
 
 
-@jit
+@in_kernels
 def _moments(x, plus, offset, channel, held, member, first, last, C, BLOCK_ROWS):
     """Mean and sum of squared deviations of x + offset for each group, over rows first to last."""
     at, seen = _pixels(first, last, channel, held, C, BLOCK_ROWS)
@@ -82,7 +82,7 @@ def _moments(x, plus, offset, channel, held, member, first, last, C, BLOCK_ROWS)
     return _pool((mean + offset)[:, None], tl.where(member, m2[:, None], 0.0), count)
 
 
-@jit
+@kernel("ROWS", "rows", "shift_row", "x_images", "plus_images")
 def moments_kernel(
     x, plus, shift, partial,  # partial (B, chunks, 2, GROUPS): mean and sum of squared deviations
     ROWS, rows, shift_row, x_images, plus_images, C: tl.constexpr, GROUPS: tl.constexpr,
@@ -101,7 +101,7 @@ def moments_kernel(
     tl.store(partial + GROUPS, m2, mask=exists)
 
 
-@jit
+@in_kernels
 def _pool_chunks(partial, batch, group, exists, ROWS, rows, chunks, C, GROUPS, CHUNKS):
     chunk = tl.arange(0, CHUNKS)
     partial += (batch * chunks + chunk)[:, None] * 2 * GROUPS + group[None, :]
@@ -112,7 +112,7 @@ def _pool_chunks(partial, batch, group, exists, ROWS, rows, chunks, C, GROUPS, C
     return _pool(mean, m2, tl.where(seen, count[:, None].to(tl.float32), 0.0))
 
 
-@jit
+@kernel("ROWS", "rows", "shift_row", "chunks")
 def combine_kernel(
     weight, shift, partial,
     affine, statistics, eps,  # affine (B, 2, C): what to subtract from x and the factor; statistics (B, 2, GROUPS)
@@ -131,7 +131,7 @@ def combine_kernel(
     tl.store(affine + C, factor, mask=held)
 
 
-@jit
+@in_kernels
 def _affine(
     mean, m2, offset, weight, statistics, eps, batch, channel, held, group, exists, member, ROWS, C, GROUPS
 ):  # fmt: skip
@@ -144,7 +144,7 @@ def _affine(
     return _to_channels(mean, member) - offset, factor
 
 
-@jit
+@kernel("ROWS", "x_images", "plus_images")
 def apply_kernel(
     x, plus, affine, bias, y, ROWS, x_images, plus_images, C: tl.constexpr, SILU: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_ROWS: tl.constexpr,
@@ -162,7 +162,7 @@ def apply_kernel(
     _write(x, plus, y + batch * ROWS * C, at, seen, centre, factor, level, SILU)
 
 
-@jit
+@in_kernels
 def _write(x, plus, y, at, seen, centre, factor, level, SILU):
     value = (_load(x, plus, at, seen) - centre[None, :]) * factor[None, :] + level[None, :]
     if SILU:
@@ -170,7 +170,7 @@ def _write(x, plus, y, at, seen, centre, factor, level, SILU):
     tl.store(y + at, value, mask=seen)
 
 
-@jit
+@kernel("ROWS", "rows", "shift_row", "x_images", "plus_images")
 def whole_kernel(
     x, plus, weight, bias, shift,
     y, statistics, eps,  # statistics (B, 2, GROUPS): mean and 1/std
@@ -200,7 +200,7 @@ def whole_kernel(
 #     dshift = Σ dx = rstd·(weight·Σ du − rows·m − m̂·Σ x̂)                                   (sums over the rows)
 
 
-@jit
+@in_kernels
 def _channel_constants(weight, bias, shift, statistics, batch, shift_row, channel, held, C, GROUPS):
     """What to subtract from x, 1/std, weight and bias."""
     statistics += batch * 2 * GROUPS + channel // (C // GROUPS)
@@ -211,7 +211,7 @@ def _channel_constants(weight, bias, shift, statistics, batch, shift_row, channe
     return centre, rstd, weight, bias
 
 
-@jit
+@in_kernels
 def _normal_and_gradient(x, dy, at, seen, constants, SILU):
     """x̂ and du; du is 0 where nothing is seen."""
     centre, rstd, weight, bias = constants
@@ -224,7 +224,7 @@ def _normal_and_gradient(x, dy, at, seen, constants, SILU):
     return normal, gradient
 
 
-@jit
+@in_kernels
 def _gradient_sums(x, dy, constants, channel, held, first, last, C, SILU, SHIFTED, BLOCK_ROWS):
     """Σ du, Σ du·x̂ and, where there is a shift, Σ x̂ of each channel over rows first to last."""
     sum_du = tl.zeros([BLOCK_ROWS, channel.shape[0]], tl.float32)
@@ -240,7 +240,7 @@ def _gradient_sums(x, dy, constants, channel, held, first, last, C, SILU, SHIFTE
     return tl.sum(sum_du, 0), tl.sum(sum_dux, 0), tl.sum(sum_x, 0)
 
 
-@jit
+@kernel("ROWS", "rows", "shift_row")
 def gradient_sums_kernel(
     dy, x, weight, bias, shift, statistics,
     group_sums,  # (B, chunks, 2, GROUPS): Σ weight·du, Σ weight·du·x̂
@@ -266,7 +266,7 @@ def gradient_sums_kernel(
     tl.store(channel_sums + 2 * C, sum_x, mask=held)
 
 
-@jit
+@in_kernels
 def _sum_chunks(sums, batch, width, index, exists, CHUNKS):
     """Sum over axis 1 of (B, chunks, width), at the columns `index`."""
     chunk, chunks = tl.arange(0, CHUNKS), tl.num_programs(1)
@@ -274,7 +274,7 @@ def _sum_chunks(sums, batch, width, index, exists, CHUNKS):
     return tl.sum(tl.load(sums, mask=(chunk < chunks)[:, None] & exists[None, :], other=0.0), 0)
 
 
-@jit
+@kernel("ROWS", "rows", "shift_row")
 def backward_kernel(
     dy, x, weight, bias, shift, statistics, group_sums, channel_sums,
     dx, dparameters, dshift,  # dparameters (B, 2, C): of weight and bias

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model import ModelError, build_network
-from model.reference import SCHEDULE_BUFFERS, convert_reference_state, parameter_order, read_architecture
+from model.published import SCHEDULE_BUFFERS, convert_reference_state, parameter_order, read_architecture
 
 
 @pytest.fixture

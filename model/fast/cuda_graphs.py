@@ -1,54 +1,62 @@
 """A network for sampling whose kernels are launched as CUDA graphs: at batch 1 launching them one by one takes several
 times as long as they do."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.frozen import freeze
+from model.conditioning import Condition
+from model.fast.inference_copy import inference_copy
 from model.network import Network
+from model.unet import EncoderState
 
 MOST_CHAINS = 4  # combinations of batch and size whose graphs are kept
-_COMPILED = WeakKeyDictionary()  # network -> {arithmetic: CompiledNetwork}
+_GRAPHED: WeakKeyDictionary[nn.Module, dict[tuple, GraphedNetwork]] = WeakKeyDictionary()  # network -> {arithmetic: it}
+
+Fingerprint = tuple[list[tuple[int, int]], Tensor]
 
 
 @contextmanager
-def compiled_for_sampling(network, wanted=True):
-    """The network's CompiledNetwork for what follows, with its present weights; the network itself where that is not
-    wanted, not possible (no GPU, another class of network) or already in use, as in a callback that samples."""
-    parameter = next(network.parameters(), None)
-    if not wanted or not isinstance(network, Network) or parameter.device.type != "cuda":
+def graphed(network: Network) -> Iterator[Network | GraphedNetwork]:
+    """The network's GraphedNetwork for what follows, with its present weights; the network itself where that is not
+    possible (no GPU) or already in use, as in a callback that samples."""
+    parameter = next(network.parameters())
+    if parameter.device.type != "cuda":
         yield network
         return
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else parameter.dtype
     arithmetic = dtype, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    compiled = _COMPILED.setdefault(network, {}).get(arithmetic)
-    if compiled and compiled.busy:
+    graphs = _GRAPHED.setdefault(network, {}).get(arithmetic)
+    if graphs and graphs.busy:
         yield network
         return
     with torch.cuda.device(parameter.device):
         weights = fingerprint(network)
-        if not compiled or not same(compiled.fingerprint, weights):
-            _COMPILED[network].pop(arithmetic, None)  # its memory first
-            compiled = _COMPILED[network][arithmetic] = CompiledNetwork(network, dtype, weights)
-        compiled.busy = True
+        if not graphs or not same(graphs.fingerprint, weights):
+            _GRAPHED[network].pop(arithmetic, None)  # its memory first
+            graphs = _GRAPHED[network][arithmetic] = GraphedNetwork(network, dtype, weights)
+        graphs.busy = True
         try:
-            yield compiled
+            yield graphs
         finally:
-            compiled.busy = False
+            graphs.busy = False
 
 
-def release(network):
+def release(network: nn.Module) -> None:
     """Gives back the memory of the network's graphs, as before its weights change."""
-    if _COMPILED.pop(network, None):
+    if _GRAPHED.pop(network, None):
         torch.cuda.empty_cache()
 
 
-def fingerprint(network):
+def fingerprint(network: nn.Module) -> Fingerprint:
     """What changes when weights do: how often each tensor was changed in place, where it lies, and, as changes through
     `.data` are not counted, the norms."""
     parameters = list(parameters_of(network))
@@ -56,44 +64,46 @@ def fingerprint(network):
     return counts, torch.stack(torch._foreach_norm(parameters))
 
 
-def parameters_of(network):
+def parameters_of(network: nn.Module) -> Iterator[nn.Parameter]:
     """All parameters, those that modules share each time that they come: in a tenth of the time of `parameters()`."""
-    modules = [network]
+    modules: list[nn.Module | None] = [network]
     while modules:
         module = modules.pop()
-        modules += module._modules.values()
-        yield from (parameter for parameter in module._parameters.values() if parameter is not None)
+        if module is not None:
+            modules += module._modules.values()
+            yield from (parameter for parameter in module._parameters.values() if parameter is not None)
 
 
-def same(a, b):
+def same(a: Fingerprint, b: Fingerprint) -> bool:
     return a[0] == b[0] and torch.equal(a[1], b[1])
 
 
-class CompiledNetwork:
+class GraphedNetwork:
     """`condition`, `encode` and `decode` of a network, each captured once for each combination of shapes.
 
     What they return is overwritten by the next call of the same shapes.
     """
 
-    def __init__(self, network, dtype, fingerprint=None):
-        self.network = freeze(network, dtype)
-        self.schedule, self.prediction = network.schedule, network.prediction
+    def __init__(self, network: Network, dtype: torch.dtype, fingerprint: Fingerprint) -> None:
+        self.network = inference_copy(network, dtype)
         self.fingerprint = fingerprint
-        self.chains = OrderedDict()  # (shape of the LR images, size) -> Chain, the latest last
+        self.chains: OrderedDict[tuple[int, ...], Chain] = (
+            OrderedDict()
+        )  # (*shape of LR images, *size), the latest last
         self.busy = False
 
-    def condition(self, lr_image, size, scale=1.0):
+    def condition(self, lr_image: Tensor, size: Sequence[int], scale: float | Tensor = 1.0) -> Condition:
         scale = scale if isinstance(scale, Tensor) else lr_image.new_full((len(lr_image),), scale)
         self.chain = self.chain_of((*lr_image.shape, *size))
         return self.chain.run(lambda lr, p: self.network.condition(lr, size, p), lr_image, scale, key="condition")
 
-    def encode(self, x_t, noise_level, condition):
+    def encode(self, x_t: Tensor, noise_level: Tensor, condition: Condition) -> EncoderState:
         return self.chain.run(self.network.encode, x_t, noise_level, condition, key="encode")
 
-    def decode(self, state, noise_level, condition):
+    def decode(self, state: EncoderState, noise_level: Tensor, condition: Condition) -> Tensor:
         return self.chain.run(self.network.decode, state, noise_level, condition, key=len(noise_level))
 
-    def chain_of(self, key):
+    def chain_of(self, key: tuple[int, ...]) -> Chain:
         """The chain of these shapes; a new one takes the place of the oldest if there are many or memory is short."""
         if key not in self.chains:
             free, total = torch.cuda.mem_get_info()
@@ -109,12 +119,12 @@ class CompiledNetwork:
 class Chain:
     """The graphs of one chain. They share their memory, but for what they return."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
-        self.captured = {}
-        self.returned = []  # what the graphs write, in the same place at every replay
+        self.captured: dict[str | int, tuple[torch.cuda.CUDAGraph, tuple[Any, ...], Any]] = {}
+        self.returned: list[Any] = []  # what the graphs write, in the same place at every replay
 
-    def run(self, function, *arguments, key):
+    def run(self, function: Callable[..., Any], *arguments: Any, key: str | int) -> Any:
         """function(*arguments) by the graph of this key, which tells all shapes that may differ within the chain."""
         if key not in self.captured:
             self.captured[key] = self.capture(function, arguments)
@@ -125,7 +135,9 @@ class Chain:
         graph.replay()
         return output
 
-    def capture(self, function, arguments):
+    def capture(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> tuple[torch.cuda.CUDAGraph, tuple, Any]:
         """(graph, what it reads, what it returns)."""
         arguments = tuple(map(self.kept, arguments))
         stream = torch.cuda.Stream()
@@ -139,14 +151,14 @@ class Chain:
         self.returned.append(output)
         return graph, arguments, output
 
-    def kept(self, argument):
+    def kept(self, argument: Any) -> Any:
         """The argument itself where a graph has returned it, to be read where it lies; a copy of any other."""
         if any(argument is output for output in self.returned):
             return argument
         return rebuild(argument, (tensor.clone() for tensor in flatten(argument)))
 
 
-def flatten(value):
+def flatten(value: Any) -> list[Tensor]:
     """The tensors in nested tuples and dataclasses, in order."""
     if isinstance(value, Tensor):
         return [value]
@@ -154,7 +166,7 @@ def flatten(value):
     return [tensor for part in parts for tensor in flatten(part)]
 
 
-def rebuild(value, tensors):
+def rebuild(value: Any, tensors: Iterator[Tensor]) -> Any:
     """The same nest with the next tensors of an iterator in place of its own."""
     if isinstance(value, Tensor):
         return next(tensors)

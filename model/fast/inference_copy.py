@@ -2,28 +2,32 @@
 
 import copy
 import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def freeze(network, dtype=torch.float32):
+
+def inference_copy(network: Module, dtype: torch.dtype = torch.float32) -> Module:
     """A copy in eval mode whose convolutions are in dtype, so that autocast has nothing to convert, and whose modules
-    keep what `kept_when_frozen` methods return."""
+    keep what `kept_for_inference` methods return."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for module in network.modules():
-        module.kept = {}
+        module.kept = {}  # type: ignore[assignment]  # no part of the module's state
         if type(module) is nn.Conv2d:  # not a subclass that makes its weight of the parameter at each call
-            module.to(dtype, memory_format=torch.channels_last)
+            module.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
-def kept_when_frozen(method):
-    """What the method returns for given arguments is computed once if the module is one of a frozen network, and
-    every time if not."""
+def kept_for_inference(method: Callable[..., Any]) -> Callable[..., Any]:
+    """What the method returns for given arguments is computed once if the module is one of an inference copy, and every
+    time if not."""
 
     @functools.wraps(method)
-    def wrapper(self, *args):
+    def wrapper(self: nn.Module, *args: Any) -> Any:
         kept = getattr(self, "kept", None)
         if kept is None:
             return method(self, *args)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model import group_norm
-from model.group_norm import group_norm_silu
+from model.fast import group_norm
+from model.fast.group_norm import group_norm_silu
 
 SHAPES = {  # (B, C, H, W) and groups
     "one program a group": ((2, 64, 16, 16), 32),

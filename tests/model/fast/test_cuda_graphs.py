@@ -1,4 +1,4 @@
-"""Sampling by CUDA graphs against sampling without, and what a frozen network keeps."""
+"""Sampling by CUDA graphs against sampling without, and what an inference copy keeps."""
 
 import copy
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import compiled
-from model.compiled import compiled_for_sampling, flatten, rebuild, release
-from model.frozen import freeze
+from model.fast import cuda_graphs, for_sampling, release
+from model.fast.cuda_graphs import flatten, rebuild
+from model.fast.inference_copy import inference_copy
 from model.sampler import SamplingPlan, sample
 from model.schedule import NoiseSchedule
 
@@ -28,13 +28,13 @@ def plan_of(key_steps, steps=20):
     return SamplingPlan.parse(key_steps, steps, 40)
 
 
-def test_a_frozen_network_computes_the_same_and_keeps_what_it_computed_once(network):
-    frozen = freeze(network)
+def test_an_inference_copy_computes_the_same_and_keeps_what_it_computed_once(network):
+    frozen = inference_copy(network)
     for _ in range(2):
         ours, theirs = (sample(n, lr_images(2), SIZE, plan_of("uniform:4")) for n in (frozen, network))
         assert torch.equal(ours, theirs)
     kept = [module for module in frozen.modules() if module.kept]
-    assert {type(module).__name__ for module in kept} == {"ResidualBlock", "ImplicitUpsampler"}
+    assert {type(module).__name__ for module in kept} == {"FastResidualBlock", "FastImplicitUpsampler"}
     assert not any(hasattr(module, "kept") for module in network.modules())
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
@@ -72,15 +72,15 @@ def test_sharing_has_the_gradients_of_separate_steps(network):
 
 
 def test_on_a_cpu_the_network_itself_samples(network):
-    with compiled_for_sampling(network) as used:
+    with for_sampling(network) as (used, _):
         assert used is network
 
 
 def test_a_network_lets_go_of_its_graphs(network):
-    compiled._COMPILED[network] = {"float32": "graphs"}
+    cuda_graphs._GRAPHED[network] = {"float32": "graphs"}
     release(network)
     release(network)  # of one that has none
-    assert network not in compiled._COMPILED
+    assert network not in cuda_graphs._GRAPHED
 
 
 def test_nests_of_tensors_come_apart_and_together(network):
@@ -115,7 +115,7 @@ def test_groups_of_many_lengths_take_few_graphs(network):
     plan, lr = SamplingPlan.parse(keys, 78, 80), lr_images(2, "cuda")
     ours, exact = (sample(network, lr, SIZE, plan, solver="ddim", compiled=how) for how in (True, False))
     torch.testing.assert_close(ours, exact, rtol=0, atol=5e-3)  # other kernels, as other steps share a batch
-    (used,) = compiled._COMPILED[network].values()
+    (used,) = cuda_graphs._GRAPHED[network].values()
     (chain,) = used.chains.values()
     assert chain.captured.keys() == {"condition", "encode", 1, 2, 4, 8}
 
@@ -154,8 +154,8 @@ def test_shapes_and_sizes_in_turn(network):
         torch.testing.assert_close(
             ours, sample(network, lr, size, plan_of("uniform:5"), compiled=False), rtol=1e-4, atol=1e-4
         )
-    (used,) = compiled._COMPILED[network].values()
-    assert len(used.chains) == compiled.MOST_CHAINS
+    (used,) = cuda_graphs._GRAPHED[network].values()
+    assert len(used.chains) == cuda_graphs.MOST_CHAINS
 
 
 @pytest.mark.cuda

@@ -1,0 +1,118 @@
+"""The layers of `model.blocks` with fewer and larger launches, and nothing computed twice."""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.blocks import GroupNormSiLU, ResidualBlock, SelfAttention, in_full_precision
+from model.fast.group_norm import group_norm_silu
+from model.fast.inference_copy import kept_for_inference
+from model.fast.pointwise import add_biased, join
+
+PLAIN_ATTENTION = 1024  # positions up to which attention is computed with its N × N matrix
+ALIGNED = 8  # channels, 16 bytes in half precision: matrix units want rows of a whole number of them
+
+
+class FastGroupNormSiLU(GroupNormSiLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return normalise(self, x)
+
+
+def normalise(
+    norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None, silu: bool = True, plus: Tensor | None = None
+) -> Tensor:
+    """silu(norm(x + plus + shift)), or without the SiLU; see `group_norm_silu`."""
+    return group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, shift, silu, plus)
+
+
+class FastSelfAttention(SelfAttention):
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+        pixels = self.qkv(normalise(self.norm, x, silu=False)).flatten(2).transpose(1, 2)  # (B, H·W, 3·C)
+        mixed = attend(*pixels.chunk(3, dim=2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        return add_biased(self.out.bias, F.conv2d(mixed, self.out.weight), x)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q·kᵀ/√C)·v over N positions: (B, N, C) each -> (B, N, C).
+
+    Heads as wide as these have no fused kernel on a GPU that is faster than three plain operations, which make an
+    N × N matrix; from some size on that costs more than it gains.
+    """
+    if q.shape[1] > PLAIN_ATTENTION:
+        return F.scaled_dot_product_attention(*(t[:, None] for t in (q, k, v)))[:, 0]
+    return torch.bmm(softmax(torch.bmm(q * q.shape[2] ** -0.5, k.transpose(1, 2))), v)
+
+
+@in_full_precision  # autocast would make float32 of the scores; the sum is in float32 anyway
+def softmax(scores: Tensor) -> Tensor:
+    return scores.softmax(2)
+
+
+class Entry(NamedTuple):
+    """What a residual block does first to a range of its input channels: the norm and both convolutions over them."""
+
+    norm: tuple[Tensor, Tensor, int, float]  # weight, bias, norm groups, eps
+    conv: Tensor
+    shortcut: Tensor | None
+
+
+class FastResidualBlock(ResidualBlock):
+    """Takes what the noise embedding adds from the table of all blocks, and shares the skip among steps.
+
+    The K steps of a group that reuses an encoder state share the skip, and no norm group, convolution or shortcut over
+    channels of the skip alone depends on the step: all that is computed for B images in place of K·B, and added.
+    """
+
+    def forward(  # type: ignore[override]  # its UNet makes the table out of the embedding
+        self, x: Tensor, shifts: "dict[ResidualBlock, Tensor]", skip: Tensor | None = None
+    ) -> Tensor:
+        """x (K·B, C, H, W), or (B, C, H, W) for all steps; shifts of `noise_shifts`; skip (B, C_skip, H, W)
+        -> (K·B, C_out, H, W)."""
+        parts = [(x, self.entry(0, x.shape[1]))] if skip is None else self.join(x, skip)
+        first, *shared = [F.conv2d(group_norm_silu(part, *entry.norm), entry.conv, padding=1) for part, entry in parts]
+        h = normalise(self.norm2, first, shifts[self], plus=shared[0] if shared else None)
+        h = F.conv2d(self.dropout(h), self.conv2.weight, padding=1)
+        residuals = [part if entry.shortcut is None else F.conv2d(part, entry.shortcut) for part, entry in parts]
+        return self.attention(add_biased(self.output_bias(), h, *residuals))
+
+    def join(self, x: Tensor, skip: Tensor) -> list[tuple[Tensor, Entry]]:
+        """Input and skip as parts (channels, their Entry); a second part has the channels that all steps share."""
+        width, channels = x.shape[1], x.shape[1] + skip.shape[1]
+        step = math.lcm(channels // self.norm1.num_groups, ALIGNED)
+        cut = -(-width // step) * step
+        if len(x) == len(skip) or 4 * (channels - cut) <= channels:  # a small share costs more launches than it saves
+            return [(join(x, skip, skip.shape[1]), self.entry(0, channels))]
+        shared = skip[:, cut - width :].contiguous(memory_format=torch.channels_last)
+        x = join(x, skip, cut - width) if cut > width else x
+        return [(x, self.entry(0, cut)), (shared, self.entry(cut, channels))]
+
+    @kept_for_inference
+    def entry(self, start: int, stop: int) -> Entry:
+        """The Entry of channels start to stop, which hold whole norm groups."""
+        norm, conv, shortcut = self.norm1, self.conv1.weight, getattr(self.shortcut, "weight", None)
+        groups = norm.num_groups * (stop - start) // norm.num_channels
+        if (start, stop) == (0, norm.num_channels):
+            return Entry((norm.weight, norm.bias, groups, norm.eps), conv, shortcut)
+        conv, shortcut = (
+            weight[:, start:stop].contiguous(memory_format=torch.channels_last) for weight in (conv, shortcut)
+        )
+        return Entry((norm.weight[start:stop], norm.bias[start:stop], groups, norm.eps), conv, shortcut)
+
+    @kept_for_inference
+    def output_bias(self) -> Tensor:
+        return self.conv2.bias if isinstance(self.shortcut, nn.Identity) else self.conv2.bias + self.shortcut.bias
+
+
+@in_full_precision
+def noise_shifts(blocks: Iterable[ResidualBlock], embedding: Tensor) -> dict[ResidualBlock, Tensor]:
+    """What the noise embedding (K·B, C_emb) adds in each block before its second norm, (K·B, C_out) with the bias of
+    the convolution there: one product for all blocks."""
+    blocks = list(blocks)
+    weight = torch.cat([block.noise.weight for block in blocks])
+    bias = torch.cat([block.noise.bias for block in blocks]) + torch.cat([block.conv1.bias for block in blocks])
+    shifts = F.linear(embedding, weight, bias).split([len(block.noise.weight) for block in blocks], dim=1)
+    return dict(zip(blocks, shifts, strict=True))
