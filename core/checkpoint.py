@@ -34,7 +34,7 @@ from model.published import (
     published_names,
     read_architecture,
 )
-from sparse import pack, unpack
+from sparse import SparseError, pack, unpack
 
 SUFFIXES = (".safetensors", ".pth")
 FORMAT = "smfdm"
@@ -151,11 +151,16 @@ def read_network_file(file, config=None):
     tensors, metadata = read_safetensors(file)
     if "config" not in metadata:
         raise UserError(f"{file}: no config in its metadata, so it is no network file of SMFDM")
-    change = take_encoder_change(tensors, file)
-    weights, masks = unpack(tensors)
     own = check_config(parse_json(metadata["config"], file), str(file))
     if config:
         refuse_other_network(config, own, file)
+    change = take_encoder_change(tensors, file)
+    with torch.device("meta"):  # shapes alone
+        expected = build_network(own.model, initialised=False).state_dict()
+    try:
+        weights, masks = unpack(tensors, {name: tensor.shape for name, tensor in expected.items()})
+    except SparseError as error:
+        raise UserError(f"{file}: damaged: {error}") from error
     return NetworkState(weights, masks, own, change)
 
 
@@ -207,10 +212,13 @@ def save_checkpoint(prefix: str | Path, config, state: TrainingState) -> None:
     save_network(f"{prefix}_gen.safetensors", NetworkState(state.ema, state.masks, config), state.step)
 
 
-def save_network(file, state, step):
-    """Writes a NetworkState as a network file."""
+def save_network(
+    file: str | Path, state: NetworkState, step: int, values_dtype: torch.dtype | None = None, compressed: bool = False
+) -> None:
+    """Writes a network file, its weights as `sparse.pack` makes them of the last two arguments."""
     metadata = {"config": json.dumps(state.config.to_dict()), "step": str(step)}
-    write_safetensors(file, pack(state.weights, state.masks) | measured(state.encoder_change), metadata)
+    packed = pack(state.weights, state.masks, values_dtype, compressed)
+    write_safetensors(file, packed | measured(state.encoder_change), metadata)
 
 
 def measured(change):

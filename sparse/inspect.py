@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sparse.errors import SparseError
-from sparse.packing import MASK, SHAPE, VALUES, unpack
+from sparse.packing import group_entries, unpack
 
 
 class Row(NamedTuple):
@@ -48,13 +48,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def tabulate(stored: Mapping[str, Tensor]) -> list[Row]:
     """Return a row for every convolution and linear weight, in the file's order of packed or dense tensors."""
     tensors, masks = unpack(stored)
+    entries_of = group_entries(stored)
     rows = []
     for name, tensor in tensors.items():
-        if name in masks:
-            n_bytes = sum(stored[name + part].nbytes for part in (MASK, VALUES, SHAPE))
-            rows.append(Row(name, tuple(tensor.shape), int(masks[name].sum()), tensor.numel(), n_bytes, True))
-        elif name.endswith("weight") and tensor.ndim >= 2 and tensor.is_floating_point():
-            rows.append(Row(name, tuple(tensor.shape), int(tensor.count_nonzero()), tensor.numel(), tensor.nbytes))
+        masked = name in masks
+        if masked or (name.endswith("weight") and tensor.ndim >= 2 and tensor.is_floating_point()):
+            active = masks[name].sum() if masked else tensor.count_nonzero()
+            n_bytes = sum(entry.nbytes for entry in entries_of.get(name, {"dense": tensor}).values())
+            rows.append(Row(name, tuple(tensor.shape), int(active), tensor.numel(), n_bytes, masked))
     return rows
 
 

@@ -1,88 +1,181 @@
-"""Storing a sparse tensor as a bit mask and its active values.
+"""Storing a sparse tensor as its mask and its active values.
 
 A masked tensor NAME becomes three entries: `NAME::mask`, uint8, one bit a weight in the tensor's logical order, the
 first weight in the highest bit (np.packbits), the last byte filled up with 0; `NAME::values`, the active values in
 that order; `NAME::shape`, int64. At density d and 32-bit values that is d + 1/32 of the dense size.
+
+Compressed, it becomes two, blobs of uint8 that `sparse.compression` describes: `NAME::active` or `NAME::pruned` is the
+mask, and `NAME::int8`, or another type, the shape and the values. A weight that has no mask becomes the latter alone.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sparse.compression import BLOBS, compress, compressed_shape, decompress, scatter
 from sparse.errors import SparseError, shorten
 
-MASK, VALUES, SHAPE = "::mask", "::values", "::shape"
+MARK = "::"  # between the name of a tensor and that of an entry
+MASK, VALUES, SHAPE = PLAIN = ("mask", "values", "shape")
+# Beyond 256 MiB, compressed tensors may take so many bytes, as float32, for each that is stored: enough where one
+# weight in a thousand is active, and no forged size fills the memory.
+MOST_INFLATED, FREE = 1024, 2**28
 
 
 def pack(
-    tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor], values_dtype: torch.dtype | None = None
+    tensors: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    values_dtype: torch.dtype | None = None,
+    compressed: bool = False,
 ) -> dict[str, Tensor]:
     """Return the tensors, on the CPU, with every masked one replaced by its packed entries.
 
     masks: bool, of the shape of the tensor of that name; what lies outside a mask is not stored.
-    values_dtype: torch.float16 or torch.bfloat16 halve the values; None keeps them bit for bit.
+    values_dtype: torch.float16 or torch.bfloat16 halve the values; None keeps them bit for bit. Where they are
+        compressed, torch.int8 makes each a whole number times a scale of its output channel (`sparse.quantization`).
+    compressed: of masks and values, little more than their information is stored, and tensors of two or more dimensions
+        are stored so, as values_dtype, even where they have no mask. Values that are not finite are refused.
     """
     if unknown := [name for name in masks if name not in tensors]:
         raise SparseError(f"there are masks, but no tensors, of these names: {shorten(unknown)}")
+    if values_dtype == torch.int8 and not compressed:
+        raise SparseError("values_dtype=torch.int8 asks for compressed=True")
     packed = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()
-        if name in masks:
-            packed |= _pack_one(name, tensor, masks[name].detach().cpu(), values_dtype)
+        mask = masks[name].detach().cpu() if name in masks else None
+        if mask is not None:
+            _check_mask(name, mask, tensor)
+        if compressed and (mask is not None or (tensor.ndim > 1 and tensor.is_floating_point())):
+            with _told_of(name):
+                entries = compress(tensor, mask, values_dtype or tensor.dtype)
+        elif mask is not None:
+            entries = _pack_plain(tensor, mask, values_dtype)
+        elif compressed and not tensor.isfinite().all():
+            raise SparseError(f"{name}: values that are not finite")
         else:
             packed[name] = tensor
+            continue
+        packed |= {name + MARK + kind: entry for kind, entry in entries.items()}
+    _compressed_shapes(packed)  # what cannot be read is not written
     return packed
 
 
-def unpack(packed: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def unpack(
+    packed: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the tensors that were packed, as float32 with zeros outside their masks, and their masks (bool).
 
-    Entries that are not packed are passed through. Raises SparseError where entries do not fit each other.
+    Entries that are not packed are passed through. Raises SparseError where entries are damaged or do not fit each
+    other, and, before memory is taken for any, where compressed ones are not of the `shapes` that are expected.
     """
+    compressed = _compressed_shapes(packed)
+    if shapes is not None:
+        _check_shapes(compressed, shapes)
+    entries_of = group_entries(packed)
     tensors, masks = {}, {}
     for key, tensor in packed.items():
-        name, mark, kind = key.rpartition("::")
-        if mark + kind == MASK:
-            tensors[name], masks[name] = _unpack_one(name, packed)
-        elif mark + kind not in (VALUES, SHAPE):
+        name, kind = _split(key)
+        if kind is None:
             tensors[key] = tensor
-        elif name + MASK not in packed:
-            raise SparseError(f"packed tensor {name}: {key} is there, but {name + MASK} is not")
+        elif name not in tensors:
+            with _told_of(f"packed tensor {name}"):
+                unpack_one = decompress if name in compressed else _unpack_plain
+                tensors[name], mask = unpack_one(entries_of[name])
+            if mask is not None:
+                masks[name] = mask
     return tensors, masks
 
 
-def _pack_one(name: str, tensor: Tensor, mask: Tensor, values_dtype: torch.dtype | None) -> dict[str, Tensor]:
+def group_entries(packed: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the entries of each packed tensor, by its name and by their kind: "mask", "values", ..."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in packed.items():
+        name, kind = _split(key)
+        if kind is not None:
+            groups.setdefault(name, {})[kind] = tensor
+    return groups
+
+
+def _split(key: str) -> tuple[str, str | None]:
+    """The name of the tensor that an entry belongs to, and the kind of the entry; None where it is not packed."""
+    name, mark, kind = key.rpartition(MARK)
+    return (name, kind) if mark and kind in (*PLAIN, *BLOBS) else (key, None)
+
+
+@contextmanager
+def _told_of(what: str) -> Iterator[None]:
+    """Errors say of what they speak."""
+    try:
+        yield
+    except SparseError as error:
+        raise SparseError(f"{what}: {error}") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Compressed entries.
+
+
+def _compressed_shapes(packed: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes that compressed entries promise, by name. Raises SparseError where they are too large to be true."""
+    shapes, n_bytes = {}, 0
+    for name, entries in group_entries(packed).items():
+        if not entries.keys().isdisjoint(BLOBS):
+            with _told_of(f"packed tensor {name}"):
+                shapes[name] = compressed_shape(entries)
+            n_bytes += sum(entry.nbytes for entry in entries.values())
+    inflated = 4 * sum(map(math.prod, shapes.values()))
+    if inflated > FREE + MOST_INFLATED * n_bytes:
+        raise SparseError(f"{n_bytes:,} bytes for tensors of {inflated:,}: compressed too far to be read")
+    return shapes
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, Sequence[int]]) -> None:
+    for name, shape in shapes.items():
+        if name not in expected:
+            raise SparseError(f"packed tensor {name}: no tensor of this name is expected")
+        if shape != tuple(expected[name]):
+            raise SparseError(f"packed tensor {name}: its shape is {list(shape)}, not {list(expected[name])}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plain entries.
+
+
+def _check_mask(name: str, mask: Tensor, tensor: Tensor) -> None:
     if mask.dtype != torch.bool or mask.shape != tensor.shape:
         raise SparseError(
             f"mask of {name} is {mask.dtype} {tuple(mask.shape)}, its tensor asks for torch.bool {tuple(tensor.shape)}"
         )
+
+
+def _pack_plain(tensor: Tensor, mask: Tensor, values_dtype: torch.dtype | None) -> dict[str, Tensor]:
     return {
-        name + MASK: torch.from_numpy(np.packbits(mask.flatten().numpy())),
-        name + VALUES: tensor[mask].to(values_dtype or tensor.dtype),
-        name + SHAPE: torch.tensor(tensor.shape, dtype=torch.int64),
+        MASK: torch.from_numpy(np.packbits(mask.flatten().numpy())),
+        VALUES: tensor[mask].to(values_dtype or tensor.dtype),
+        SHAPE: torch.tensor(tensor.shape, dtype=torch.int64),
     }
 
 
-def _unpack_one(name: str, packed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    if missing := [name + part for part in (MASK, VALUES, SHAPE) if name + part not in packed]:
-        raise SparseError(f"packed tensor {name}: {', '.join(missing)} is missing")
-    bits, values, shape = (packed[name + part].cpu() for part in (MASK, VALUES, SHAPE))
-    if bits.dtype != torch.uint8 or not values.is_floating_point() or shape.dtype != torch.int64 or shape.ndim != 1:
+def _unpack_plain(entries: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    if missing := [kind for kind in PLAIN if kind not in entries]:
+        raise SparseError(f"{', '.join(missing)} is missing beside {', '.join(entries)}")
+    bits, values, sizes = (entries[kind].cpu() for kind in PLAIN)
+    if bits.dtype != torch.uint8 or not values.is_floating_point() or sizes.dtype != torch.int64 or sizes.ndim != 1:
         raise SparseError(
-            f"packed tensor {name}: mask, values and shape are {bits.dtype}, {values.dtype} and {shape.dtype}, "
+            f"mask, values and shape are {bits.dtype}, {values.dtype} and {sizes.dtype}, "
             "not torch.uint8, a floating type and torch.int64"
         )
-    shape = shape.tolist()
+    shape = sizes.tolist()
     size = math.prod(shape)
     if min(shape, default=0) < 0 or bits.shape != ((size + 7) // 8,):
-        raise SparseError(f"packed tensor {name}: a mask of {bits.numel()} bytes does not fit the shape {shape}")
-    every_bit = torch.from_numpy(np.unpackbits(bits.numpy())).bool()
-    mask = every_bit[:size].view(shape)
-    if values.shape != (n_active := int(mask.sum()),) or every_bit[size:].any():
-        raise SparseError(f"packed tensor {name}: {values.numel()} values for {n_active} bits that are set in its mask")
-    tensor = torch.zeros(shape)
-    tensor[mask] = values.float()
-    return tensor, mask
+        raise SparseError(f"a mask of {bits.numel()} bytes does not fit the shape {shape}")
+    every_bit = np.unpackbits(bits.numpy()).view(bool)
+    mask = every_bit[:size]
+    if values.shape != (n_active := np.count_nonzero(mask),) or every_bit[size:].any():
+        raise SparseError(f"{values.numel()} values for {n_active} bits that are set in its mask")
+    return scatter(values, mask).view(shape), torch.from_numpy(mask).view(shape)

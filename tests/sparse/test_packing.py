@@ -93,9 +93,9 @@ def flip_padding(mask):
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("fc::mask", None, "fc::values is there, but fc::mask is not"),
-        ("fc::values", None, "fc::values is missing"),
-        ("fc::shape", None, "fc::shape is missing"),
+        ("fc::mask", None, "mask is missing beside values, shape"),
+        ("fc::values", None, "fc: values is missing"),
+        ("fc::shape", None, "fc: shape is missing"),
         ("fc::mask", lambda mask: mask[:-1], r"a mask of 11 bytes does not fit the shape \[13, 7\]"),
         ("fc::mask", lambda mask: mask.to(torch.int32), "not torch.uint8"),
         ("fc::mask", flip_padding, "bits that are set in its mask"),
