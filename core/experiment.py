@@ -2,25 +2,25 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from core.checkpoint import latest_prefix
+from core.config import Config
 from core.errors import UserError
 from data.files import remove_unfinished
 
 
-def experiment_folder(config: dict[str, Any]) -> Callable[[str], Path]:
+def experiment_folder(config: Config) -> Callable[[str], Path]:
     """A function from a key of config.path to the folder that it names, in `experiments/<name>/`."""
     root = Path(config.path.root) / config.name
     return lambda key: root / config.path[key]
 
 
-def remove_unfinished_checkpoints(config: dict[str, Any]) -> None:
+def remove_unfinished_checkpoints(config: Config) -> None:
     """Removes what a process that was killed had half written. For the main process, before it writes."""
     remove_unfinished(experiment_folder(config)("checkpoint"))
 
 
-def checkpoint_to_resume(config: dict[str, Any], resume: str | None) -> str | Path | None:
+def checkpoint_to_resume(config: Config, resume: str | None) -> str | Path | None:
     """The checkpoint that training continues from, or None to start afresh.
 
     `resume` is a checkpoint, "auto" for the latest of the experiment if it has one, or None; a fresh start where the
@@ -37,7 +37,7 @@ def checkpoint_to_resume(config: dict[str, Any], resume: str | None) -> str | Pa
     return resume
 
 
-def checkpoint_to_validate(config: dict[str, Any], resume: str | None) -> str | Path:
+def checkpoint_to_validate(config: Config, resume: str | None) -> str | Path:
     """The checkpoint that was asked for, or the latest of the experiment."""
     if resume is not None and resume != "auto":
         return resume

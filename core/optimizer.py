@@ -1,11 +1,23 @@
-"""The optimiser and its learning rate."""
+"""The optimiser, its learning rate, and its moments, which a checkpoint keeps."""
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from core.config.sections import OptimizerSection, TrainSection
+
+MOMENTS = {  # what training cannot go on without
+    torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+}
 
 
-def build_optimizer(parameters, options, device):
+def build_optimizer(parameters: Iterable[Any], options: OptimizerSection, device: torch.device) -> Optimizer:
     """`train.optimizer` of a config -> Adam, AdamW or SGD over the parameters, or groups of them."""
     kind, lr, decay = options.type, options.lr, options.weight_decay
     if kind == "sgd":
@@ -14,7 +26,7 @@ def build_optimizer(parameters, options, device):
     return adam(parameters, lr=lr, betas=tuple(options.betas), weight_decay=decay, fused=device.type == "cuda")
 
 
-def learning_rate(step, train):
+def learning_rate(step: int, train: TrainSection) -> float:
     """The learning rate of a step (from 0): linear warm-up, then constant, or a cosine to 0 at the last step."""
     lr = train.optimizer.lr
     if step < train.warmup:
@@ -23,3 +35,20 @@ def learning_rate(step, train):
         return lr
     progress = (step - train.warmup) / max(train.n_iter - train.warmup, 1)
     return lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def load_moments(
+    optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], moments: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Gives the optimiser what a checkpoint holds of its state: {parameter name: {key: tensor}}."""
+    wanted = MOMENTS[type(optimizer)]
+    for name, parameter in parameters.items():
+        state = moments.get(name, {})
+        if wanted <= state.keys():  # else of another optimiser, or never updated: it starts afresh
+            optimizer.state[parameter] = {key: _like(state[key], parameter) for key in wanted}
+
+
+def _like(value: Tensor | float, parameter: nn.Parameter) -> Tensor:
+    """A moment as the optimiser makes it: float32, where the parameter is, and laid out in memory as it is."""
+    value = torch.as_tensor(value, dtype=torch.float32, device=parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value) if value.dim() else value

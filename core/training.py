@@ -6,7 +6,7 @@ sees from its number, so a run continues exactly, and one process draws what sev
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from logging import Logger
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from tqdm import tqdm
 
 from core.board import Board
 from core.checkpoint import TrainingState, load_training_state, load_weights, save_checkpoint
+from core.config import Config
 from core.device import autocast, uses_graphs
 from core.distributed import Distributed
 from core.ema import EMA
 from core.errors import UserError
 from core.experiment import experiment_folder
 from core.gradients import FlatGradients, ForwardBackward
-from core.optimizer import build_optimizer, learning_rate
+from core.optimizer import build_optimizer, learning_rate, load_moments
+from core.sparse_stage import build_masker, masker_counters
 from core.stopping import stop_requested
 from core.validation import validate_all
 from data import SRDataset, train_loader
@@ -33,7 +35,7 @@ from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side
 from model.fast import release
 from model.resampling import resample
 from model.schedule import NoiseSchedule
-from sparse import Masker
+from sparse import Masker, UpdateReport
 
 
 class Trainer:
@@ -42,7 +44,7 @@ class Trainer:
     Another kind of training is a subclass with another `build_objective`, `draw` or `build_modules`.
     """
 
-    def __init__(self, config, run: Distributed, log: Logger, resume: str | Path | None = None):
+    def __init__(self, config: Config, run: Distributed, log: Logger, resume: str | Path | None = None):
         self.config, self.run, self.log = config, run, log
         self.options = config.train
         self.folder = experiment_folder(config)
@@ -55,8 +57,8 @@ class Trainer:
         if saved:
             load_weights(self.network, saved.weights, resume)
             self.load_modules(saved)
-            self.load_moments(saved.optimizer)
-        self.masker = self.build_masker(saved)
+            load_moments(self.optimizer, self.trained(), saved.optimizer)
+        self.masker = build_masker(self.network, self.optimizer, config, saved, run.broadcast)
         self.ema = self.build_ema(saved)
         self.schedule = NoiseSchedule(config.model.beta_schedule.train)
         run.broadcast(parameter.data for parameter in self.trained().values())
@@ -125,32 +127,6 @@ class Trainer:
             parameters |= {f"{name}/{key}": parameter for key, parameter in module.named_parameters()}
         return parameters
 
-    def build_masker(self, saved: TrainingState | None) -> Masker | None:
-        """Returns the masker that the config's `sparse` section describes; None for dense training.
-
-        Its schedule is that of the sparse stage. One begins with the run, or where a dense checkpoint is continued;
-        later checkpoints tell where it began.
-        """
-        options = dict(self.config.sparse)
-        if not options.pop("enabled"):
-            return None
-        start, state, seed = self.step, None, self.options.seed
-        if saved and saved.masks:
-            counters = {"start": start, "updates": 0, "seed": seed} | saved.masker
-            start = counters.pop("start")
-            state = {"masks": saved.masks, "steps": self.step, **counters}
-        options["update_until"] = start + max(round(options["update_until"] * (self.options.n_iter - start)), 1)
-        return Masker(
-            self.network,
-            self.optimizer,
-            **options,
-            start=start,
-            keep="largest" if saved else "random",  # of a dense checkpoint, what it has learnt
-            seed=seed,
-            synchronize=self.run.broadcast,
-            state=state,
-        )
-
     def build_ema(self, saved: TrainingState | None) -> EMA:
         options = self.options.ema_scheduler
         ema = EMA(self.network, options.ema_decay, options.step_start_ema, options.update_ema_every)
@@ -165,15 +141,6 @@ class Trainer:
         for name in self.modules.keys() & saved.modules.keys():
             load_weights(self.modules[name], saved.modules[name], f"the checkpoint's {name}")
 
-    def load_moments(self, moments: dict[str, dict[str, Tensor]]) -> None:
-        """Gives the optimiser what a checkpoint holds of its state: {parameter name: {key: tensor}}."""
-        wanted = {"sgd": {"momentum_buffer"}}.get(self.options.optimizer.type, {"step", "exp_avg", "exp_avg_sq"})
-        for name, parameter in self.trained().items():
-            state = moments.get(name, {})
-            if not wanted <= state.keys():
-                continue  # of another optimiser, or never updated: it starts afresh
-            self.optimizer.state[parameter] = {key: like(state[key], parameter) for key in wanted}
-
     def state(self) -> TrainingState:
         """Returns all that continuing from this step takes."""
         masker = self.masker
@@ -182,12 +149,12 @@ class Trainer:
             ema=self.ema.network.state_dict(),
             masks=dict(masker.masks) if masker else {},
             step=self.step,
-            masker={"start": masker.schedule.start, "updates": masker.updates, "seed": masker.seed} if masker else {},
+            masker=masker_counters(masker) if masker else {},
             modules={name: module.state_dict() for name, module in self.modules.items()},
             optimizer={name: self.optimizer.state[parameter] for name, parameter in self.trained().items()},
         )
 
-    def batches(self):
+    def batches(self) -> Iterable[dict[str, Any]]:
         """The batches of this process from the current step on, for ever."""
         images, run = self.config.datasets.train, self.run
         return train_loader(
@@ -204,7 +171,7 @@ class Trainer:
     # -----------------------------------------------------------------------------------------------------------------
     # The loop.
 
-    def fit(self):
+    def fit(self) -> None:
         """Trains to the last step, with checkpoints, validations and lines of the log on the way."""
         end = min(self.options.n_iter, self.options.stop_at or self.options.n_iter)
         if self.step >= end:
@@ -230,7 +197,7 @@ class Trainer:
                     self.validate()
         self.board.close()
 
-    def train_step(self, batch):
+    def train_step(self, batch: dict[str, Any]) -> None:
         """One optimiser step: loss, gradients, weights, masks, average."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.options) * group.get("lr_scale", 1.0)
@@ -246,9 +213,9 @@ class Trainer:
         self.step += 1
         update = self.masker.step(self.step) if self.masker else None
         self.ema.update(self.network, self.step)
-        if update:
+        if self.masker and update:
             self.ema.mask(self.masker)
-            self.report_update(update)
+            self.report_update(self.masker, update)
 
     def generators(self) -> tuple[torch.Generator, torch.Generator]:
         """Returns the sources of all that this step draws, on the host and on the device, equal in all processes; and
@@ -260,7 +227,7 @@ class Trainer:
     # -----------------------------------------------------------------------------------------------------------------
     # What is written on the way.
 
-    def report(self, bar):
+    def report(self, bar: tqdm) -> None:
         """Loss since the last line, learning rate, speed; the only place where the host waits for the device."""
         (start, first), self.since = self.since, (time.perf_counter(), self.step)
         steps = self.step - first
@@ -275,16 +242,16 @@ class Trainer:
         where = f"step {self.step}/{self.options.n_iter}  epoch {self.epoch}"
         self.log.info(f"{where}  loss {loss:.4f}  lr {lr:.2e}  {rate:.1f} images/s")
 
-    def report_update(self, update):
+    def report_update(self, masker: Masker, update: UpdateReport) -> None:
         """A prune-and-regrow update, by layer."""
-        self.board.scalars({f"density/{name}": density for name, density in self.masker.densities().items()}, self.step)
+        self.board.scalars({f"density/{name}": density for name, density in masker.densities().items()}, self.step)
         totals = {"pruned": sum(update.pruned.values()), "regrown": sum(update.regrown.values())}
         self.board.scalars({f"sparse/{kind}": count for kind, count in totals.items()}, self.step)
         self.board.scalars({f"pruned/{name}": count for name, count in update.pruned.items()}, self.step)
         self.board.scalars({f"regrown/{name}": count for name, count in update.regrown.items()}, self.step)
-        self.board.scalars({"sparse/density": self.masker.density, "sparse/prune_rate": update.prune_rate}, self.step)
+        self.board.scalars({"sparse/density": masker.density, "sparse/prune_rate": update.prune_rate}, self.step)
 
-    def validate(self):
+    def validate(self) -> None:
         """Metrics and pictures of the EMA network on every validation set of the config."""
         reports = validate_all(self.ema.network, self.config, self.run, self.step, self.log, self.density)
         release(self.ema.network)
@@ -294,30 +261,30 @@ class Trainer:
                 self.board.image(f"{name}/lr_bicubic_sr_hr", report["picture"], self.step)
         self.since = time.perf_counter(), self.step
 
-    def save(self):
+    def save(self) -> None:
         """A checkpoint of this step, by the main process."""
         if self.run.is_main:
-            prefix = Path(self.folder("checkpoint")) / f"I{self.step}_E{self.epoch}"
+            prefix = self.folder("checkpoint") / f"I{self.step}_E{self.epoch}"
             save_checkpoint(prefix, self.config, self.state())
             self.log.info(f"saved {prefix}_gen.safetensors")
         self.run.barrier()
 
     @property
-    def epoch(self):
+    def epoch(self) -> int:
         """How often the images have been seen, rounded up."""
         return -(-self.step * self.images_per_step // len(self.images))
 
     @property
-    def images_per_step(self):
+    def images_per_step(self) -> int:
         """Of all processes together."""
         return self.config.datasets.train.batch_size * self.options.accumulate * self.run.world
 
     @property
-    def density(self):
+    def density(self) -> float:
         """Active share of the prunable weights."""
         return self.masker.density if self.masker else 1.0
 
-    def summary(self):
+    def summary(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
         sparsity = f"sparse momentum at density {self.density:.4g}" if self.masker else "dense"
         images = self.config.datasets.train
@@ -326,9 +293,3 @@ class Trainer:
             f"batch {images.batch_size} × {self.run.world} on {self.run.device}; "
             f"step {self.step} → {self.options.n_iter}"
         )
-
-
-def like(value, parameter):
-    """A moment as the optimiser makes it: float32, where the parameter is, and laid out in memory as it is."""
-    value = torch.as_tensor(value, dtype=torch.float32, device=parameter.device)
-    return torch.empty_like(parameter, requires_grad=False).copy_(value) if value.dim() else value

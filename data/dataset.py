@@ -1,8 +1,10 @@
 """The dataset: pairs of low- and high-resolution images as tensors in [-1, 1]."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -33,7 +35,7 @@ class SRDataset(Dataset):
     Raises DataError for missing, unreadable and wrongly sized images: an image is never replaced by another one.
     """
 
-    def __init__(self, spec: dict, train: bool):
+    def __init__(self, spec: Mapping[str, Any], train: bool):
         self.l, self.r = spec["l_resolution"], spec["r_resolution"]
         self.train, self.augment, self.use_crop = train, bool(spec.get("augment")), bool(spec.get("use_crop"))
         section = "datasets.train" if train else "datasets.val"
@@ -111,7 +113,7 @@ class SRDataset(Dataset):
         return scale
 
 
-def open_store(spec: dict, section: str) -> PairStore | LmdbStore:
+def open_store(spec: Mapping[str, Any], section: str) -> PairStore | LmdbStore:
     """The store that a dataset section describes. Raises DataError that names the configuration key."""
     is_lmdb, with_lr = spec.get("datatype", "img") == "lmdb", spec.get("mode", "LRHR") != "HR"
     l_resolution, r_resolution = spec["l_resolution"], spec["r_resolution"]
@@ -134,7 +136,7 @@ def open_store(spec: dict, section: str) -> PairStore | LmdbStore:
     return (LmdbStore if is_lmdb else FolderStore)(root, l_resolution, r_resolution, with_lr)
 
 
-def weights_by_name(names: list[str], patterns: dict[str, float], section: str, root: str | Path) -> np.ndarray:
+def weights_by_name(names: list[str], patterns: Mapping[str, float], section: str, root: str | Path) -> np.ndarray:
     """The weight of each name. Raises DataError for a pattern that decides on none."""
     weights, undecided = np.ones(len(names)), np.ones(len(names), dtype=bool)
     for pattern, weight in patterns.items():
@@ -149,7 +151,7 @@ def weights_by_name(names: list[str], patterns: dict[str, float], section: str, 
     return weights
 
 
-def _how_to_make(root: Path, spec: dict, is_lmdb: bool) -> str:
+def _how_to_make(root: Path, spec: Mapping[str, Any], is_lmdb: bool) -> str:
     """The command that makes a missing dataroot."""
     sizes = f"{spec['l_resolution']},{spec['r_resolution']}"
     ending = "_" + sizes.replace(",", "_")
