@@ -10,7 +10,7 @@ import argparse
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from core.board import start_wandb
-from core.checkpoint import load_network, step_of
+from core.checkpoint import load_checkpoint
 from core.command_line import Parser
 from core.config import config_notices, load_config
 from core.device import show_gpus
@@ -23,6 +23,7 @@ from core.experiment import (
     remove_unfinished_checkpoints,
 )
 from core.log import start_logging
+from core.sampling import Sampling
 from core.training import Trainer
 from core.validation import validate_all
 
@@ -55,8 +56,9 @@ def train(config, run, log, resume):
 
 def validate(config, run, log, resume):
     checkpoint = of_main(run, checkpoint_to_validate(config, resume))
-    network, _ = load_network(checkpoint, run.device, config)
-    validate_all(network, config, run, step_of(checkpoint), log, checkpoint=checkpoint)
+    loaded = load_checkpoint(checkpoint, run.device, config)
+    sampling = Sampling.of(config.sample, loaded.network.schedule, loaded.encoder_change)
+    validate_all(loaded.network, config, sampling, run, loaded.step, log, checkpoint=checkpoint)
 
 
 def of_main(run, checkpoint):

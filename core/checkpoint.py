@@ -26,7 +26,7 @@ from core.config.files import parse_json
 from core.errors import UserError
 from data.errors import reason
 from data.files import write_atomically
-from model import ModelError, build_network
+from model import ModelError, Network, build_network
 from model.key_steps import EncoderChange
 from model.published import (
     convert_reference_state,
@@ -126,20 +126,40 @@ def writable_network_file(path):
     return path
 
 
-def load_network(path, device="cpu", config=None):
-    """A native or published checkpoint -> (network in evaluation mode on `device`, its whole config).
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network as a checkpoint holds it."""
+
+    network: Network  # in evaluation mode
+    config: Config  # whole
+    encoder_change: EncoderChange | None  # as calibration measured it, under this noise schedule
+    step: int  # of training; 0 where the checkpoint does not tell
+
+
+def load_network(
+    path: str | Path, device: str | torch.device = "cpu", config: Config | None = None
+) -> tuple[Network, Config]:
+    """The network of a checkpoint and its config; the arguments are those of `load_checkpoint`, which tells more."""
+    loaded = load_checkpoint(path, device, config)
+    return loaded.network, loaded.config
+
+
+def load_checkpoint(
+    path: str | Path, device: str | torch.device = "cpu", config: Config | None = None
+) -> LoadedNetwork:
+    """The network of a native or published checkpoint, on `device`, and what is known of it.
 
     With a config, the network is built as that says, and a file that does not fit it is refused. Published files tell
     the architecture by their shapes, apart from norm_groups (32) and image_size (128), which a config can tell.
-    `network.encoder_change` is what was measured of it, None where nothing was, or under another noise schedule.
     """
-    state = read_network_file(find_checkpoint(path).network, config)
+    file = find_checkpoint(path).network
+    state = read_network_file(file, config)
     config = config or state.config
     network = build_network(config.model, initialised=False)
     load_weights(network, state.weights, path)
-    if config.model.beta_schedule.val == state.config.model.beta_schedule.val:
-        network.encoder_change = state.encoder_change
-    return network.to(device).eval(), config
+    same_schedule = config.model.beta_schedule.val == state.config.model.beta_schedule.val
+    change = state.encoder_change if same_schedule else None
+    return LoadedNetwork(network.to(device).eval(), config, change, step_of(file))
 
 
 def read_network_file(file, config=None):
@@ -226,17 +246,18 @@ def measured(change):
     return {} if change is None else {CHANGE: change.distance, CHANGE_TIMESTEPS: torch.tensor(change.timesteps)}
 
 
-def save_encoder_change(path, network, config, target):
-    """Writes the network file of a checkpoint as `target`, which may be itself, with `network.encoder_change` in it.
+def save_encoder_change(path: str | Path, loaded: LoadedNetwork, target: str | Path) -> None:
+    """Writes the network file of a checkpoint as `target`, which may be itself, with `loaded.encoder_change` in it.
 
     All else in a native file stays as it is; of a published one, target is the native file of the same network.
     """
-    file, change = find_checkpoint(path).network, network.encoder_change
+    file = find_checkpoint(path).network
     if file.suffix == ".pth":
-        tensors, metadata = network.state_dict(), {"config": json.dumps(config.to_dict()), "step": str(step_of(file))}
+        tensors = loaded.network.state_dict()
+        metadata = {"config": json.dumps(loaded.config.to_dict()), "step": str(loaded.step)}
     else:
         tensors, metadata = read_safetensors(file)
-    write_safetensors(target, tensors | measured(change), metadata)
+    write_safetensors(target, tensors | measured(loaded.encoder_change), metadata)
 
 
 def load_training_state(path: str | Path, config) -> TrainingState:

@@ -1,29 +1,53 @@
 """What the commands share that read their options by argparse."""
 
 import argparse
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
+from core.config.keys import Key
+from core.config.sections import SampleSection
+from core.config.value_types import flag
 from core.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help tells all options)")
 
 
-def count(text):
+def add_sample_flags(group: argparse._ArgumentGroup, names: Iterable[str] = SampleSection.entries(), **defaults: str):
+    """A flag for each of these keys of a config's `sample` section, --key-steps for key_steps; their values are texts,
+    which the config reads, and None where a flag is not given and has no default here."""
+    for name in names:
+        key = SampleSection.entries()[name]
+        assert isinstance(key, Key)
+        told = f"; default: {defaults[name]}" if name in defaults else ""
+        words = f"{key.meaning} ({key.value_type.allowed}{told})".replace("%", "%%")
+        switch = {"action": argparse.BooleanOptionalAction} if key.value_type is flag else {"metavar": name.upper()}
+        default = defaults.get(name)
+        group.add_argument(f"--{name.replace('_', '-')}", default=default, help=words, **switch)  # type: ignore[arg-type]
+
+
+def sample_flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """{key of the `sample` section: value} of the flags that `add_sample_flags` made and that were given."""
+    given = {name: getattr(arguments, name, None) for name in SampleSection.entries()}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text} is no whole number of 1 or more")
     return int(text)
 
 
-def counts(text):
+def counts(text: str) -> tuple[int, ...]:
     """`4,8` -> (4, 8), in rising order."""
     return tuple(sorted(map(count, text.split(","))))
 
 
-def counts_or_zeros(text):
+def counts_or_zeros(text: str) -> tuple[int, ...]:
     """`0,1,8` -> (0, 1, 8)."""
     if not all(part.isdecimal() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text} is no list of whole numbers, as in 0,1,8")

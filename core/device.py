@@ -58,6 +58,12 @@ def automatic_precision(device: torch.device, sampling: bool) -> str:
     return "fp16" if sampling else "bf16"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the GPU, or of the CPU, for which torch has no class of its own."""
+    words = ("allocate memory", "enough memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
 def uses_graphs(device: torch.device) -> bool:
     """Whether the device can record its work once and replay it."""
     return device.type == "cuda"

@@ -9,16 +9,20 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.errors import DataError
-from model.errors import ModelError
-from sparse.errors import SparseError
-
 
 class UserError(Exception):
     """A config, a checkpoint or a command line is wrong: one line that says what, where, and how to mend it."""
 
 
-USER_ERRORS = (UserError, DataError, ModelError, SparseError)
+def is_of_user(error: Exception) -> bool:
+    """Whether an error says what the user can mend."""
+    if isinstance(error, UserError):
+        return True
+    from data.errors import DataError  # import torch, for which nobody need wait before there is an error
+    from model.errors import ModelError
+    from sparse.errors import SparseError
+
+    return isinstance(error, DataError | ModelError | SparseError)
 
 
 @contextmanager
@@ -35,7 +39,9 @@ def one_line_errors():
             raise  # of another pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush as the interpreter ends
         sys.exit(141)
-    except USER_ERRORS as error:
+    except Exception as error:
+        if not is_of_user(error):
+            raise
         say_once(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:

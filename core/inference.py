@@ -3,20 +3,25 @@
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
-from core.config import PRESETS, changed
-from core.device import synchronize
+from core.config import Config
+from core.device import is_out_of_memory, synchronize
 from core.errors import UserError
-from core.sampling import super_resolve
+from core.sampling import Sampling, super_resolve
 from data import DataError
 from data.errors import reason
 from data.images import is_image, read_rgba, resize, save_png, to_image, to_tensor
+
+Size = tuple[int, int]  # (width, height), in pixels
+Asked = tuple[int, ...]  # a Size, or (N,), N for the longer side
 
 
 class Job(NamedTuple):
@@ -32,14 +37,14 @@ class Item(NamedTuple):
     job: Job
     rgb: Image.Image
     alpha: Image.Image | None
-    size: tuple[int, int]  # (width, height) of the result
+    size: Size  # of the result
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Before anything is computed: what to do, or one line that says why not.
 
 
-def plan_jobs(inputs, out):
+def plan_jobs(inputs: Sequence[str | Path], out: str | Path) -> list[Job]:
     """The jobs for files and folders `inputs`; folders are searched to any depth, and `out` gets their subfolders.
 
     A result has the name of its source, ending in .png. Raises UserError where an input is missing, there is no image,
@@ -48,7 +53,7 @@ def plan_jobs(inputs, out):
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--output {out}: is a file; give a folder")
-    jobs = {}
+    jobs: dict[Path, Job] = {}
     for source, name in find_images(inputs, out):
         job = Job(source, out / name.with_suffix(".png"))
         other = jobs.setdefault(job.target, job)
@@ -56,11 +61,11 @@ def plan_jobs(inputs, out):
             raise UserError(f"{other.source} and {source} would both become {job.target}; give them in two runs")
     if not jobs:
         raise UserError(f"no image in {', '.join(map(str, inputs))}")
-    protect_inputs(jobs.values())
+    protect_inputs(list(jobs.values()))
     return list(jobs.values())
 
 
-def find_images(inputs, out=None):
+def find_images(inputs: Iterable[str | Path], out: Path | None = None) -> Iterator[tuple[Path, Path]]:
     """(file, its path inside `out`) of each image; earlier results, where `out` is inside an input, are none."""
     for path in map(Path, inputs):
         if path.is_dir():
@@ -74,7 +79,7 @@ def find_images(inputs, out=None):
             raise UserError(f"--input {path}: no such file or folder")
 
 
-def protect_inputs(jobs):
+def protect_inputs(jobs: Iterable[Job]) -> None:
     """Refuses to write where an input is, under whatever name or link."""
     inputs = {(status.st_dev, status.st_ino) for status in (job.source.stat() for job in jobs)}
     for job in jobs:
@@ -84,26 +89,17 @@ def protect_inputs(jobs):
                 raise UserError(f"{job.target} is an input and would be overwritten; give another --output")
 
 
-def sampling_settings(config, flags, preset=None):
-    """config.sample as a preset changes it, with those flags, {key: text or None}, that were given. Raises UserError
-    that names the flag."""
-    given = {key: value for key, value in flags.items() if value is not None}
-    origins = {f"sample.{key}": f"--{key.replace('_', '-')}" for key in given}
-    changes = PRESETS.get(preset, {}) | given
-    return changed(config, {f"sample.{key}": value for key, value in changes.items()}, "checkpoint", origins).sample
-
-
-def target_size(size, scale, asked=None):
-    """(width, height) of the result for an image of `size`: `asked` (W, H) as it is; (N,), N for the longer side; None,
-    `scale` times as large."""
+def target_size(size: Size, magnification: float, asked: Asked | None = None) -> Size:
+    """The size of the result for an image of `size`: the one that is asked for, or else `magnification` times as
+    large."""
     if asked and len(asked) == 2:
-        return tuple(asked)
-    factor = asked[0] / max(size) if asked else scale
-    return tuple(max(round(side * factor), 1) for side in size)
+        return asked[0], asked[1]
+    factor = asked[0] / max(size) if asked else magnification
+    return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
-def usual_size(size, config):
-    """(width, height) of the result where none is asked for.
+def usual_size(size: Size, config: Config) -> Size:
+    """The size of the result where none is asked for.
 
     A network that was trained on whole images, such as faces, makes images as large as those: it knows what fills one.
     Trained on crops, it makes any image as many times larger as it learnt to.
@@ -113,7 +109,7 @@ def usual_size(size, config):
     return target_size(size, images.magnification, asked)
 
 
-def show(size):
+def show(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
@@ -121,25 +117,25 @@ def show(size):
 # The work.
 
 
-def super_resolve_files(network, config, jobs, settings, scale=None, size=None, batch_size=1):
-    """Does the jobs, with a line on stdout for each done and on stderr for each failed -> how many failed.
-
-    settings    of `sampling_settings`; every image gets the seed among them, so that a result does not depend on which
-                other files there are
-    scale       how many times larger results are
-    size        in place of scale: the size of results, as `target_size` takes it; without both, `usual_size`
-    batch_size  most images of one size to super-resolve at once
-    """
-    factor = config.magnification
+def super_resolve_files(
+    network: nn.Module,
+    config: Config,
+    jobs: Sequence[Job],
+    sampling: Sampling,  # every image gets its seed, so that a result does not depend on which other files there are
+    magnification: float | None = None,  # how many times larger results are
+    size: Asked | None = None,  # in place of magnification: the size of results; without both, `usual_size`
+    batch_size: int = 1,  # most images of one size to super-resolve at once
+) -> int:
+    """Does the jobs, with a line on stdout for each done and on stderr for each failed -> how many failed."""
     progress = Progress(len(jobs))
-    if scale or size:
-        items = read(jobs, lambda image: target_size(image, scale, size), progress, "asked for")
+    if magnification or size:
+        items = read(jobs, lambda image: target_size(image, magnification or 1, size), progress, "asked for")
     else:
         told = "this network makes; --scale and --size ask for more"
         items = read(jobs, lambda image: usual_size(image, config), progress, told)
     for batch in equal_sizes(items, batch_size):
         with progress.attempt(*(item.job for item in batch)):
-            images, seconds = super_resolve_items(network, batch, settings, factor)
+            images, seconds = super_resolve_items(network, batch, sampling, config.magnification)
             for item, image in zip(batch, images, strict=True):
                 with progress.attempt(item.job):
                     write(item, image)
@@ -154,17 +150,17 @@ class OutOfMemory(Exception):
 class Progress:
     """Counts the files that are done and those that failed, and says so."""
 
-    def __init__(self, total):
+    def __init__(self, total: int):
         self.total, self.done, self.failed = total, 0, 0
 
-    def succeed(self, item, seconds):
+    def succeed(self, item: Item, seconds: float) -> None:
         self.done += 1
         count = f"[{self.done + self.failed}/{self.total}]"
         change = f"{show(item.rgb.size)} -> {show(item.size)}"
         print(f"{count} {item.job.target}  {change}  {seconds:.2f} s", flush=True)
 
     @contextmanager
-    def attempt(self, *jobs):
+    def attempt(self, *jobs: Job) -> Iterator[None]:
         """Inside, what goes wrong with the jobs' files makes these jobs fail, and nothing else."""
         try:
             yield
@@ -173,7 +169,7 @@ class Progress:
             print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def read(jobs, size_of, progress, told):
+def read(jobs: Iterable[Job], size_of: Callable[[Size], Size], progress: Progress, told: str) -> Iterator[Item]:
     """The jobs whose images can be read, one after the other, as items; told: in words, what their sizes are."""
     for job in jobs:
         item = None
@@ -187,9 +183,9 @@ def read(jobs, size_of, progress, told):
             yield item
 
 
-def equal_sizes(items, batch_size):
+def equal_sizes(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
     """The items in batches of equal image size, each as soon as it is full."""
-    waiting = defaultdict(list)
+    waiting: dict[Size, list[Item]] = defaultdict(list)
     for item in items:
         waiting[item.rgb.size].append(item)
         if len(waiting[item.rgb.size]) == batch_size:
@@ -197,14 +193,17 @@ def equal_sizes(items, batch_size):
     yield from waiting.values()
 
 
-def super_resolve_items(network, items, settings, factor):
+def super_resolve_items(
+    network: nn.Module, items: Sequence[Item], sampling: Sampling, magnification: float
+) -> tuple[Tensor, float]:
     """Items of one size -> (SR (B,3,H,W), seconds per image). Raises OutOfMemory."""
     device = next(network.parameters()).device
     lr = torch.stack([to_tensor(item.rgb) for item in items])
     width, height = items[0].size
+    seeds = [sampling.settings.seed] * len(items)
     began = time.perf_counter()
     try:
-        sr = super_resolve(network, lr, (height, width), settings, [settings.seed] * len(items), factor)
+        sr = super_resolve(network, lr, (height, width), sampling, seeds, magnification)
         synchronize(device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -214,13 +213,7 @@ def super_resolve_items(network, items, settings, factor):
     return sr, (time.perf_counter() - began) / len(items)
 
 
-def is_out_of_memory(error):
-    """Of the GPU, or of the CPU, for which torch has no class of its own."""
-    words = ("allocate memory", "enough memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in words)
-
-
-def write(item, sr):
+def write(item: Item, sr: Tensor) -> None:
     """The result as PNG, under the transparency of its source."""
     image = to_image(sr)
     if item.alpha:

@@ -1,67 +1,101 @@
-"""From LR images to SR images as the `sample` section of a config says: the one way that everything here samples."""
+"""From LR images to SR images as the `sample` section of a config says: the one way that everything here samples.
+
+A new option of the sampler is a key of `SampleSection` in core/config/sections.py, of which infer.py makes a flag, and
+an argument of `sample` in model/sampler.py, to which it goes from here by its name.
+"""
 
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from torch import Tensor, nn
+
+from core.config import PRESETS, Config, changed
+from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision
 from model.conditioning import relative_scale
+from model.key_steps import EncoderChange
 from model.sampler import SamplingPlan, sample
+from model.schedule import NoiseSchedule
 
-PASSED_ON = ("solver", "eta", "consistency", "start", "prior_noise", "decode", "decode_batch")
+RESOLVED = ("steps", "key_steps", "seed", "precision", "compile")  # settings that `sample` does not take by their names
+
+Callback = Callable[[int, int, Tensor, Tensor], None]  # callback(order, timestep, x, ŷ_0) after each denoising step
+
+
+def sampling_settings(config: Config, flags: Mapping[str, Any], preset: str | None = None) -> SampleSection:
+    """The config's `sample` section as a preset changes it, and then the flags, {key: value or its text}.
+
+    Raises UserError that names the flag.
+    """
+    origins = {f"sample.{key}": f"--{key.replace('_', '-')}" for key in flags}
+    changes = {**(PRESETS[preset] if preset else {}), **flags}
+    return changed(config, {f"sample.{key}": value for key, value in changes.items()}, "checkpoint", origins).sample
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a network samples: settings (solver, anchors, decoding, precision, seed, ...), and the chain that their steps
+    and key steps make of its noise schedule."""
+
+    settings: SampleSection
+    plan: SamplingPlan  # the whole chain, which `sample` takes
+    executed: SamplingPlan  # what is left of it where it begins at the noise level `start`
+
+    @classmethod
+    def of(
+        cls, settings: SampleSection, schedule: NoiseSchedule, encoder_change: EncoderChange | None = None
+    ) -> "Sampling":
+        """The settings for a network with this noise schedule; encoder_change: what calibration measured of it.
+
+        Raises ModelError where the settings make no chain, as auto:N does not without a measurement.
+        """
+        start, all_timesteps = settings.start, schedule.n_timestep
+        left = all_timesteps if start is None else schedule.timestep_of(start) + 1
+        plan = SamplingPlan.parse(settings.key_steps, settings.steps, all_timesteps, encoder_change, left)
+        return cls(settings, plan, plan.within(left))
+
+    def options(self) -> dict[str, Any]:
+        """The settings as arguments of `model.sampler.sample`."""
+        passed = {name: value for name, value in self.settings.items() if name not in RESOLVED}
+        return passed | {"compiled": self.settings.compile}
+
+    def describe(self) -> str:
+        """In one line, for reports; what is off is not mentioned."""
+        settings, plan = self.settings, self.executed
+        solver = f"ddim (eta {settings.eta:g})" if settings.solver == "ddim" else settings.solver
+        keys = f"encoder at {len(plan.key_steps)} of them (key steps {settings.key_steps})"
+        options = [f"{name} {settings[name]:g}" for name in ("consistency", "start", "prior_noise") if settings[name]]
+        if settings.decode != "every":
+            options.insert(0, f"decode {settings.decode}")
+        return ", ".join([solver, f"{plan.steps} of {plan.n_timestep} steps", keys, *options])
 
 
 def super_resolve(
-    network,
-    lr,  # (B,3,h,w) in [-1,1], on any device
-    size,  # (H,W) of the result
-    settings,  # config.sample
-    seeds,  # one an image: an image's noise depends on its seed alone
-    factor,  # the magnification that the network was trained for, `config.magnification`
-    callback=None,  # callback(order, timestep, x, ŷ_0) after each denoising step
-):  # (B,3,H,W) float32 in [-1,1]
+    network: nn.Module,
+    lr: Tensor,  # (B, 3, h, w) in [-1, 1], on any device
+    size: tuple[int, int],  # (H, W) of the result
+    sampling: Sampling,
+    seeds: Sequence[int],  # one an image: an image's noise depends on its seed alone
+    magnification: float,  # that the network was trained for, `config.magnification`
+    callback: Callback | None = None,
+) -> Tensor:  # (B, 3, H, W) float32 in [-1, 1]
     """Super-resolves a batch on the network's device, in the precision that the settings ask for.
 
     Raises ModelError for a setting that the sampler cannot work with.
     """
-    plan = sampling_plan(settings, network.schedule, network.encoder_change)
     device = next(network.parameters()).device
-    scale = relative_scale(size, lr.shape[-2:], factor)
-    options = {key: settings[key] for key in PASSED_ON}
-    options |= {"seeds": seeds, "scale": scale, "compiled": settings.compile, "callback": callback}
-    precision = settings.precision
+    options = sampling.options() | {"scale": relative_scale(size, lr.shape[-2:], magnification), "callback": callback}
+
+    def sampled(precision: str) -> Tensor:
+        with autocast(device, precision):
+            return sample(network, lr.to(device), size, sampling.plan, seeds=seeds, **options)
+
+    precision = sampling.settings.precision
     precision = automatic_precision(device, sampling=True) if precision == "auto" else precision
-    with autocast(device, precision):
-        sr = sample(network, lr.to(device), size, plan, **options)
+    sr = sampled(precision)
     if precision != "float32" and not sr.isfinite().all():
         warnings.warn(f"values beyond the range of {precision}: sampled again in float32", stacklevel=2)
-        return super_resolve(network, lr, size, settings.replace(precision="float32"), seeds, factor, callback)
+        sr = sampled("float32")
     return sr.clamp(-1, 1)
-
-
-def sampling_plan(settings, schedule, change=None):
-    """The chain that the settings describe: every timestep where `steps` is null.
-
-    `change` is the `encoder_change` of the network, which the key steps auto:N need.
-    """
-    executed = executed_timesteps(settings, schedule)
-    return SamplingPlan.parse(settings.key_steps, settings.steps, schedule.n_timestep, change, executed)
-
-
-def executed_plan(settings, schedule, change=None):
-    """What is left of the chain where it begins at the noise level `start`."""
-    return sampling_plan(settings, schedule, change).within(executed_timesteps(settings, schedule))
-
-
-def executed_timesteps(settings, schedule):
-    """How many timesteps there are from the noise level `start` on."""
-    return schedule.n_timestep if settings.start is None else schedule.timestep_of(settings.start) + 1
-
-
-def describe_sampling(settings, schedule, change=None):
-    """The settings in one line, for reports; what is off is not mentioned."""
-    plan = executed_plan(settings, schedule, change)
-    solver = f"ddim (eta {settings.eta:g})" if settings.solver == "ddim" else settings.solver
-    keys = f"encoder at {len(plan.key_steps)} of them (key steps {settings.key_steps})"
-    options = [f"{name} {settings[name]:g}" for name in ("consistency", "start", "prior_noise") if settings[name]]
-    if settings.decode != "every":
-        options.insert(0, f"decode {settings.decode}")
-    return ", ".join([solver, f"{plan.steps} of {plan.n_timestep} steps", keys, *options])

@@ -26,6 +26,7 @@ from core.errors import UserError
 from core.experiment import experiment_folder
 from core.gradients import FlatGradients, ForwardBackward
 from core.optimizer import build_optimizer, learning_rate, load_moments
+from core.sampling import Sampling
 from core.sparse_stage import build_masker, masker_counters
 from core.stopping import stop_requested
 from core.validation import validate_all
@@ -253,7 +254,8 @@ class Trainer:
 
     def validate(self) -> None:
         """Metrics and pictures of the EMA network on every validation set of the config."""
-        reports = validate_all(self.ema.network, self.config, self.run, self.step, self.log, self.density)
+        sampling = Sampling.of(self.config.sample, self.ema.network.schedule)
+        reports = validate_all(self.ema.network, self.config, sampling, self.run, self.step, self.log, self.density)
         release(self.ema.network)
         for name, report in reports.items():
             self.board.scalars({f"{name}/{key}": value for key, value in report["mean"].items()}, self.step)

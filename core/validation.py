@@ -1,26 +1,35 @@
 """Validation: every image of a set is super-resolved, measured beside bicubic upsampling, saved and reported."""
 
+import logging
 import time
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from core.config import Config
 from core.device import describe, synchronize, versions
+from core.distributed import Distributed
 from core.experiment import experiment_folder
 from core.metrics import load_lpips, lr_consistency, psnr, sharpness, spectral_distance, ssim
 from core.report import comparison, grid, table, write_json
-from core.sampling import describe_sampling, executed_plan, super_resolve
+from core.sampling import Callback, Sampling, super_resolve
 from data import SRDataset
 from data.images import resize, save_png, to_image
 
 COMPARED = 8  # images in the comparison picture
 CHAINS = 4  # images whose chain is saved as a process grid
 STAGES = 10  # estimates in a process grid
+
+Sample = dict[str, Any]  # of the dataset: lr, hr, index, name
+Report = dict[str, Any]
 
 
 class Pictures(NamedTuple):
@@ -35,28 +44,37 @@ class Pictures(NamedTuple):
 class Result(NamedTuple):
     """One validated image: its entry in the report, and its pictures if they are to be compared."""
 
-    entry: dict
+    entry: dict[str, Any]
     pictures: Pictures | None
 
 
-def validate_all(network, config, run, step, log, density=None, checkpoint=None):
+def validate_all(
+    network: nn.Module,  # on run.device
+    config: Config,
+    sampling: Sampling,
+    run: Distributed,
+    step: int,  # training steps behind the network
+    log: logging.Logger,
+    density: float | None = None,  # active share of the prunable weights; None: counted
+    checkpoint: str | Path | None = None,  # where the network came from, for the report
+) -> dict[str, Report]:
     """Validates on `datasets.val` and every other validation set -> {its key: what `validate` returns}."""
-    return {
-        key: validate(network, config, key, run, step, log, density, checkpoint) for key in config.datasets.validation
-    }
+    rest = run, step, log, density, checkpoint
+    return {key: validate(network, config, sampling, key, *rest) for key in config.datasets.validation}
 
 
 def validate(
-    network,  # on run.device
-    config,  # whole and checked
-    key,  # the set: "val", or another section of config.datasets
-    run,  # core.distributed.Distributed: process r validates images r, r + world, ...
-    step,  # training steps behind the network
-    log,  # a logger
-    density=None,  # active share of the prunable weights; None: counted
-    checkpoint=None,  # where the network came from, for the report
-):  # the report, on every process; with its comparison "picture" on the main one
-    """Validates one set. Writes into the experiment's folder
+    network: nn.Module,
+    config: Config,
+    sampling: Sampling,
+    key: str,  # the set: "val", or another one of config.datasets
+    run: Distributed,  # process r validates images r, r + world, ...
+    step: int,
+    log: logging.Logger,
+    density: float | None = None,
+    checkpoint: str | Path | None = None,
+) -> Report:  # on every process; with its comparison "picture" on the main one
+    """Validates one set, as `validate_all`. Writes into the experiment's folder
 
     results/{sr,hr,lr}/<step>_<index>_{sr,hr,lr}.png    every image
     results/process/<step>_<index>_sr_process.png       ŷ_0 along the chain, of the first few
@@ -66,27 +84,27 @@ def validate(
     and those of a set `val_x` into a folder `val_x` in each of these. The noise of an image has the seed sample.seed +
     index, so that no result depends on processes or batches.
     """
-    spec = config.datasets[key]
-    dataset = SRDataset(spec, train=False)
+    images = config.datasets.validation[key]
+    dataset = SRDataset(images, train=False)
     folders = output_folders(config, key)
     lpips = load_lpips(run.device, log)
     shard = range(run.rank, len(dataset), run.world)
-    results = []
-    for indices in batches(shard, spec.batch_size, spec.name, run, log):
+    results: list[Result] = []
+    for indices in batches(shard, images.batch_size, images.name, run, log):
         samples = [dataset[index] for index in indices]
-        sr, stages, seconds = super_resolve_samples(network, config, samples, run.device)
+        sr, stages, seconds = super_resolve_samples(network, sampling, samples, config.magnification)
         timing = {"seconds": seconds, "first_batch": not results}
         for n, sample in enumerate(samples):
             pictures = pictures_of(sample, sr[n])
             save(pictures, [x0[n] for x0 in stages], folders, step, sample["index"])
-            entry = identity(sample, config.sample) | measure(pictures, lpips) | timing
+            entry = identity(sample, sampling) | measure(pictures, lpips) | timing
             results.append(Result(entry, pictures if sample["index"] < COMPARED else None))
     results = sorted(chain(*run.gather(results)), key=lambda result: result.entry["index"])
-    report = describe_run(network, config, key, run, step, density, checkpoint) | summary(results)
+    report = describe_run(network, config, sampling, key, run, step, density, checkpoint) | summary(results)
     return publish(report, results, folders, log) if run.is_main else report
 
 
-def output_folders(config, key):
+def output_folders(config: Config, key: str) -> dict[str, Path]:
     """{"results", "results_sr", ...: folder} of one validation set, made where they are missing."""
     folder, subfolder = experiment_folder(config), "" if key == "val" else key
     names = ("results", "results_sr", "results_hr", "results_lr", "process")
@@ -96,7 +114,7 @@ def output_folders(config, key):
     return folders
 
 
-def batches(shard, batch_size, name, run, log):
+def batches(shard: range, batch_size: int, name: str, run: Distributed, log: logging.Logger) -> Iterator[range]:
     """The indices of a shard, batch by batch, under a progress bar; where no terminal shows it, every tenth of the way
     is a line of the log."""
     with tqdm(total=len(shard), desc=name, unit="image", disable=None if run.is_main else True) as bar:
@@ -109,40 +127,42 @@ def batches(shard, batch_size, name, run, log):
                 log.info(f"{name}: {done} of {len(shard)} images")
 
 
-def super_resolve_samples(network, config, samples, device):
-    """A list of the dataset's samples -> (SR (B,3,H,W), stages of the chains to save, seconds per image)."""
-    settings = config.sample
+def super_resolve_samples(
+    network: nn.Module, sampling: Sampling, samples: Sequence[Sample], magnification: float
+) -> tuple[Tensor, list[Tensor], float]:
+    """Samples of a dataset -> (SR (B,3,H,W), stages of the chains to save, seconds per image)."""
+    device = next(network.parameters()).device
     lr = torch.stack([sample["lr"] for sample in samples]).to(device)
     size = samples[0]["hr"].shape[-2:]
-    seeds = [settings.seed + sample["index"] for sample in samples]
-    plan = executed_plan(settings, network.schedule, network.encoder_change)
-    stages, callback = record_chain(plan, wanted=any(sample["index"] < CHAINS for sample in samples))
+    seeds = [seed_of(sample, sampling) for sample in samples]
+    stages, callback = record_chain(sampling, wanted=any(sample["index"] < CHAINS for sample in samples))
 
     synchronize(device)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, size, settings, seeds, config.magnification, callback)
+    sr = super_resolve(network, lr, size, sampling, seeds, magnification, callback)
     synchronize(device)
     return sr, stages, (time.perf_counter() - began) / len(samples)
 
 
-def record_chain(plan, wanted):
+def record_chain(sampling: Sampling, wanted: bool) -> tuple[list[Tensor], Callback | None]:
     """(stages, callback): the callback adds ŷ_0 (B,3,H,W) to the stages, at even distances up to the last step; None
     where that is not wanted."""
-    stages, orders = [], {plan.steps * (n + 1) // STAGES - 1 for n in range(STAGES)}
+    stages: list[Tensor] = []
+    orders = {sampling.executed.steps * (n + 1) // STAGES - 1 for n in range(STAGES)}
 
-    def callback(order, timestep, x, x0):
+    def callback(order: int, timestep: int, x: Tensor, x0: Tensor) -> None:
         if order in orders:
             stages.append(x0)
 
     return stages, callback if wanted else None
 
 
-def pictures_of(sample, sr):
+def pictures_of(sample: Sample, sr: Tensor) -> Pictures:
     lr, hr = to_image(sample["lr"]), to_image(sample["hr"])
     return Pictures(lr, resize(lr, hr.size), to_image(sr), hr)
 
 
-def save(pictures, stages, folders, step, index):
+def save(pictures: Pictures, stages: Sequence[Tensor], folders: dict[str, Path], step: int, index: int) -> None:
     """The published files of one image."""
     for kind in ("sr", "hr", "lr"):
         save_png(getattr(pictures, kind), folders[f"results_{kind}"] / f"{step}_{index}_{kind}.png")
@@ -150,11 +170,15 @@ def save(pictures, stages, folders, step, index):
         save_png(grid([[to_image(x0) for x0 in stages]]), folders["process"] / f"{step}_{index}_sr_process.png")
 
 
-def identity(sample, settings):
-    return {"index": sample["index"], "name": sample["name"], "seed": settings.seed + sample["index"]}
+def seed_of(sample: Sample, sampling: Sampling) -> int:
+    return sampling.settings.seed + sample["index"]
 
 
-def measure(pictures, lpips=None):
+def identity(sample: Sample, sampling: Sampling) -> dict[str, Any]:
+    return {"index": sample["index"], "name": sample["name"], "seed": seed_of(sample, sampling)}
+
+
+def measure(pictures: Pictures, lpips: Callable[..., float] | None = None) -> dict[str, float]:
     """The metrics of the SR image, and those of bicubic upsampling under names that begin with `bicubic_`."""
     lr, bicubic, sr, hr = map(np.asarray, pictures)
     nyquist = 0.5 * len(lr) / len(hr)  # of the LR image, in cycles per pixel of the others
@@ -170,7 +194,7 @@ def measure(pictures, lpips=None):
     return measures
 
 
-def summary(results):
+def summary(results: Sequence[Result]) -> dict[str, Any]:
     """The part of a report that the images make: how many, the means, and each by itself.
 
     `seconds_warm` leaves out the first batch of each process, which pays for memory, kernels and compilation.
@@ -183,32 +207,41 @@ def summary(results):
     return {"images": len(entries), "mean": mean, "per_image": entries}
 
 
-def describe_run(network, config, key, run, step, density, checkpoint):
+def describe_run(
+    network: nn.Module,
+    config: Config,
+    sampling: Sampling,
+    key: str,
+    run: Distributed,
+    step: int,
+    density: float | None,
+    checkpoint: str | Path | None,
+) -> dict[str, Any]:
     """The part of a report that says what was validated, and how, so that it can be done again."""
-    spec = config.datasets[key]
+    images = config.datasets.validation[key]
     told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "data_len", "l_resolution", "r_resolution")
     return {
         "config": config.name,
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "step": step,
         "density": counted_density(network) if density is None else density,
-        "dataset": {"key": key, **{name: spec[name] for name in told}},
-        "sampling": describe_sampling(config.sample, network.schedule, network.encoder_change),
-        "key_steps": str(executed_plan(config.sample, network.schedule, network.encoder_change)),
-        "settings": {**config.sample, "batch_size": spec.batch_size},
+        "dataset": {"key": key, **{name: images[name] for name in told}},
+        "sampling": sampling.describe(),
+        "key_steps": str(sampling.executed),
+        "settings": {**sampling.settings, "batch_size": images.batch_size},
         "device": describe(run.device),
         "processes": run.world,
         "versions": versions(("numpy", "pillow", "scikit-image")),
     }
 
 
-def counted_density(network):
+def counted_density(network: nn.Module) -> float:
     """The share of the prunable weights that are not zero."""
     weights = network.prunable_parameters().values()
     return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
-def publish(report, results, folders, log):
+def publish(report: Report, results: Sequence[Result], folders: dict[str, Path], log: logging.Logger) -> Report:
     """Writes the report and its picture, logs its table, and returns it with the picture."""
     picture = comparison([result.pictures for result in results if result.pictures])
     name = report["dataset"]["name"].replace("/", "_")

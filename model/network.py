@@ -43,7 +43,6 @@ class Network(nn.Module):
         self.decoder = UNetDecoder(out_channel, *shape)
         self.schedule = schedule
         self.prediction = prediction
-        self.encoder_change = None  # what `model.calibration` measured of these weights, if it did: for auto:N
 
     def condition(self, lr_image: Tensor, size: Sequence[int], scale: float | Tensor = 1.0) -> Condition:
         """Everything that does not depend on the noise level, computed once per image.

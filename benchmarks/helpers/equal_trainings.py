@@ -26,6 +26,7 @@ from core.device import pick_device, synchronize
 from core.distributed import Distributed
 from core.errors import UserError
 from core.report import write_json
+from core.sampling import Sampling
 from core.training import Trainer
 from core.validation import batches, measure, pictures_of, super_resolve_samples
 from data import DataError, SRDataset
@@ -279,13 +280,13 @@ def stratified_noise_levels(schedule, number, generator):
 
 def sampled_quality(network, setting, config, label):
     """The means of what `core.validation.measure` gives over all sampled images, and each image's by set."""
-    entries = {}
+    entries, sampling = {}, Sampling.of(config.sample, network.schedule)
     for key, dataset in setting.sets.items():
         spec, shard = config.datasets[key], range(min(setting.images, len(dataset)))
         entries[key] = []
         for indices in batches(shard, spec.batch_size, f"{label}, {spec.name}", setting.run, setting.log):
             samples = [dataset[index] for index in indices]
-            sr, _, _ = super_resolve_samples(network, config, samples, setting.run.device)
+            sr, _, _ = super_resolve_samples(network, sampling, samples, config.magnification)
             entries[key] += [measure(pictures_of(sample, image)) for sample, image in zip(samples, sr, strict=True)]
     release(network)
     every = list(itertools.chain(*entries.values()))

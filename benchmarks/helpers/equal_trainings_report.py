@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 
 from benchmarks.helpers.reports import environment, read_report, show, table
 from core.errors import UserError
-from core.sampling import describe_sampling
+from core.sampling import Sampling
 from data import SRDataset
 from model import build_network
 
@@ -32,7 +32,7 @@ def describe(comparison, setting, arguments, noise_levels):
         "images": setting.images,
         "data": describe_data(setting),
         "settings": {section: config[section].to_dict() for section in ("model", "train", "sparse", "sample")},
-        "sampling": describe_sampling(config.sample, network.schedule),
+        "sampling": Sampling.of(config.sample, network.schedule).describe(),
         "left_out": {},
         "bicubic": None,
         "rows": [],

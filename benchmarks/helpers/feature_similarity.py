@@ -15,10 +15,11 @@ from benchmarks.helpers.reports import environment, publish, show, start_log, ta
 from benchmarks.helpers.trained_network import config_of, load
 from core.calibrate import LRImage, images_of_files
 from core.checkpoint import load_network, step_of
-from core.device import autocast, automatic_precision, pick_device
+from core.device import autocast, automatic_precision, is_out_of_memory, pick_device
 from core.distributed import Distributed
 from core.errors import UserError
-from core.inference import is_out_of_memory, sampling_settings, target_size
+from core.inference import target_size
+from core.sampling import sampling_settings
 from core.validation import batches, counted_density
 from model.calibration import chain_features, cosine_similarity, relative_distance
 from model.conditioning import relative_scale

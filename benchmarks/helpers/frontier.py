@@ -13,9 +13,8 @@ from benchmarks.helpers.frontier_report import add_row, as_table, describe, desc
 from benchmarks.helpers.measuring import free
 from benchmarks.helpers.reports import publish, start_log
 from benchmarks.helpers.trained_network import load
-from core.device import synchronize
+from core.device import is_out_of_memory, synchronize
 from core.errors import UserError
-from core.inference import is_out_of_memory
 from core.metrics import load_lpips
 from core.report import comparison, write_json
 from core.sampling import super_resolve
@@ -38,16 +37,16 @@ def measure_chains(arguments, log):
         log.info(f"left out: {names} ({why})")
     report = describe(setting, arguments) | {"left_out": left_out, "bicubic": None, "rows": []}
     lpips = load_lpips(setting.run.device, log)
-    for number, (name, settings) in enumerate(chains.items(), start=1):
+    for number, (name, sampling) in enumerate(chains.items(), start=1):
         try:
-            measures, pictures = measure_chain(setting, settings, f"{number}/{len(chains)} {name}", lpips, log)
+            measures, pictures = measure_chain(setting, sampling, f"{number}/{len(chains)} {name}", lpips, log)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             left_out[name] = f"out of memory at batch {setting.batch}; see --batch"
             log.info(f"left out: {name} ({left_out[name]})")
             continue
-        add_row(report, {"chain": name} | describe_chain(setting, settings), measures)
+        add_row(report, {"chain": name} | describe_chain(sampling), measures)
         write_json(report, arguments.json)
         save_plots(report, arguments.plot)
         if arguments.save:
@@ -65,23 +64,22 @@ def make_folder(path):
         raise UserError(f"--save {path}: cannot make this folder: {reason(error)}") from None
 
 
-def measure_chain(setting, settings, label, lpips, log):
+def measure_chain(setting, sampling, label, lpips, log):
     """(the means of what `core.validation.measure` gives, each image's measures, and the seconds an image takes; the
     pictures of the first images)"""
     free()  # what the chain before took
     network = deepcopy(setting.network)
-    network.encoder_change = setting.network.encoder_change  # the same object: plans are kept by it
     entries, pictures, seconds = [], [], []
     for indices in batches(range(len(setting.samples)), setting.batch, label, setting.run, log):
         samples = [setting.samples[index] for index in indices]
-        sr, taken = sample_batch(network, setting, settings, samples)
+        sr, taken = sample_batch(network, setting, sampling, samples)
         if len(samples) == setting.batch:  # a smaller last one is captured anew, and slower for each image
             seconds.append(taken)
         results = [pictures_of(sample, image) for sample, image in zip(samples, sr, strict=True)]
         entries += [measure(result, lpips) for result in results]
         pictures += results[: COMPARED - len(pictures)]
     if len(seconds) == 1:
-        seconds.append(sample_batch(network, setting, settings, setting.samples[: setting.batch])[1])
+        seconds.append(sample_batch(network, setting, sampling, setting.samples[: setting.batch])[1])
     measures = {
         **{key: fmean(entry[key] for entry in entries) for key in entries[0]},
         "seconds": median(seconds[1:]),
@@ -92,13 +90,13 @@ def measure_chain(setting, settings, label, lpips, log):
     return measures, pictures
 
 
-def sample_batch(network, setting, settings, samples):
+def sample_batch(network, setting, sampling, samples):
     """(SR (B,3,H,W), seconds for each of its images)"""
     lr = torch.stack([sample["lr"] for sample in samples]).to(setting.run.device)
-    seeds = [settings.seed + sample["index"] for sample in samples]
+    seeds = [sampling.settings.seed + sample["index"] for sample in samples]
     synchronize(setting.run.device)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, samples[0]["hr"].shape[-2:], settings, seeds, setting.config.magnification)
+    sr = super_resolve(network, lr, samples[0]["hr"].shape[-2:], sampling, seeds, setting.config.magnification)
     synchronize(setting.run.device)
     return sr, (time.perf_counter() - began) / len(samples)
 

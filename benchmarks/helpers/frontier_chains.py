@@ -7,7 +7,7 @@ from benchmarks.helpers.reports import matching
 from core.config import PRESETS, changed
 from core.config.files import read_file
 from core.errors import UserError
-from core.sampling import executed_plan
+from core.sampling import Sampling
 from model.errors import did_you_mean
 from model.plan import NAMED_SETS, automatic
 
@@ -64,19 +64,19 @@ def no_chain(pattern, every):
 
 
 def chains_of(names, setting):
-    """({name: whole settings}, {name: why it is left out}) of --chains."""
+    """({name: Sampling}, {name: why it is left out}) of --chains."""
     chains, left_out = {}, {}
     for name, changes in named_chains(names).items():
         asked = setting.config.sample.to_dict() | changes
-        most, change = setting.network.schedule.n_timestep, setting.network.encoder_change
-        if isinstance(asked["steps"], int) and asked["steps"] > most:
-            left_out[name] = f"the schedule has {most} timesteps"
+        schedule, change = setting.network.schedule, setting.encoder_change
+        if isinstance(asked["steps"], int) and asked["steps"] > schedule.n_timestep:
+            left_out[name] = f"the schedule has {schedule.n_timestep} timesteps"
             continue
         settings = checked(setting, name, asked | {"key_steps": automatic_keys(asked, setting, name)})
         if change is None and automatic(settings.key_steps):
             left_out[name] = NO_CALIBRATION
         else:
-            chains[name] = settings
+            chains[name] = Sampling.of(settings, schedule, change)
     if not chains:
         raise UserError(f"--chains {names}: none can be measured: {'; '.join(by_reason(left_out))}")
     return chains, left_out
@@ -88,7 +88,7 @@ def automatic_keys(settings, setting, name):
     if not (isinstance(keys, str) and keys.startswith(LIKE)):
         return keys
     like = checked(setting, name, settings | {"key_steps": keys.removeprefix(LIKE)})
-    return f"auto:{len(executed_plan(like, setting.network.schedule).key_steps)}"
+    return f"auto:{len(Sampling.of(like, setting.network.schedule).executed.key_steps)}"
 
 
 def checked(setting, name, settings):

@@ -15,7 +15,6 @@ from core.checkpoint import step_of
 from core.config import PRESETS
 from core.device import automatic_precision
 from core.errors import UserError
-from core.sampling import describe_sampling, executed_plan
 from core.validation import counted_density
 
 OF_REUSE = ("key_steps", "decode", "decode_batch")  # in all else a chain agrees with the one that it is compared with
@@ -61,7 +60,7 @@ def describe(setting, arguments):
         "step": step_of(arguments.checkpoint) if arguments.checkpoint else None,
         "parameters": sum(parameter.numel() for parameter in setting.network.parameters()),
         "density": counted_density(setting.network),
-        "calibrated": setting.network.encoder_change is not None,
+        "calibrated": setting.encoder_change is not None,
         "dataset": {"key": arguments.data, **{name: spec[name] for name in told}},
         "images": len(setting.samples),
         "batch": setting.batch,
@@ -70,12 +69,11 @@ def describe(setting, arguments):
     }
 
 
-def describe_chain(setting, settings):
+def describe_chain(sampling):
     """What a chain does; of an image, in calls of the encoder and of the decoder for a single step."""
-    schedule, change = setting.network.schedule, setting.network.encoder_change
-    plan = executed_plan(settings, schedule, change)
+    plan, settings = sampling.executed, sampling.settings
     return {
-        "label": describe_sampling(settings, schedule, change),
+        "label": sampling.describe(),
         "settings": settings.to_dict(),
         "steps": plan.steps,
         "key_steps": str(plan),

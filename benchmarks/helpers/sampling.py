@@ -32,9 +32,8 @@ from benchmarks.helpers.reports import (
 )
 from core.checkpoint import load_network
 from core.config import load_config
-from core.device import autocast, automatic_precision, pick_device, synchronize
+from core.device import autocast, automatic_precision, is_out_of_memory, pick_device, synchronize
 from core.distributed import Distributed
-from core.inference import is_out_of_memory
 from model import build_network
 from model.fast import make_plain
 from model.sampler import SamplingPlan, sample

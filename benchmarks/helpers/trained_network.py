@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from core.checkpoint import find_checkpoint, load_network, read_network_file
-from core.config import check_config, load_config
+from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint, read_network_file
+from core.config import Config, check_config, load_config
 from core.config.loading import override
 from core.device import pick_device
 from core.distributed import Distributed
@@ -14,6 +14,7 @@ from core.errors import UserError
 from data import SRDataset
 from data.demo import make_demo
 from model import build_network
+from model.key_steps import EncoderChange
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Setting:
     """What is measured, and where."""
 
     network: nn.Module  # on the device, and never sampled: what sampling keeps, graphs and tables, goes with a copy
-    config: dict
+    config: Config
+    encoder_change: EncoderChange | None  # what calibration measured of it
     samples: list  # of the dataset
     batch: int
     run: Distributed
@@ -31,19 +33,20 @@ def load(arguments, folder):
     """The network and the images of the command line; the demo's images, without a checkpoint, go to the folder."""
     run = Distributed(0, 1, pick_device(arguments.device))
     if arguments.checkpoint:
-        config = config_of(arguments)
-        network, config = load_network(arguments.checkpoint, run.device, config)
+        loaded = load_checkpoint(arguments.checkpoint, run.device, config_of(arguments))
     else:
         make_demo(folder, count=1)
         flags = {"phase": "val", f"datasets.{arguments.data}.dataroot": str(folder / "val")}
         config = load_config(arguments.config or "config/demo.yaml", arguments.overrides, flags)
         torch.manual_seed(0)
-        network = build_network(config.model).to(run.device).eval()
+        loaded = LoadedNetwork(build_network(config.model).to(run.device).eval(), config, None, step=0)
+    config = loaded.config
     if arguments.data not in config.datasets:
         raise UserError(f"--data {arguments.data}: no such set in the config; it has {', '.join(config.datasets)}")
     dataset = SRDataset(config.datasets[arguments.data], train=False)
     samples = [dataset[index] for index in range(min(arguments.images, len(dataset)))]
-    return Setting(network, config, samples, min(arguments.batch, len(samples)), run)
+    batch = min(arguments.batch, len(samples))
+    return Setting(loaded.network, config, loaded.encoder_change, samples, batch, run)
 
 
 def config_of(arguments):

@@ -268,7 +268,7 @@ class SampleSection(Section):
     key_steps: str | Sequence[int] = key(
         either(text, list_of(count_or_zero)),
         "uniform:10",
-        "steps that run the encoder: none (all), uniform:K, auto:N, a set",
+        "steps that run the encoder: none (all do), uniform:K (each K-th), auto:N (as calibrated), a named set, 0,5,10",
     )
     eta: float = key(number("[0, 1]"), 0.0, "noise of DDIM: 0 none, 1 as ddpm")
     consistency: int = key(count_or_zero, 0, "rounds of back-projection of each predicted image onto the LR image")
@@ -282,7 +282,7 @@ class SampleSection(Section):
         "steps of a group that run the decoder: every, both ends, the first",
     )
     decode_batch: int | None = key(optional(count), None, "most decoder calls in one batch; null: a whole group")
-    seed: int = key(seed, 0, "of the noise; each image has its own")
+    seed: int = key(seed, 0, "of the noise; validation adds the index of an image")
     precision: str = key(
         choice("auto", "float32", "bf16", "fp16"),
         "auto",

@@ -52,7 +52,7 @@ def start(pytestconfig, tmp_path):
 def setting(pytestconfig):
     config = changed(load_config(pytestconfig.rootpath / "config" / "demo.yaml"), {"sample.start": None})
     network = build_network(config["model"], initialised=False).eval()
-    return trained_network.Setting(network, config, [], 1, Distributed(0, 1, torch.device("cpu")))
+    return trained_network.Setting(network, config, None, [], 1, Distributed(0, 1, torch.device("cpu")))
 
 
 def test_small_run(start, tmp_path):
@@ -171,8 +171,8 @@ def test_chains_that_begin_late(setting, start):
     chains, left_out = frontier_chains.chains_of("ddpm2000-*", setting)
     assert set(left_out) == {f"ddpm2000-auto{k}" for k in (2, 5, 10, 20, 50)}
     executed = setting.network.schedule.timestep_of(start) + 1
-    for name, settings in chains.items():
-        row = frontier_report.describe_chain(setting, settings)
+    for name, sampling in chains.items():
+        row = frontier_report.describe_chain(sampling)
         assert row["steps"] == executed < 2000 and 1 <= row["encoder_calls"] <= row["decoder_calls"] <= executed
         if name.removeprefix("ddpm2000-") in NAMED_SETS:
             keys = {0, *filter(NAMED_SETS[name.removeprefix("ddpm2000-")], range(executed))}
@@ -182,12 +182,12 @@ def test_chains_that_begin_late(setting, start):
 def test_automatic_key_steps_are_as_many_as_uniform_ones(setting):
     distance = torch.rand(20, 20)
     timesteps = tuple(range(1999, 0, -100))
-    setting.network.encoder_change = EncoderChange(timesteps, (distance + distance.T).fill_diagonal_(0))
+    setting = replace(setting, encoder_change=EncoderChange(timesteps, (distance + distance.T).fill_diagonal_(0)))
     for start in (None, 0.995):
         setting = replace(setting, config=changed(setting.config, {"sample.start": start}))
         chains, left_out = frontier_chains.chains_of("ddim50*", setting)
         assert not left_out and len(chains) == 16 + 7 + 6
-        calls = {name: frontier_report.describe_chain(setting, settings) for name, settings in chains.items()}
+        calls = {name: frontier_report.describe_chain(sampling) for name, sampling in chains.items()}
         for k in (2, 5, 10, 20):
             assert calls[f"ddim50-auto{k}"]["encoder_calls"] == calls[f"ddim50-u{k}"]["encoder_calls"]
         assert calls["ddim50-u5-ends"]["decoder_calls"] == 2 * calls["ddim50-u5"]["encoder_calls"]

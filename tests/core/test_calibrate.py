@@ -15,6 +15,7 @@ import infer
 from core.calibrate import images_of_config, main, spread
 from core.checkpoint import (
     TrainingState,
+    load_checkpoint,
     load_network,
     load_training_state,
     save_checkpoint,
@@ -24,7 +25,7 @@ from core.checkpoint import (
 from core.config import changed, load_config
 from core.errors import UserError
 from core.report import heat_map
-from core.sampling import describe_sampling, executed_plan, sampling_plan, super_resolve
+from core.sampling import Sampling, super_resolve
 from model import ModelError, build_network
 from model.key_steps import EncoderChange, key_steps_by_change
 from model.sampler import SamplingPlan, sample
@@ -64,9 +65,8 @@ def change():
 @pytest.fixture
 def measured(checkpoint, change):
     """The checkpoint with that measurement."""
-    network, config = load_network(checkpoint)
-    network.encoder_change = change
-    save_encoder_change(checkpoint, network, config, checkpoint.with_name("I3_E1_gen.safetensors"))
+    loaded = replace(load_checkpoint(checkpoint), encoder_change=change)
+    save_encoder_change(checkpoint, loaded, checkpoint.with_name("I3_E1_gen.safetensors"))
     return checkpoint
 
 
@@ -98,9 +98,9 @@ def test_measures_and_saves(run, checkpoint, make_image, tmp_path):
     names = {file.name for file in checkpoint.parent.iterdir()}
     assert names == {"I3_E1_gen.safetensors", "I3_E1_opt.safetensors", "I3_E1_encoder_change.png"}
 
-    network, _ = load_network(checkpoint)
-    assert network.encoder_change.timesteps == SamplingPlan(5, 20, ()).timesteps
-    assert network.encoder_change.distance[0, 4] > 0
+    change = load_checkpoint(checkpoint).encoder_change
+    assert change.timesteps == SamplingPlan(5, 20, ()).timesteps
+    assert change.distance[0, 4] > 0
 
 
 def test_the_mean_over_images_that_each_have_noise_of_their_own(run, checkpoint, make_image, tmp_path):
@@ -108,10 +108,10 @@ def test_the_mean_over_images_that_each_have_noise_of_their_own(run, checkpoint,
     for n in range(2):
         make_image(8, 8, n).save(tmp_path / f"{n}.png")
         assert run("-r", checkpoint, "-i", tmp_path / f"{n}.png", "--seed", 7 + n, "--timesteps", 3)[0] == 0
-        distances.append(load_network(checkpoint)[0].encoder_change.distance)
+        distances.append(load_checkpoint(checkpoint).encoder_change.distance)
     run("-r", checkpoint, "-i", tmp_path / "0.png", tmp_path / "1.png", "--seed", 7, "--timesteps", 3)
     assert not torch.equal(*distances)
-    assert torch.allclose(load_network(checkpoint)[0].encoder_change.distance, sum(distances) / 2)
+    assert torch.allclose(load_checkpoint(checkpoint).encoder_change.distance, sum(distances) / 2)
 
 
 def test_settings_are_heard(run, checkpoint, monkeypatch):
@@ -147,7 +147,7 @@ def test_another_file(run, checkpoint, tmp_path):
     other = tmp_path / "new" / "other_gen.safetensors"
     assert run("-r", checkpoint, "-o", other, "--images", 1, "--timesteps", 2)[0] == 0
     assert network_file(checkpoint).read_bytes() == before
-    assert load_network(other)[0].encoder_change and load_network(checkpoint)[0].encoder_change is None
+    assert load_checkpoint(other).encoder_change and load_checkpoint(checkpoint).encoder_change is None
     assert (tmp_path / "new" / "other_encoder_change.png").is_file()
 
 
@@ -161,9 +161,11 @@ def test_a_published_checkpoint_becomes_a_native_one(run, golden, make_image, tm
     code, _, stderr = run(*options)
     assert code == 2 and "-o FILE" in stderr and len(stderr.splitlines()) == 1
     assert run(*options, "-o", tmp_path / "native_gen.safetensors")[0] == 0
-    (network, config), (published, its_config) = load_network(tmp_path / "native"), load_network(tmp_path / "I7_E2")
-    assert config == its_config and network.encoder_change and published.encoder_change is None
-    assert all(torch.equal(tensor, published.state_dict()[name]) for name, tensor in network.state_dict().items())
+    native, published = load_checkpoint(tmp_path / "native"), load_checkpoint(tmp_path / "I7_E2")
+    assert native.config == published.config and native.encoder_change and published.encoder_change is None
+    assert native.step == published.step == 7
+    weights = published.network.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in native.network.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -220,11 +222,11 @@ def test_picture_has_the_largest_change_white():
 
 
 def test_a_measured_file_is_a_checkpoint_like_another(measured, change, small_config, capsys):
-    network, config = load_network(measured, config=small_config)
-    assert config == small_config
-    assert torch.equal(network.encoder_change.distance, change.distance)
-    assert network.encoder_change.timesteps == change.timesteps
-    assert not [name for name in network.state_dict() if "change" in name]
+    loaded = load_checkpoint(measured, config=small_config)
+    assert (loaded.config, loaded.step) == (small_config, 3)
+    assert torch.equal(loaded.encoder_change.distance, change.distance)
+    assert loaded.encoder_change.timesteps == change.timesteps
+    assert not [name for name in loaded.network.state_dict() if "change" in name]
     assert inspect([str(network_file(measured))]) == 0
     assert "change" not in capsys.readouterr().out
 
@@ -235,12 +237,12 @@ def test_a_measurement_does_not_outlive_training(measured, small_config):
     assert not [name for name in (*saved.weights, *saved.ema) if "change" in name]
     build_network(small_config["model"]).load_state_dict(saved.ema)
     save_checkpoint(measured, small_config, replace(saved, step=4))
-    assert load_network(measured)[0].encoder_change is None
+    assert load_checkpoint(measured).encoder_change is None
 
 
 def test_a_measurement_under_another_noise_schedule_is_none(measured, small_config):
     other = changed(small_config, {"model.beta_schedule.val.linear_end": 0.2})
-    assert load_network(measured, config=other)[0].encoder_change is None
+    assert load_checkpoint(measured, config=other).encoder_change is None
 
 
 @pytest.mark.parametrize(
@@ -269,25 +271,26 @@ def test_a_damaged_measurement_is_one_line(measured, damage):
 def test_settings_with_auto_sample_at_the_steps_that_fit(measured, change, small_config):
     network, _ = load_network(measured)
     settings = small_config.sample.replace(steps=10, key_steps="auto:3")
-    plan = sampling_plan(settings, network.schedule, network.encoder_change)
-    assert plan.key_steps == (0, 8, 9)  # positions are 0 up to order 6, then 1, 3, 5
+    sampling = Sampling.of(settings, network.schedule, change)
+    assert sampling.plan.key_steps == (0, 8, 9)  # positions are 0 up to order 6, then 1, 3, 5
     lr = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    ours = super_resolve(network, lr, (32, 32), settings, [5], 4)
-    assert torch.equal(ours, sample(network, lr, (32, 32), plan, "ddim", [5]).clamp(-1, 1))
-    assert describe_sampling(settings, network.schedule, change).endswith("encoder at 3 of them (key steps auto:3)")
+    ours = super_resolve(network, lr, (32, 32), sampling, [5], 4)
+    assert torch.equal(ours, sample(network, lr, (32, 32), sampling.plan, "ddim", [5]).clamp(-1, 1))
+    assert sampling.describe().endswith("encoder at 3 of them (key steps auto:3)")
 
 
 def test_start_leaves_all_key_steps_in_the_chain(measured, change, small_config):
     network, _ = load_network(measured)
     start = float(network.schedule.noise_level(7))
     settings = small_config.sample.replace(steps=12, key_steps="auto:3", start=start)
-    plan = executed_plan(settings, network.schedule, network.encoder_change)
+    sampling = Sampling.of(settings, network.schedule, change)
+    plan = sampling.executed
     assert plan.timesteps == tuple(reversed(range(8)))
     assert plan.key_steps == key_steps_by_change(change, plan.timesteps, 3)
     seen = []
     encode = network.encode
     network.encode = lambda x, level, condition: seen.append(level.item()) or encode(x, level, condition)
-    super_resolve(network, torch.zeros(1, 3, 8, 8), (16, 16), settings, [0], 4)
+    super_resolve(network, torch.zeros(1, 3, 8, 8), (16, 16), sampling, [0], 4)
     levels = network.schedule.noise_levels[[plan.timesteps[order] for order in plan.key_steps]]
     assert seen == pytest.approx(levels.tolist())
 
@@ -295,7 +298,7 @@ def test_start_leaves_all_key_steps_in_the_chain(measured, change, small_config)
 def test_without_a_measurement_auto_is_refused(small_network, small_config):
     settings = small_config.sample.replace(key_steps="auto:2")
     with pytest.raises(ModelError, match=r"python -m core\.calibrate"):
-        super_resolve(small_network, torch.zeros(1, 3, 8, 8), (32, 32), settings, [0], 4)
+        Sampling.of(settings, small_network.schedule)
 
 
 def test_infer(measured, checkpoint, make_image, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from core.checkpoint import (
     TrainingState,
+    load_checkpoint,
     load_network,
     load_training_state,
     read_network_file,
@@ -170,10 +172,8 @@ def test_damage_is_one_line(sparse_checkpoint, tmp_path, capsys):
 def test_what_was_measured_and_the_preset_are_in_it(sparse_checkpoint, small_network, tmp_path):
     prefix, *_ = sparse_checkpoint
     file = f"{prefix}_gen.safetensors"
-    network, config = load_network(prefix)
     distance = torch.tensor([[0.0, 0.25], [0.25, 0.0]])
-    network.encoder_change = EncoderChange((19, 4), distance)
-    save_encoder_change(file, network, config, file)
+    save_encoder_change(file, replace(load_checkpoint(prefix), encoder_change=EncoderChange((19, 4), distance)), file)
     assert not export("-r", file, "-o", tmp_path / "x.safetensors", "--preset", "fast")
     shipped = read_network_file(tmp_path / "x.safetensors")
     assert shipped.encoder_change.timesteps == (19, 4)

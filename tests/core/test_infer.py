@@ -13,9 +13,10 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 import core.inference
-from core.checkpoint import load_network
+from core.checkpoint import load_checkpoint
 from core.config import PRESETS, changed
-from core.inference import equal_sizes, sampling_settings, target_size, usual_size
+from core.inference import equal_sizes, target_size, usual_size
+from core.sampling import sampling_settings
 from data.demo import make_demo
 from infer import SHIPPED, main
 
@@ -94,8 +95,8 @@ def test_an_image_larger_than_training_asks_for_a_size(infer, photos, tmp_path, 
 
 
 def test_longer_side_of_a_portrait():
-    assert target_size((10, 40), scale=4, asked=(100,)) == (25, 100)
-    assert target_size((1, 900), scale=4, asked=(1000,)) == (1, 1000)
+    assert target_size((10, 40), magnification=4, asked=(100,)) == (25, 100)
+    assert target_size((1, 900), magnification=4, asked=(1000,)) == (1, 1000)
 
 
 def test_a_result_is_its_own_whatever_is_beside_it(infer, photos, tmp_path):
@@ -140,12 +141,12 @@ def test_presets(infer, photos, tmp_path, small_config):
 )
 def test_the_networks_that_ship(options, file, most_bytes, tmp_path):
     """Their files are small, 15 % dense, and say how to sample; a face comes nearer to the truth than by bicubic."""
-    network, config = load_network(file)
-    weights = network.prunable_parameters().values()
+    loaded = load_checkpoint(file)
+    weights = loaded.network.prunable_parameters().values()
     density = sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
     assert file.stat().st_size <= most_bytes and density == pytest.approx(0.15, abs=1e-4)
-    assert network.encoder_change is not None  # --key-steps auto:N works
-    assert PRESETS["balanced"].items() <= config["sample"].items()
+    assert loaded.encoder_change is not None  # --key-steps auto:N works
+    assert PRESETS["balanced"].items() <= loaded.config.sample.items()
 
     make_demo(tmp_path, low=16, count=1)
     command = [*options, "-i", str(tmp_path / "unseen.png"), "-o", str(tmp_path / "out"), "--device", "cpu"]

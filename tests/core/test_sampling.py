@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.device import automatic_precision
-from core.sampling import describe_sampling, executed_plan, super_resolve
+from core.sampling import Sampling, super_resolve
 from model import ModelError
 from model.sampler import SamplingPlan, sample
 
@@ -17,14 +17,20 @@ def lr():
 
 
 @pytest.fixture
+def sampling_of(small_network):
+    """sampling_of(settings) -> their Sampling for the small network."""
+    return lambda settings: Sampling.of(settings, small_network.schedule)
+
+
+@pytest.fixture
 def settings(small_config):
     return small_config.sample
 
 
-def test_is_the_sampler_with_the_settings(small_network, settings, lr):
+def test_is_the_sampler_with_the_settings(small_network, settings, sampling_of, lr):
     options = {"eta": 0.7, "consistency": 2, "decode": "ends", "decode_batch": 1, "prior_noise": 0.1}
     settings = settings.replace(solver="ddim", key_steps=[0, 3], **options)
-    sr = super_resolve(small_network, lr, (32, 32), settings, [5, 6, 7], factor=4)
+    sr = super_resolve(small_network, lr, (32, 32), sampling_of(settings), [5, 6, 7], magnification=4)
     plan = SamplingPlan(steps=4, n_timestep=20, key_steps=(0, 3))
     expected = sample(small_network, lr, (32, 32), plan, "ddim", [5, 6, 7], scale=1.0, **options)
     assert torch.equal(sr, expected.clamp(-1, 1))
@@ -33,59 +39,65 @@ def test_is_the_sampler_with_the_settings(small_network, settings, lr):
 
 
 @pytest.mark.parametrize(("size", "scale"), [((8, 8), 0), ((16, 16), 1 / 3), ((32, 32), 1), ((64, 64), 1)])
-def test_the_network_is_told_the_scale(small_network, settings, lr, monkeypatch, size, scale):
+def test_the_network_is_told_the_scale(small_network, settings, sampling_of, lr, monkeypatch, size, scale):
     told = []
     condition = small_network.condition
     monkeypatch.setattr(small_network, "condition", lambda lr, size, p: told.append(p) or condition(lr, size, p))
-    super_resolve(small_network, lr[:1], size, settings, [0], factor=4)
+    super_resolve(small_network, lr[:1], size, sampling_of(settings), [0], magnification=4)
     assert told == [pytest.approx(scale)]
 
 
-def test_steps_null_is_every_timestep(small_network, settings, lr):
+def test_steps_null_is_every_timestep(small_network, settings, sampling_of, lr):
     settings = settings.replace(steps=None)
     seen = []
-    super_resolve(small_network, lr[:1], (16, 16), settings, [0], 4, lambda order, t, x, x0: seen.append(t))
+    super_resolve(
+        small_network, lr[:1], (16, 16), sampling_of(settings), [0], 4, lambda order, t, x, x0: seen.append(t)
+    )
     assert seen == list(range(19, -1, -1))
 
 
-def test_start_shortens_the_chain(small_network, settings, lr):
+def test_start_shortens_the_chain(small_network, settings, sampling_of, lr):
     settings = settings.replace(steps=10, start=float(small_network.schedule.noise_level(5)))
     seen = []
-    super_resolve(small_network, lr[:1], (16, 16), settings, [0], 4, lambda order, t, x, x0: seen.append(t))
-    assert seen == list(executed_plan(settings, small_network.schedule).timesteps) == [5, 4, 3, 2, 1, 0]
+    super_resolve(
+        small_network, lr[:1], (16, 16), sampling_of(settings), [0], 4, lambda order, t, x, x0: seen.append(t)
+    )
+    assert seen == list(sampling_of(settings).executed.timesteps) == [5, 4, 3, 2, 1, 0]
 
 
-def test_an_image_does_not_depend_on_its_batch(small_network, settings, lr):
-    together = super_resolve(small_network, lr, (20, 23), settings, [3, 1, 2], 4)
-    alone = super_resolve(small_network, lr[1:2], (20, 23), settings, [1], 4)
+def test_an_image_does_not_depend_on_its_batch(small_network, settings, sampling_of, lr):
+    together = super_resolve(small_network, lr, (20, 23), sampling_of(settings), [3, 1, 2], 4)
+    alone = super_resolve(small_network, lr[1:2], (20, 23), sampling_of(settings), [1], 4)
     assert torch.allclose(together[1], alone[0], atol=1e-4)
-    other_seed = super_resolve(small_network, lr[1:2], (20, 23), settings, [4], 4)
+    other_seed = super_resolve(small_network, lr[1:2], (20, 23), sampling_of(settings), [4], 4)
     assert (other_seed - alone).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_precision_is_that_of_the_decoder(small_network, settings, lr, precision, dtype):
+def test_precision_is_that_of_the_decoder(small_network, settings, sampling_of, lr, precision, dtype):
     seen = set()
     hook = small_network.decoder.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     settings = settings.replace(precision=precision)
-    sr = super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
+    sr = super_resolve(small_network, lr, (16, 16), sampling_of(settings), [0, 1, 2], 4)
     hook.remove()
     assert seen == {dtype}
     assert sr.dtype == torch.float32
 
 
-def test_what_overflows_is_sampled_again_in_float32(small_network, settings, lr, recwarn):
+def test_what_overflows_is_sampled_again_in_float32(small_network, settings, sampling_of, lr, recwarn):
     """As fp16 may; what is no number in float32 either is not sampled for ever."""
     network = copy.deepcopy(small_network)
     network.decoder.output.bias.data.fill_(1e6)
     with pytest.warns(UserWarning, match=r"range of fp16: sampled again in float32"):
-        again = super_resolve(network, lr, (16, 16), settings.replace(precision="fp16"), [0, 1, 2], 4)
-    assert torch.equal(again, super_resolve(network, lr, (16, 16), settings.replace(precision="float32"), [0, 1, 2], 4))
+        again = super_resolve(network, lr, (16, 16), sampling_of(settings.replace(precision="fp16")), [0, 1, 2], 4)
+    assert torch.equal(
+        again, super_resolve(network, lr, (16, 16), sampling_of(settings.replace(precision="float32")), [0, 1, 2], 4)
+    )
     network.decoder.output.bias.data.fill_(float("nan"))
     recwarn.clear()
-    assert super_resolve(network, lr, (16, 16), settings, [0, 1, 2], 4).isnan().any()
+    assert super_resolve(network, lr, (16, 16), sampling_of(settings), [0, 1, 2], 4).isnan().any()
     assert not recwarn
 
 
@@ -98,19 +110,19 @@ def test_automatic_precision(device, training, sampling):
     assert automatic_precision(torch.device(device), sampling=True) == sampling
 
 
-def test_description_names_what_is_on(small_network, settings):
-    assert describe_sampling(settings, small_network.schedule) == (
+def test_description_names_what_is_on(sampling_of, settings):
+    assert sampling_of(settings).describe() == (
         "ddim (eta 0), 4 of 20 steps, encoder at 2 of them (key steps uniform:2)"
     )
     settings = settings.replace(solver="dpm++", steps=None, key_steps="none", consistency=3)
-    assert describe_sampling(settings, small_network.schedule) == (
+    assert sampling_of(settings).describe() == (
         "dpm++, 20 of 20 steps, encoder at 20 of them (key steps none), consistency 3"
     )
     settings = settings.replace(steps=4, key_steps="uniform:2", decode="ends", consistency=0)
-    assert describe_sampling(settings, small_network.schedule).endswith("(key steps uniform:2), decode ends")
+    assert sampling_of(settings).describe().endswith("(key steps uniform:2), decode ends")
 
 
-def test_wrong_settings_are_one_line(small_network, settings, lr):
+def test_wrong_settings_are_one_line(small_network, settings, sampling_of, lr):
     settings = settings.replace(key_steps="uniform:zero")
     with pytest.raises(ModelError, match="uniform:K"):
-        super_resolve(small_network, lr, (16, 16), settings, [0, 1, 2], 4)
+        sampling_of(settings)

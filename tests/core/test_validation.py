@@ -17,11 +17,18 @@ from skimage.metrics import peak_signal_noise_ratio
 from core.config import changed
 from core.distributed import Distributed
 from core.metrics import sharpness, spectral_distance
-from core.validation import CHAINS, COMPARED, validate_all
+from core.sampling import Sampling
+from core.validation import CHAINS, COMPARED
+from core.validation import validate_all as validate_with
 from data import DataError
 
 LOG = logging.getLogger("smfdm.test")
 ALONE = Distributed(0, 1, torch.device("cpu"))
+
+
+def validate_all(network, config, *rest, **told):
+    """Samples as the config says."""
+    return validate_with(network, config, Sampling.of(config.sample, network.schedule), *rest, **told)
 
 
 @pytest.fixture
@@ -139,13 +146,15 @@ import torch
 from core.checkpoint import load_network
 from core.config import check_config
 from core.distributed import Distributed
+from core.sampling import Sampling
 from core.validation import validate_all
 
 torch.set_num_threads(1)
 checkpoint, config = sys.argv[1], check_config(json.loads(sys.argv[2]))
 run = Distributed.from_environment("cpu")
 network, _ = load_network(checkpoint, run.device, config)
-reports = validate_all(network, config, run, 7, logging.getLogger("smfdm"))
+sampling = Sampling.of(config.sample, network.schedule)
+reports = validate_all(network, config, sampling, run, 7, logging.getLogger("smfdm"))
 assert all(report["processes"] == 2 for report in reports.values())
 print(json.dumps({key: report["per_image"] for key, report in reports.items()}))
 run.close()
