@@ -50,7 +50,7 @@ class Trainer:
         self.options = config.train
         self.folder = experiment_folder(config)
         torch.manual_seed(self.options.seed)
-        saved = load_training_state(resume, config) if resume else None
+        saved = self.load_state(resume) if resume else None
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run
         self.network = self.build_network(initialised=saved is None)
         self.modules = self.build_modules()
@@ -100,23 +100,38 @@ class Trainer:
         """
         return [{"params": list(module.parameters())} for module in (self.network, *self.modules.values())]
 
+    def load_state(self, resume: str | Path) -> TrainingState:
+        """Returns what a checkpoint holds to go on from."""
+        return load_training_state(resume, self.config)
+
     def draw(self, batch: dict[str, Any]) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
         """A batch of the data -> (tensors, constants), what the objective takes, on the device.
 
         Here the tensors are (lr, hr, noise, noise level), of B images each, and the constant is the scale. Each
         combination of constants is captured as a CUDA graph of its own. All noise of the step is drawn here.
         """
-        rank, world, device = self.run.rank, self.run.world, self.run.device
         on_host, on_device = self.generators()
-        lr, hr = (batch[key].to(device, non_blocking=True) for key in ("lr", "hr"))
-        own = slice(rank * len(hr), (rank + 1) * len(hr))  # of what is drawn for the batch of all processes
-        levels = draw_noise_levels(self.schedule, world * len(hr), on_host)[own].to(device, non_blocking=True)
-        scale = 1.0
-        if self.options.continuous_scale:
-            scale, side = draw_side(lr.shape[-1], hr.shape[-1], self.options.scale_step, on_host)
-            hr = resample(hr, (side, side)) if side != hr.shape[-1] else hr
-        noise = torch.randn((world * len(hr), *hr.shape[1:]), generator=on_device, device=device)[own]
-        return (lr, hr, noise, levels), (scale,)
+        own = self.own_share(len(batch["hr"]))
+        levels = draw_noise_levels(self.schedule, self.run.world * len(batch["hr"]), on_host)[own]
+        lr, hr, scale = self.draw_images(batch, on_host)
+        return (lr, hr, self.draw_noise(hr, on_device), levels.to(hr.device, non_blocking=True)), (scale,)
+
+    def draw_images(self, batch: dict[str, Any], on_host: torch.Generator) -> tuple[Tensor, Tensor, float]:
+        """Returns lr and hr on the device, hr in a drawn size where the config says so, and the scale p of that."""
+        lr, hr = (batch[key].to(self.run.device, non_blocking=True) for key in ("lr", "hr"))
+        if not self.options.continuous_scale:
+            return lr, hr, 1.0
+        scale, side = draw_side(lr.shape[-1], hr.shape[-1], self.options.scale_step, on_host)
+        return lr, resample(hr, (side, side)) if side != hr.shape[-1] else hr, scale
+
+    def draw_noise(self, hr: Tensor, on_device: torch.Generator) -> Tensor:
+        """Returns Gaussian noise in the shape of hr."""
+        shape = (self.run.world * len(hr), *hr.shape[1:])
+        return torch.randn(shape, generator=on_device, device=hr.device)[self.own_share(len(hr))]
+
+    def own_share(self, images: int) -> slice:
+        """Returns where the images of this process are in what is drawn for the batch of all processes."""
+        return slice(self.run.rank * images, (self.run.rank + 1) * images)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Setting up, afresh or from a checkpoint.

@@ -26,7 +26,7 @@ def take_steps(
     """-> the state after the last step, and its ŷ_0."""
     nan = float("nan")  # what overflowed must show
     for order, prediction in zip(orders, predictions.float().nan_to_num(nan, nan, nan), strict=True):
-        x0 = clean_estimate(steps[order], x, prediction, lr_image, consistency)
+        x0 = clean_estimate(steps[order], x, prediction, lr_image, consistency).clamp(-1, 1)
         x = next_state(steps[order], x, x0, x0_before, noise, order)
         x0_before = x0
         if callback:
@@ -35,21 +35,23 @@ def take_steps(
 
 
 def clean_estimate(step: Step, x: Tensor, prediction: Tensor, lr_image: Tensor, consistency: int) -> Tensor:
-    """ŷ_0 in [-1, 1] of the state and the prediction, after `consistency` rounds of back-projection onto the LR image
-    (Irani & Peleg 1991): ŷ_0 += up(x_lr - down(ŷ_0))."""
+    """ŷ_0 of the state and the prediction, not clamped yet, after `consistency` rounds of back-projection onto the LR
+    image (Irani & Peleg 1991): ŷ_0 += up(x_lr - down(ŷ_0))."""
     x0 = torch.addcmul(step.from_prediction * prediction, step.from_state, x)
     for _ in range(consistency):
         x0 = x0 + resample(lr_image - resample(x0, lr_image.shape[2:]), x0.shape[2:])
-    return x0.clamp(-1, 1)
+    return x0
 
 
-def next_state(step: Step, x: Tensor, x0: Tensor, x0_before: Tensor | None, noise: Noise, order: int) -> Tensor:
+def next_state(
+    step: Step, x: Tensor, x0: Tensor, x0_before: Tensor | None, noise: Noise | None = None, order: int = 0
+) -> Tensor:
     """The state after one step of the solver: the terms of `model.solvers`, those that are zero left out."""
     x_next = step.clean * x0
     if step.state is not None:
         x_next = torch.addcmul(x_next, step.state, x)
     if step.previous is not None:
         x_next = torch.addcmul(x_next, step.previous, x0_before)
-    if step.noise is not None:
+    if step.noise is not None and noise is not None:
         x_next = torch.addcmul(x_next, step.noise, noise(order + 1, x.shape))
     return x_next
