@@ -12,20 +12,19 @@ Published `PREFIX_gen.pth` and `PREFIX_opt.pth` are read too, never with full un
 
 import json
 import re
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.config import Config, check_config
 from core.config.files import parse_json
 from core.errors import UserError
+from core.tensor_files import read_metadata, read_pth, read_safetensors, write_safetensors
 from data.errors import reason
-from data.files import write_atomically
 from model import ModelError, Network, build_network
 from model.key_steps import EncoderChange
 from model.published import (
@@ -37,7 +36,6 @@ from model.published import (
 from sparse import SparseError, pack, unpack
 
 SUFFIXES = (".safetensors", ".pth")
-FORMAT = "smfdm"
 CHANGE, CHANGE_TIMESTEPS = "encoder_change/distance", "encoder_change/timesteps"  # names of tensors in a network file
 
 
@@ -53,8 +51,8 @@ class CheckpointFiles:
 class NetworkState:
     """What is in a network file. Training continues from the weights, of which a measurement is true no longer."""
 
-    weights: dict  # name -> dense tensor
-    masks: dict  # name -> bool tensor; empty for a dense network
+    weights: dict[str, Tensor]  # dense
+    masks: dict[str, Tensor]  # bool; none for a dense network
     config: Config
     encoder_change: EncoderChange | None = None
 
@@ -74,8 +72,8 @@ class TrainingState:
     optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
-def find_checkpoint(path):
-    """A file, a PREFIX, or a folder of checkpoints (its latest) -> CheckpointFiles."""
+def find_checkpoint(path: str | Path) -> CheckpointFiles:
+    """The files of a checkpoint that is named by a file of it, a PREFIX, or a folder of checkpoints (its latest)."""
     path = Path(path)
     if path.is_dir():
         latest = latest_prefix(path)
@@ -95,7 +93,7 @@ def find_checkpoint(path):
     return CheckpointFiles(network, training if training != network and training.is_file() else None)
 
 
-def latest_prefix(folder):
+def latest_prefix(folder: str | Path) -> Path | None:
     """The prefix of the checkpoint with the most steps in a folder, or None."""
     found = []
     for file in Path(folder).glob("*_gen.*"):
@@ -105,7 +103,7 @@ def latest_prefix(folder):
     return max(found)[1] if found else None
 
 
-def step_of(path):
+def step_of(path: str | Path) -> int:
     """The training step of a checkpoint, by the name of its file or what is in it; 0 where neither tells."""
     file = find_checkpoint(path).network
     match = re.match(r"I(\d+)_E\d+_gen", file.name)
@@ -114,7 +112,7 @@ def step_of(path):
     return int(read_metadata(file).get("step", 0))
 
 
-def writable_network_file(path):
+def writable_network_file(path: str | Path) -> Path:
     """A path that a network file is to be written to, with its folder made. Raises UserError where it cannot be one."""
     path = Path(path)
     if path.suffix != ".safetensors" or path.stem.endswith("_opt") or path.is_dir():
@@ -184,7 +182,7 @@ def read_network_file(file, config=None):
     return NetworkState(weights, masks, own, change)
 
 
-def take_encoder_change(tensors, file):
+def take_encoder_change(tensors: dict[str, Tensor], file: Path) -> EncoderChange | None:
     """Takes the measurement out of a network file's tensors -> EncoderChange, or None where there is none."""
     distance, timesteps = tensors.pop(CHANGE, None), tensors.pop(CHANGE_TIMESTEPS, None)
     if distance is None and timesteps is None:
@@ -195,7 +193,7 @@ def take_encoder_change(tensors, file):
         raise UserError(f"{file}: damaged: its measured encoder change is no such thing ({error})") from error
 
 
-def refuse_other_network(config, own, file):
+def refuse_other_network(config: Config, own: Config, file: Path) -> None:
     """One line where the config and the file describe networks that differ in their weights or in what they predict."""
     for section in ("unet", "lr_encoder", "diffusion"):
         for key, value in own.model[section].items():
@@ -204,14 +202,14 @@ def refuse_other_network(config, own, file):
                 raise UserError(f"{file}: trained with model.{section}.{key} = {value}, and the config says {asked}")
 
 
-def published_config(model, name):
+def published_config(model: Mapping[str, Any], name: str) -> Config:
     """A whole config around the model section of a published file: the face experiment, 16 to 128."""
     side = model["diffusion"]["image_size"]
     spec = {"mode": "LRHR", "dataroot": "", "l_resolution": side // 8, "r_resolution": side, "batch_size": 1}
     return check_config({"name": name, "model": model, "datasets": {"train": spec, "val": spec}}, name)
 
 
-def load_weights(network, state, where):
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], where: str | Path) -> None:
     """Into the network, or one line that says which key does not fit."""
     expected = network.state_dict()
     for name in expected.keys() | state.keys():
@@ -222,7 +220,7 @@ def load_weights(network, state, where):
     network.load_state_dict(state)
 
 
-def save_checkpoint(prefix: str | Path, config, state: TrainingState) -> None:
+def save_checkpoint(prefix: str | Path, config: Config, state: TrainingState) -> None:
     """Writes both files of a checkpoint, the network last: where it is, the other is whole."""
     tensors = {f"weights/{name}": tensor for name, tensor in pack(state.weights, state.masks).items()}
     tensors |= {f"optimizer/{name}/{key}": t for name, kept in state.optimizer.items() for key, t in kept.items()}
@@ -260,7 +258,7 @@ def save_encoder_change(path: str | Path, loaded: LoadedNetwork, target: str | P
     write_safetensors(target, tensors | measured(loaded.encoder_change), metadata)
 
 
-def load_training_state(path: str | Path, config) -> TrainingState:
+def load_training_state(path: str | Path, config: Config | None) -> TrainingState:
     """Reads a checkpoint. Without a training file beside it, training begins at step 0 from its weights."""
     files = find_checkpoint(path)
     network = read_network_file(files.network, config)
@@ -268,14 +266,14 @@ def load_training_state(path: str | Path, config) -> TrainingState:
     if files.training is None:
         return state
     if files.training.suffix == ".pth":
-        state.optimizer, state.step = _read_published_training(files)
+        state.optimizer, state.step = _read_published_training(files.network, files.training)
         return state
     tensors, metadata = read_safetensors(files.training)
     try:
         counters = json.loads(metadata["training"])
         state.step, state.masker = counters["step"], counters["masker"]
         state.weights, _ = unpack(_section(tensors, "weights"))
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{files.training}: not a training file of SMFDM") from error
     if "steps" in state.masker:  # earlier files tell how many steps the masks had been there
         state.masker["start"] = state.step - state.masker.pop("steps")
@@ -297,51 +295,14 @@ def _nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return nested
 
 
-def _read_published_training(files):
-    """A published `_opt.pth` -> (optimizer state by our names, step)."""
-    saved = read_pth(files.training)
+def _read_published_training(network: Path, training: Path) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """The files of a published checkpoint -> (the optimiser's state by our names, the step)."""
+    saved = read_pth(training)
     if not isinstance(saved, dict) or not {"iter", "optimizer"} <= saved.keys():
-        raise UserError(f"{files.training}: not a published training file: it has no 'iter' and 'optimizer'")
-    published = read_pth(files.network)
+        raise UserError(f"{training}: not a published training file: it has no 'iter' and 'optimizer'")
+    published = read_pth(network)
     number = {key: index for index, key in enumerate(parameter_order(published))}
     moments = saved["optimizer"]["state"]
     names = published_names(published)
     optimizer = {ours: moments[number[theirs]] for ours, theirs in names.items() if number[theirs] in moments}
     return optimizer, int(saved["iter"])
-
-
-def read_pth(file):
-    """A published file, tensors and plain containers alone."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # on a damaged file the unpickler raises whatever it stumbles over
-        raise UserError(f"{file}: truncated, or not a file of tensors that torch can read safely") from error
-
-
-def read_safetensors(file):
-    """-> (tensors by name, metadata)."""
-    with opened(file) as content:
-        return {key: content.get_tensor(key) for key in content.keys()}, content.metadata() or {}  # noqa: SIM118
-
-
-def read_metadata(file):
-    """Of a safetensors file, without its tensors."""
-    with opened(file) as content:
-        return content.metadata() or {}
-
-
-@contextmanager
-def opened(file):
-    """A safetensors file to read from, or one line that says that it is none."""
-    try:
-        with safe_open(file, framework="pt") as content:
-            yield content
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: truncated, or not a safetensors file ({str(error).splitlines()[0]})") from error
-
-
-def write_safetensors(file, tensors, metadata):
-    """Whole or not at all."""
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(file, to_bytes(tensors, {"format": FORMAT, **metadata}))

@@ -20,12 +20,12 @@ from core.checkpoint import (
     load_training_state,
     save_checkpoint,
     save_encoder_change,
-    write_safetensors,
 )
 from core.config import changed, load_config
 from core.errors import UserError
 from core.report import heat_map
 from core.sampling import Sampling, super_resolve
+from core.tensor_files import write_safetensors
 from model import ModelError, build_network
 from model.key_steps import EncoderChange, key_steps_by_change
 from model.sampler import SamplingPlan, sample

@@ -15,14 +15,13 @@ from core.checkpoint import (
     load_network,
     load_training_state,
     read_network_file,
-    read_safetensors,
     save_checkpoint,
     save_encoder_change,
     step_of,
-    write_safetensors,
 )
 from core.config import PRESETS, check_config
 from core.export import main
+from core.tensor_files import read_safetensors, write_safetensors
 from model.key_steps import EncoderChange
 from sparse.inspect import main as inspect
 from tests.core.conftest import SMALL

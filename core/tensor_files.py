@@ -1,0 +1,53 @@
+"""Files of tensors: safetensors to write and to read, and .pth files, which are never unpickled in full."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from core.errors import UserError
+from data.files import write_atomically
+
+FORMAT = "smfdm"
+
+
+def read_pth(file: Path) -> Any:
+    """A published file: tensors and plain containers alone."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # on a damaged file the unpickler raises whatever it stumbles over
+        raise UserError(f"{file}: truncated, or not a file of tensors that torch can read safely") from error
+
+
+def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """-> (tensors by name, metadata)."""
+    with opened(file) as content:
+        return {key: content.get_tensor(key) for key in content.keys()}, content.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Of a safetensors file, without its tensors."""
+    with opened(file) as content:
+        return content.metadata() or {}
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Any]:
+    """A safetensors file to read from, or one line that says that it is none."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            yield content
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: truncated, or not a safetensors file ({str(error).splitlines()[0]})") from error
+
+
+def write_safetensors(file: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(file, to_bytes(on_host, {"format": FORMAT, **metadata}))
