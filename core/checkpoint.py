@@ -160,11 +160,11 @@ def load_checkpoint(
     return LoadedNetwork(network.to(device).eval(), config, change, step_of(file))
 
 
-def read_network_file(file, config=None):
-    """A network file -> NetworkState."""
+def read_network_file(file: Path, config: Config | None = None) -> NetworkState:
+    """A network file, which is refused where it holds another network than that of the config."""
     if file.suffix == ".pth":
         state = read_pth(file)
-        model = config.model if config else read_architecture(state)
+        model: Mapping[str, Any] = config.model if config else read_architecture(state)
         return NetworkState(convert_reference_state(state), {}, config or published_config(model, file.stem))
     tensors, metadata = read_safetensors(file)
     if "config" not in metadata:
@@ -188,8 +188,10 @@ def take_encoder_change(tensors: dict[str, Tensor], file: Path) -> EncoderChange
     if distance is None and timesteps is None:
         return None
     try:
+        if distance is None or timesteps is None:
+            raise TypeError("half of it is missing")
         return EncoderChange(tuple(timesteps.tolist()), distance.float())
-    except (AttributeError, TypeError, ModelError) as error:
+    except (TypeError, ModelError) as error:
         raise UserError(f"{file}: damaged: its measured encoder change is no such thing ({error})") from error
 
 
@@ -239,7 +241,7 @@ def save_network(
     write_safetensors(file, packed | measured(state.encoder_change), metadata)
 
 
-def measured(change):
+def measured(change: EncoderChange | None) -> dict[str, Tensor]:
     """An EncoderChange, or None, as tensors of a network file."""
     return {} if change is None else {CHANGE: change.distance, CHANGE_TIMESTEPS: torch.tensor(change.timesteps)}
 

@@ -3,8 +3,9 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from model import Network
 from sparse import Masker
 
 
@@ -15,13 +16,13 @@ class EMA:
     whenever the masks change they multiply it: it has exactly the density of the network.
     """
 
-    def __init__(self, network: nn.Module, decay: float = 0.9999, start: int = 5000, every: int = 1):
+    def __init__(self, network: Network, decay: float = 0.9999, start: int = 5000, every: int = 1):
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay, self.start, self.every = decay, start, every
         self.averages: list[Tensor] = list(self.network.parameters())
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
+    def update(self, network: Network, step: int) -> None:
         """After the optimiser step that ends `step` (counted from 1)."""
         weights = [parameter.detach() for parameter in network.parameters()]
         if step < self.start:

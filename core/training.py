@@ -31,7 +31,7 @@ from core.sparse_stage import build_masker, masker_counters
 from core.stopping import stop_requested
 from core.validation import validate_all
 from data import SRDataset, train_loader
-from model import build_network
+from model import Network, build_network
 from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side
 from model.fast import release
 from model.resampling import resample
@@ -56,7 +56,7 @@ class Trainer:
         self.modules = self.build_modules()
         self.optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, run.device)
         if saved:
-            load_weights(self.network, saved.weights, resume)
+            load_weights(self.network, saved.weights, f"{resume}")
             self.load_modules(saved)
             load_moments(self.optimizer, self.trained(), saved.optimizer)
         self.masker = build_masker(self.network, self.optimizer, config, saved, run.broadcast)
@@ -79,7 +79,7 @@ class Trainer:
     # -----------------------------------------------------------------------------------------------------------------
     # What another kind of training replaces.
 
-    def build_network(self, initialised: bool) -> nn.Module:
+    def build_network(self, initialised: bool) -> Network:
         """Returns the network, on the device. initialised: False where a checkpoint's weights follow."""
         return build_network(self.config.model, initialised=initialised).to(self.run.device)
 
