@@ -44,4 +44,4 @@ def initialise(network: Network) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     for scale1 in network.conditioning.scale1:
-        nn.init.ones_(scale1.bias)  # with s1 = s2 = 0, as where a mask takes both weights, the modulation would vanish
+        nn.init.ones_(scale1.bias)  # type: ignore[arg-type]  # with s1 = s2 = 0, as where a mask takes both weights, the modulation would vanish

@@ -3,12 +3,14 @@ to compare, how much the features of the decoder do."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from model.key_steps import EncoderChange
+from model.network import Network
 from model.sampler import SamplingPlan, sample
 from model.unet import EncoderState, UNetDecoder, UNetEncoder
 
@@ -24,7 +26,7 @@ class Feature(NamedTuple):
 
 
 def encoder_change(
-    network: nn.Module,  # in eval mode
+    network: Network,  # in eval mode
     lr_image: Tensor,  # (B, 3, h, w) in [-1, 1], on the network's device
     size: tuple[int, int],  # (H, W) of the result
     steps: int = 100,  # timesteps at which the state is measured, spread over the schedule
@@ -40,15 +42,17 @@ def encoder_change(
     The distance of two states is the mean over their tensors, the skips and the bottleneck, of |a - b|² / |a|², with
     |a|² the mean over the chain: no tensor counts for more because it is larger. The chain is `chain_features`'.
     """
-    options = {"scale": scale, "consistency": consistency, "buckets": buckets, "decoder": False}
-    timesteps, features = chain_features(network, lr_image, size, steps, solver, seed, **options)
+    timesteps, features = chain_features(
+        network, lr_image, size, steps, solver, seed,
+        scale=scale, consistency=consistency, buckets=buckets, decoder=False,
+    )  # fmt: skip
     distances = [relative_distance(feature.steps) for feature in features]
     return EncoderChange(timesteps, torch.stack(distances).mean(dim=0).float())
 
 
 @torch.no_grad()
 def chain_features(
-    network: nn.Module,
+    network: Network,
     lr_image: Tensor,
     size: tuple[int, int],
     steps: int,
@@ -71,7 +75,7 @@ def chain_features(
     schedule = network.schedule
     plan = SamplingPlan.parse("none", min(steps, schedule.n_timestep), schedule.n_timestep)
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws the same
-    blocks = [block for level in network.decoder.levels for block in level] if decoder else []
+    blocks = list(chain(*network.decoder.levels)) if decoder else []  # type: ignore[arg-type]
     with ExitStack() as hooks:
         calls = [hooks.enter_context(sketched(module, buckets)) for module in (network.encoder, *blocks)]
         sample(
@@ -87,14 +91,14 @@ def places_of_encoder(encoder: UNetEncoder) -> list[tuple[str, int]]:
     """(part, level) of each tensor of its state."""
     levels = [0]
     for level, blocks in enumerate(encoder.levels):
-        levels += [level] * len(blocks) + [level + 1]
+        levels += [level] * len(blocks) + [level + 1]  # type: ignore[arg-type]
     return [*(("skip", level) for level in levels[:-1]), ("bottleneck", len(encoder.levels) - 1)]
 
 
 def places_of_decoder(decoder: UNetDecoder) -> list[tuple[str, int]]:
     """(part, level) of what each block returns, from the coarsest level to the finest."""
     coarsest = len(decoder.levels) - 1
-    return [("decoder", coarsest - n) for n, blocks in enumerate(decoder.levels) for _ in blocks]
+    return [("decoder", coarsest - n) for n, blocks in enumerate(decoder.levels) for _ in blocks]  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -138,10 +142,10 @@ class Sketch:
     than K elements. In full, the states of a chain would take gigabytes.
     """
 
-    def __init__(self, buckets: int, seed: int = 0):
+    def __init__(self, buckets: int, seed: int = 0) -> None:
         self.buckets = buckets
         self.generator = torch.Generator().manual_seed(seed)
-        self.signs = []  # of each tensor, int8
+        self.signs: list[Tensor] = []  # of each tensor, int8
 
     def __call__(self, state: EncoderState | Tensor) -> list[Tensor]:
         tensors = [tensor.flatten(1) for tensor in tensors_of(state)]

@@ -3,13 +3,16 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from model.network import Network
+from model.schedule import NoiseSchedule
 
 LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 
-def draw_noise_levels(schedule, batch, generator):
+def draw_noise_levels(schedule: NoiseSchedule, batch: int, generator: torch.Generator | None) -> Tensor:
     """γ (B,) on the CPU: t ~ U{1..T}, then γ ~ U(γ_t, γ_{t-1}), with γ_t = sqrt(ᾱ_t) and γ_0 = 1."""
     levels = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alphas_cumprod.sqrt()])
     t = torch.randint(1, schedule.n_timestep + 1, (batch,), generator=generator)
@@ -17,7 +20,7 @@ def draw_noise_levels(schedule, batch, generator):
     return (levels[t] + position * (levels[t - 1] - levels[t])).float()
 
 
-def draw_side(lr_side, hr_side, step, generator):
+def draw_side(lr_side: int, hr_side: int, step: int, generator: torch.Generator) -> tuple[float, int]:
     """Continuous scale: p ~ U(0, 1) -> side l + (h - l)·p, one for the whole batch, rounded up to a multiple of `step`.
 
     Returns (p of the rounded side, side). A step of 1 gives every size, as published; a larger one bounds how many
@@ -29,7 +32,7 @@ def draw_side(lr_side, hr_side, step, generator):
     return (side - lr_side) / (hr_side - lr_side), side
 
 
-def target(prediction, hr, noise, noise_level):
+def target(prediction: str, hr: Tensor, noise: Tensor, noise_level: Tensor) -> Tensor:
     """What the network is to predict: ε, or v = γ·ε - sqrt(1-γ²)·y_0 (Salimans & Ho 2022)."""
     return noise if prediction == "epsilon" else noise_level * noise - (1 - noise_level.square()).sqrt() * hr
 
@@ -37,12 +40,12 @@ def target(prediction, hr, noise, noise_level):
 class DiffusionLoss(nn.Module):
     """The training objective as a module, so that one wrapper (DDP, compile) sees the whole forward pass."""
 
-    def __init__(self, network, loss="l1"):
+    def __init__(self, network: Network, loss: str = "l1") -> None:
         super().__init__()
         self.network = network
         self.loss = LOSSES[loss]
 
-    def forward(self, lr, hr, noise, noise_level, scale):
+    def forward(self, lr: Tensor, hr: Tensor, noise: Tensor, noise_level: Tensor, scale: float) -> Tensor:
         """lr (B, 3, h, w), hr and noise (B, 3, H, W), noise_level (B,), scale p a float -> scalar loss.
 
         y = γ·y_0 + sqrt(1-γ²)·ε; the loss is the mean of |ε - ε̂| (l1) or its square (l2).

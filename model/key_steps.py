@@ -22,7 +22,7 @@ class EncoderChange:
     timesteps: tuple[int, ...]  # descending, (T,)
     distance: Tensor  # float32 (T, T) on the CPU, symmetric, 0 on the diagonal
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n = len(self.timesteps)
         if n == 0 or list(self.timesteps) != sorted(set(self.timesteps), reverse=True):
             raise ModelError("the timesteps of a measured encoder change must descend")

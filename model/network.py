@@ -29,7 +29,8 @@ class Network(nn.Module):
         dropout: float = 0.0,
         image_size: int = 128,
         lr_encoder: Mapping[str, int] | None = None,  # {"n_resblocks": 16, "n_feats": 64}
-        schedule: NoiseSchedule | None = None,
+        *,
+        schedule: NoiseSchedule,
         prediction: str = "epsilon",
     ) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class Network(nn.Module):
     def prunable_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of all that sparse training may prune: weights of convolutions and linear layers."""
         return {
-            f"{name}.weight": module.weight
+            f"{name}.weight": module.weight  # type: ignore[misc]  # a Parameter
             for name, module in self.named_modules()
             if isinstance(module, nn.Conv2d | nn.Linear)
         }

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isqrt
+from typing import Any
 
 from model.errors import ModelError, did_you_mean
 from model.key_steps import EncoderChange, key_steps_by_change
@@ -38,7 +39,7 @@ class SamplingPlan:
     n_timestep: int
     key_steps: tuple[int, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "n_timestep"):
             if not is_int(getattr(self, name)):
                 raise ModelError(f"{name} must be a whole number, not {getattr(self, name)!r}")
@@ -131,5 +132,5 @@ def parse_key_steps(text: str | Sequence[int], steps: int) -> tuple[int, ...]:
     raise ModelError(f"key-step plan {text!r} is not known{hint} (accepted: {ACCEPTED})")
 
 
-def is_int(value) -> bool:
+def is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -5,9 +5,16 @@ layer a number means follows from the architecture, and the architecture is read
 """
 
 import re
+from collections.abc import Mapping
 from itertools import count
+from typing import Any
+
+from torch import Tensor
 
 from model.errors import ModelError
+
+State = Mapping[str, Tensor]  # a published state dict
+Names = list[tuple[str, str]]  # (this project's name, the published key)
 
 SCHEDULE_BUFFERS = (
     "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
@@ -33,7 +40,7 @@ RES_BLOCK = {
 }
 
 
-def unwrapped(state):
+def unwrapped(state: Any) -> dict[str, Tensor]:
     """A published state dict without the `module.` prefix that a data-parallel wrapper leaves on every key."""
     state = {key.removeprefix("module."): value for key, value in state.items()} if isinstance(state, dict) else {}
     if "denoise_fn.downs.0.weight" not in state:
@@ -41,7 +48,7 @@ def unwrapped(state):
     return state
 
 
-def read_architecture(state, image_size=128, norm_groups=32):
+def read_architecture(state: State, image_size: int = 128, norm_groups: int = 32) -> dict[str, Any]:
     """config["model"] of a published state dict.
 
     The shapes do not tell the nominal image size, the number of groups of a GroupNorm, nor dropout: the first two are
@@ -49,7 +56,8 @@ def read_architecture(state, image_size=128, norm_groups=32):
     """
     state = unwrapped(state)
     inner = state["denoise_fn.downs.0.weight"].shape[0]
-    levels, attending = [[]], set()  # the output channels of each residual block
+    levels: list[list[int]] = [[]]  # the output channels of each residual block
+    attending = set()
     for n in range(1, 1 + _length(state, "denoise_fn.downs.", start=1)):
         if f"denoise_fn.downs.{n}.conv.weight" in state:
             levels.append([])
@@ -77,7 +85,7 @@ def read_architecture(state, image_size=128, norm_groups=32):
     }
 
 
-def convert_reference_state(state):
+def convert_reference_state(state: State) -> dict[str, Tensor]:
     """A published state dict (tensors by published key) -> the same tensors by this project's keys.
 
     Tensors that take no part in the forward pass may be there or not. Raises ModelError, with the list, where keys are
@@ -95,7 +103,7 @@ def convert_reference_state(state):
     return {ours: state[theirs] for ours, theirs in names.items()}
 
 
-def published_names(state):
+def published_names(state: State) -> dict[str, str]:
     """This project's parameter name -> the published key, for the architecture of a published state dict."""
     state = unwrapped(state)
     unet = read_architecture(state)["unet"]
@@ -103,18 +111,18 @@ def published_names(state):
     return dict(_lr_encoder_names(state) + _conditioning_names(levels) + _unet_names(state, unet))
 
 
-def parameter_order(state):
+def parameter_order(state: State) -> list[str]:
     """Published keys in the order in which a published optimiser numbers them: every parameter, no schedule buffer."""
     return [key for key in unwrapped(state) if key not in SCHEDULE_BUFFERS]
 
 
-def _length(state, prefix, start):
+def _length(state: State, prefix: str, start: int) -> int:
     """How many consecutive numbers n from `start` have keys `prefix + n`."""
     numbers = {int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)}
     return next(n for n in count(start) if n not in numbers) - start
 
 
-def _read_schedule(state):
+def _read_schedule(state: State) -> dict[str, Any]:
     """The β schedule: linear from the first to the last β in the file, or the published one where it has none."""
     betas = state.get("betas")
     if betas is None:
@@ -129,16 +137,16 @@ def _read_schedule(state):
     return {"schedule": "linear", "n_timestep": len(betas), "linear_start": _round(first), "linear_end": _round(last)}
 
 
-def _round(x):
+def _round(x: float) -> float:
     """A float32 read back as the decimal that it was written as."""
     return float(f"{x:.6g}")
 
 
-def _layer(ours, theirs, bias=True):
+def _layer(ours: str, theirs: str, bias: bool = True) -> Names:
     return [(f"{ours}.{kind}", f"{theirs}.{kind}") for kind in ("weight", "bias")[: 1 + bias]]
 
 
-def _lr_encoder_names(state):
+def _lr_encoder_names(state: State) -> Names:
     last = _length(state, "encoder.body.", start=0) - 1
     names = _layer("lr_encoder.head", "encoder.head.0")
     for i in range(last):
@@ -147,7 +155,7 @@ def _lr_encoder_names(state):
     return names + _layer("lr_encoder.body_end", f"encoder.body.{last}") + _layer("lr_encoder.tail", "encoder.tail.0")
 
 
-def _conditioning_names(levels):
+def _conditioning_names(levels: int) -> Names:
     names = [
         ("conditioning.first.0.weight", "denoise_fn.conv_body_first.0.weight"),
         ("conditioning.first.1.bias", "denoise_fn.conv_body_first.1.bias"),
@@ -163,7 +171,7 @@ def _conditioning_names(levels):
     return names
 
 
-def _unet_names(state, unet):
+def _unet_names(state: State, unet: Mapping[str, Any]) -> Names:
     levels = range(len(unet["channel_multiplier"]))
     names = _layer("embedding.expand", "denoise_fn.noise_level_mlp.1")
     names += _layer("embedding.project", "denoise_fn.noise_level_mlp.3")
@@ -188,11 +196,11 @@ def _unet_names(state, unet):
     return names + _layer("decoder.output", "denoise_fn.final_conv.block.3")
 
 
-def _block_names(state, ours, theirs):
+def _block_names(state: State, ours: str, theirs: str) -> Names:
     names = []
-    for part, reference in RES_BLOCK.items():
+    for part, name in RES_BLOCK.items():
         optional = part == "shortcut" or part.startswith("attention")
-        if optional and f"{theirs}.{reference}.weight" not in state:
+        if optional and f"{theirs}.{name}.weight" not in state:
             continue
-        names += _layer(f"{ours}.{part}", f"{theirs}.{reference}", bias=part != "attention.qkv")
+        names += _layer(f"{ours}.{part}", f"{theirs}.{name}", bias=part != "attention.qkv")
     return names

@@ -1,6 +1,8 @@
 """The noise schedule: how much of the image is left at each timestep of the diffusion."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -20,13 +22,9 @@ class NoiseSchedule:
     Raises ModelError where the spec does not make a schedule.
     """
 
-    def __init__(self, spec: dict):
-        self.betas = make_betas(
-            schedule=spec.get("schedule"),
-            n_timestep=spec.get("n_timestep"),
-            start=spec.get("linear_start", 1e-6),
-            end=spec.get("linear_end", 1e-2),
-        )
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        given = {"schedule": None, "n_timestep": None, "linear_start": 1e-6, "linear_end": 1e-2, **spec}
+        self.betas = make_betas(given["schedule"], given["n_timestep"], given["linear_start"], given["linear_end"])
         self.alphas_cumprod = torch.cumprod(1 - self.betas, dim=0)
         self.noise_levels = self.alphas_cumprod.sqrt()
 
@@ -66,7 +64,7 @@ def linspace(start: float, end: float, steps: int) -> torch.Tensor:
     return torch.linspace(start, end, steps, dtype=torch.float64)
 
 
-def check_spec(schedule: str, n_timestep: int, start: float, end: float):
+def check_spec(schedule: str, n_timestep: int, start: float, end: float) -> None:
     if schedule not in SCHEDULES:
         hint = did_you_mean(str(schedule), SCHEDULES)
         raise ModelError(f"schedule {schedule!r} is not known{hint} (known: {', '.join(SCHEDULES)})")

@@ -32,10 +32,10 @@ class Update(NamedTuple):
 class Step(NamedTuple):
     """All coefficients of one step: float32 scalars on the device, or None where the term is zero."""
 
-    from_state: Tensor | None
-    from_prediction: Tensor | None
+    from_state: Tensor
+    from_prediction: Tensor
     state: Tensor | None
-    clean: Tensor | None
+    clean: Tensor
     previous: Tensor | None
     noise: Tensor | None
 
@@ -101,25 +101,26 @@ def clean_image(prediction: str, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor
     raise ModelError(f'prediction must be "epsilon" or "v", not {prediction!r}')
 
 
-class Steps(Sequence):
+class Steps(Sequence[Step]):
     """The steps of a chain, in the order in which they are taken; as one table for whoever takes several at once."""
 
-    def __init__(self, table: Tensor, device):  # (S, 6) float64, a row for each step
+    def __init__(self, table: Tensor, device: torch.device | str) -> None:  # (S, 6) float64, a row for each step
         self.table = table.float().to(device)
         self.used = (table != 0).tolist()  # decided here, on the host, so that the chain never looks at a value
 
-    def __getitem__(self, order):
+    def __getitem__(self, order: int) -> Step:  # type: ignore[override]  # no slices
         scalars = self.table[order].unbind()
-        return Step(*(scalar if used else None for scalar, used in zip(scalars, self.used[order], strict=True)))
+        terms = (scalar if used else None for scalar, used in zip(scalars, self.used[order], strict=True))
+        return Step(*terms)  # type: ignore[arg-type]  # no solver is without the first three and ŷ_0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.table)
 
-    def adds_noise(self, order):
+    def adds_noise(self, order: int) -> bool:
         return self.used[order][Step._fields.index("noise")]
 
 
-def solver_steps(solver: str, prediction: str, alphas_cumprod: Tensor, eta: float, device) -> Steps:
+def solver_steps(solver: str, prediction: str, alphas_cumprod: Tensor, eta: float, device: torch.device | str) -> Steps:
     """The steps of a chain over timesteps of the given ᾱ, float64 (S,), in the order in which they are taken."""
     if solver not in SOLVERS:
         hint = did_you_mean(str(solver), SOLVERS)

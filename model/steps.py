@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from model.noise import Noise
 from model.resampling import resample
 from model.solvers import Step, Steps
 
-Noise = Callable[[int, tuple[int, ...]], Tensor]  # noise(i, shape): i = 0 for x_T, order + 1 for a step
 TakeSteps = Callable[..., tuple[Tensor, Tensor]]  # `take_steps`, or what computes the same
 
 
@@ -51,7 +51,7 @@ def next_state(
     if step.state is not None:
         x_next = torch.addcmul(x_next, step.state, x)
     if step.previous is not None:
-        x_next = torch.addcmul(x_next, step.previous, x0_before)
+        x_next = torch.addcmul(x_next, step.previous, x0_before)  # type: ignore[arg-type]  # there is one by then
     if step.noise is not None and noise is not None:
         x_next = torch.addcmul(x_next, step.noise, noise(order + 1, x.shape))
     return x_next

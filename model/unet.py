@@ -56,7 +56,7 @@ class UNetEncoder(nn.Module):
         h = self.input(x)  # (B, C, H, W)
         skips = [h]
         for level, blocks in enumerate(self.levels):
-            for block in blocks:
+            for block in blocks:  # type: ignore[attr-defined]  # of a ModuleList
                 h = block(h, embedding)  # (B, C_i, H/2^i, W/2^i)
                 skips.append(h)
             if level < len(self.downsamples):
@@ -110,7 +110,7 @@ class UNetDecoder(nn.Module):
         skips = list(state.skips)
         h = state.bottleneck  # (B, C_L, H/2^L, W/2^L)
         for n, blocks in enumerate(self.levels):
-            for block in blocks:
+            for block in blocks:  # type: ignore[attr-defined]  # of a ModuleList
                 h = block(h, embedding, skips.pop())  # (B, C_i, H/2^i, W/2^i)
             if n < len(self.upsamplers):
                 h = self.upsamplers[n](h, gains[-1 - n], shifts[-1 - n], skips[-1].shape[2:])  # to the next level

@@ -12,19 +12,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
-
 from model import steps
 from model.fast import denoising_steps
 from model.fast.cuda_graphs import GraphedNetwork, graphed, release
 from model.fast.network import FastNetwork, accelerate, make_plain
+from model.network import Network
 from model.steps import TakeSteps
 
 __all__ = ["FastNetwork", "GraphedNetwork", "accelerate", "for_sampling", "make_plain", "release"]
 
 
 @contextmanager
-def for_sampling(network: nn.Module, graphs: bool = True) -> Iterator[tuple[nn.Module | GraphedNetwork, TakeSteps]]:
+def for_sampling(network: Network, graphs: bool = True) -> Iterator[tuple[Network | GraphedNetwork, TakeSteps]]:
     """What samples in the network's place, with its present weights, and what takes its denoising steps.
 
     Of a fast network on a GPU these are CUDA graphs, unless they are not wanted, and one kernel; of any other network

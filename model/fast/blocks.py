@@ -29,11 +29,16 @@ def normalise(
     return group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, shift, silu, plus)
 
 
+def bias_of(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 class FastSelfAttention(SelfAttention):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
         pixels = self.qkv(normalise(self.norm, x, silu=False)).flatten(2).transpose(1, 2)  # (B, H·W, 3·C)
         mixed = attend(*pixels.chunk(3, dim=2)).transpose(1, 2).unflatten(2, x.shape[2:])
-        return add_biased(self.out.bias, F.conv2d(mixed, self.out.weight), x)
+        return add_biased(bias_of(self.out), F.conv2d(mixed, self.out.weight), x)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -43,7 +48,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     N × N matrix; from some size on that costs more than it gains.
     """
     if q.shape[1] > PLAIN_ATTENTION:
-        return F.scaled_dot_product_attention(*(t[:, None] for t in (q, k, v)))[:, 0]
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
     return torch.bmm(softmax(torch.bmm(q * q.shape[2] ** -0.5, k.transpose(1, 2))), v)
 
 
@@ -97,14 +102,17 @@ class FastResidualBlock(ResidualBlock):
         groups = norm.num_groups * (stop - start) // norm.num_channels
         if (start, stop) == (0, norm.num_channels):
             return Entry((norm.weight, norm.bias, groups, norm.eps), conv, shortcut)
-        conv, shortcut = (
-            weight[:, start:stop].contiguous(memory_format=torch.channels_last) for weight in (conv, shortcut)
+        conv, shortcut = (  # where the input has parts, there is a shortcut: the skip's channels are too many to add
+            weight[:, start:stop].contiguous(memory_format=torch.channels_last)  # type: ignore[index]
+            for weight in (conv, shortcut)
         )
         return Entry((norm.weight[start:stop], norm.bias[start:stop], groups, norm.eps), conv, shortcut)
 
     @kept_for_inference
     def output_bias(self) -> Tensor:
-        return self.conv2.bias if isinstance(self.shortcut, nn.Identity) else self.conv2.bias + self.shortcut.bias
+        if isinstance(self.shortcut, nn.Identity):
+            return bias_of(self.conv2)
+        return bias_of(self.conv2) + bias_of(self.shortcut)
 
 
 @in_full_precision
@@ -113,6 +121,6 @@ def noise_shifts(blocks: Iterable[ResidualBlock], embedding: Tensor) -> dict[Res
     the convolution there: one product for all blocks."""
     blocks = list(blocks)
     weight = torch.cat([block.noise.weight for block in blocks])
-    bias = torch.cat([block.noise.bias for block in blocks]) + torch.cat([block.conv1.bias for block in blocks])
+    bias = torch.cat([block.noise.bias for block in blocks]) + torch.cat([bias_of(block.conv1) for block in blocks])
     shifts = F.linear(embedding, weight, bias).split([len(block.noise.weight) for block in blocks], dim=1)
     return dict(zip(blocks, shifts, strict=True))

@@ -59,7 +59,7 @@ def release(network: nn.Module) -> None:
 def fingerprint(network: nn.Module) -> Fingerprint:
     """What changes when weights do: how often each tensor was changed in place, where it lies, and, as changes through
     `.data` are not counted, the norms."""
-    parameters = list(parameters_of(network))
+    parameters: list[Tensor] = [*parameters_of(network)]
     counts = [(parameter._version, parameter.data_ptr()) for parameter in parameters]
     return counts, torch.stack(torch._foreach_norm(parameters))
 
@@ -172,5 +172,5 @@ def rebuild(value: Any, tensors: Iterator[Tensor]) -> Any:
         return next(tensors)
     if is_dataclass(value):
         names = [field.name for field in fields(value)]
-        return replace(value, **{name: rebuild(getattr(value, name), tensors) for name in names})
+        return replace(value, **{name: rebuild(getattr(value, name), tensors) for name in names})  # type: ignore
     return tuple(rebuild(part, tensors) for part in value)

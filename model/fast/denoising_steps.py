@@ -10,8 +10,8 @@ from torch import Tensor
 
 from model import steps as plain
 from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, ceil_div, kernel, tl
+from model.noise import Noise
 from model.solvers import Steps
-from model.steps import Noise
 
 ELEMENTS = 512  # of a program: few, as one image is to fill the GPU
 
@@ -39,8 +39,8 @@ def _take_at_once(
     x = x.contiguous()
     drawn = None
     if any(map(steps.adds_noise, orders)):
-        drawn = [noise(n + 1, x.shape) if steps.adds_noise(n) else x.new_zeros(x.shape) for n in orders]
-        drawn = (drawn[0] if len(drawn) == 1 else torch.stack(drawn)).contiguous()
+        each = [noise(n + 1, x.shape) if steps.adds_noise(n) else x.new_zeros(x.shape) for n in orders]
+        drawn = (each[0] if len(each) == 1 else torch.stack(each)).contiguous()
     if predictions.stride(3) != predictions.shape[4] * predictions.stride(4):  # rows that do not follow one another
         predictions = predictions.contiguous()
     y, y0 = torch.empty_like(x), torch.empty_like(x)
@@ -54,7 +54,7 @@ def _take_at_once(
 
 
 @kernel("first", "count", "pixels", "images", "step_stride", "image_stride", "channel_stride", "pixel_stride")
-def _steps_kernel(
+def _steps_kernel(  # type: ignore[no-untyped-def]
     x, x0_before, predictions, drawn, table, y, y0,  # table (S, 6): the fields of Step
     first, count, pixels, images, step_stride, image_stride, channel_stride, pixel_stride, BLOCK: tl.constexpr,
 ):  # fmt: skip

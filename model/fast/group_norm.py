@@ -8,7 +8,7 @@ no launch for the first sweep. No atomics: equal inputs give equal bits.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,7 +63,9 @@ def group_norm_silu(
     return _Fused.apply(x, weight.contiguous(), bias.contiguous(), _rows(shift), groups, eps, silu)
 
 
-def _kernels_take(x, weight, bias, groups, shift, plus, images):
+def _kernels_take(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, shift: Tensor | None, plus: Tensor | None, images: int
+) -> bool:
     if not HAS_KERNELS or x.device.type != KERNEL_DEVICE or x.dtype not in KERNEL_DTYPES or x.dim() != 4:
         return False
     batch, channels, height, width = x.shape
@@ -73,12 +75,14 @@ def _kernels_take(x, weight, bias, groups, shift, plus, images):
     return fits and (plus is None or (plus.shape[1:] == x.shape[1:] and images % len(plus) == 0))
 
 
-def _rows(shift):
+def _rows(shift: Tensor | None) -> Tensor | None:
     """The shift with its channels side by side; its rows may be those of a wider table."""
     return shift if shift is None or shift.stride(1) == 1 else shift.contiguous()
 
 
-def _plain(x, weight, bias, groups, eps, shift, silu):
+def _plain(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, shift: Tensor | None, silu: bool
+) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     shift = x.new_zeros(x.shape[:2], dtype=dtype) if shift is None else shift.to(dtype)
     # PyTorch's channels-last kernel for the CPU loses the variance of a group whose mean is large, so that goes first;
@@ -93,7 +97,9 @@ class _Fused(torch.autograd.Function):
     """The kernels with their gradient; torch.compile sees two opaque operators, which eager mode need not pay for."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, shift, groups, eps, silu):
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, groups: int, eps: float, silu: bool
+    ) -> Tensor:
         run = _forward_operator if torch.compiler.is_compiling() else _forward
         y, statistics = run(x, weight, bias, shift, groups, eps, silu)
         ctx.save_for_backward(x, weight, bias, shift, statistics)
@@ -102,7 +108,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, shift, statistics = ctx.saved_tensors
         run = _backward_operator if torch.compiler.is_compiling() else _backward
         dy = dy.contiguous(memory_format=torch.channels_last)
@@ -112,7 +118,17 @@ class _Fused(torch.autograd.Function):
         return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), dshift, None, None, None
 
 
-def _forward(x, weight, bias, shift, groups, eps, silu, plus=None, images=None):
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Tensor | None,
+    groups: int,
+    eps: float,
+    silu: bool,
+    plus: Tensor | None = None,
+    images: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """-> y (images, C, H, W); mean and 1/std of each group, (images, 2, groups)."""
     images = images or len(x)
     y, statistics = _empty_outputs(x, groups, images)
@@ -134,16 +150,18 @@ def _forward(x, weight, bias, shift, groups, eps, silu, plus=None, images=None):
     return y, statistics
 
 
-def _row_length(shift):
+def _row_length(shift: Tensor | None) -> int:
     return 0 if shift is None else shift.stride(0)
 
 
-def _empty_outputs(x, groups, images):
+def _empty_outputs(x: Tensor, groups: int, images: int) -> tuple[Tensor, Tensor]:
     y = x.new_empty(images, *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
     return y, x.new_empty(images, 2, groups, dtype=torch.float32)
 
 
-def _backward(dy, x, weight, bias, shift, statistics, silu):
+def _backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, statistics: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients: of x; of weight and bias, for each image, (B, 2, C); of shift, empty where there is none."""
     dx, dparameters, dshift = _empty_gradients(dy, x, weight, bias, shift, statistics, silu)
     batch, channels, height, width = x.shape
@@ -163,7 +181,9 @@ def _backward(dy, x, weight, bias, shift, statistics, silu):
     return dx, dparameters, dshift
 
 
-def _empty_gradients(dy, x, weight, bias, shift, statistics, silu):
+def _empty_gradients(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, statistics: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     dparameters = x.new_empty(x.shape[0], 2, x.shape[1], dtype=torch.float32)
     dshift = x.new_empty(0) if shift is None else shift.new_empty(shift.shape)
     return torch.empty_like(x, memory_format=torch.channels_last), dparameters, dshift
@@ -188,22 +208,25 @@ _backward_operator = torch.library.custom_op(
 _backward_operator.register_fake(_empty_gradients)
 
 
+Grid = tuple[int, int, int]
+
+
 class _Plan(NamedTuple):
     """How the work is cut into programs, (tiles of channels, chunks of rows, images) of them in a grid."""
 
     chunks: int  # 1: one program sums all rows of its groups, so that there is no first sweep
     rows: int  # of a chunk
     pooled: int  # chunks to combine, rounded up to a power of two; 0 for one
-    sums: dict  # tile of the first sweep: whole groups
-    sums_grid: tuple
-    result: dict  # tile of the second sweep backward
-    result_grid: tuple
-    apply: dict  # tile of the second sweep forward
-    apply_grid: tuple
+    sums: dict[str, int]  # tile of the first sweep: whole groups
+    sums_grid: Grid
+    result: dict[str, int]  # tile of the second sweep backward
+    result_grid: Grid
+    apply: dict[str, int]  # tile of the second sweep forward
+    apply_grid: Grid
 
 
 @functools.cache
-def _plan(batch, channels, rows, groups, few_programs=PROGRAMS):
+def _plan(batch: int, channels: int, rows: int, groups: int, few_programs: int = PROGRAMS) -> _Plan:
     group = channels // groups
     whole = _whole_groups(group, groups, WHOLE_LANES)
     if whole * rows <= WHOLE_ELEMENTS:
@@ -225,7 +248,7 @@ def _plan(batch, channels, rows, groups, few_programs=PROGRAMS):
     return _Plan(chunks, chunk, pooled, sums, sums_grid, result, result_grid, apply, apply_grid)
 
 
-def _whole_groups(group, groups, lanes):
+def _whole_groups(group: int, groups: int, lanes: int) -> int:
     """Channels of a power of two of groups, about `lanes` in all; their 16-byte accesses are aligned."""
     count = 1
     while 2 * count * group <= lanes and count < groups:
@@ -233,7 +256,7 @@ def _whole_groups(group, groups, lanes):
     return count * group
 
 
-def _tile(channels, group, rows, elements=TILE):
+def _tile(channels: int, group: int, rows: int, elements: int = TILE) -> dict[str, int]:
     lanes = _power_of_two(channels)
     groups = max(1, channels // group) + (2 if channels % group and group % channels else 0)  # two of them cut
     block = min(_power_of_two(rows), _power_of_two(max(1, min(elements, TILE) // lanes)))
@@ -246,6 +269,6 @@ def _tile(channels, group, rows, elements=TILE):
     }
 
 
-def _power_of_two(n):
+def _power_of_two(n: int) -> int:
     """The smallest one that is not below n."""
     return 1 << (n - 1).bit_length()

@@ -3,6 +3,8 @@
 A program works on a tile of CHANNELS channels in BLOCK_C lanes, a power of two; where it sums, those are whole groups.
 """
 
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 from model.fast.triton_support import constant, in_kernels, kernel, tl

@@ -6,13 +6,17 @@ Where a tensor has fewer images than the result, (B, ...) for (K·B, ...), they 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from model.blocks import GAIN, SLOPE, repeated
-from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, ceil_div, kernel, tl, tracked
+from model.fast.pointwise_kernels import add_kernel, column_sums_kernel, join_kernel, modulate_kernel, spread_kernel
+from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, ceil_div, tracked
 
 ELEMENTS = 2048  # of a program, 16 a thread
 ROWS_AT_ONCE, CHANNELS_AT_ONCE, COLUMN_PROGRAMS = 32, 64, 512  # of a tile of the sum over pixels; its programs
@@ -25,7 +29,7 @@ def add_biased(bias: Tensor, *terms: Tensor) -> Tensor:
     if not _kernels_take(*terms) or len({term.dtype for term in terms}) > 1:
         total = sum(repeated(term, images) for term in terms[1:]) + bias.to(terms[0].dtype)[:, None, None]
         return repeated(terms[0], images) + total
-    terms = [term.contiguous(memory_format=torch.channels_last) for term in terms]
+    terms = tuple(term.contiguous(memory_format=torch.channels_last) for term in terms)
     if not tracked(bias, *terms):
         return _add_biased(bias, terms, images)
     return _AddBiased.apply(bias, *(repeated(term, images) for term in terms))
@@ -44,7 +48,7 @@ def modulate(h: Tensor, gain: Tensor, shift: Tensor, bias: Tensor) -> Tensor:
     channels, pixels = h.shape[1], h.shape[2] * h.shape[3]
     grid = (ceil_div(channels * pixels, ELEMENTS), len(h))
     with torch.cuda.device_of(h):
-        _modulate_kernel[grid](
+        modulate_kernel[grid](
             h, gain.flatten().contiguous(), shift, bias, y, pixels, len(gain), channels, SLOPE, GAIN, ELEMENTS
         )
     return y
@@ -61,7 +65,7 @@ def join(x: Tensor, skip: Tensor, taken: int) -> Tensor:
     (images, channels, height, width), pixels = x.shape, x.shape[2] * x.shape[3]
     y = x.new_empty(images, height, width, channels + taken).permute(0, 3, 1, 2)
     with torch.cuda.device_of(x):
-        _join_kernel[ceil_div(pixels * y.shape[1], ELEMENTS), images](
+        join_kernel[ceil_div(pixels * y.shape[1], ELEMENTS), images](
             x, skip, y, pixels, len(skip), channels, taken, skip.shape[1], ELEMENTS
         )
     return y
@@ -78,7 +82,7 @@ def spread(h: Tensor, rows: Tensor, columns: Tensor, per_row: Tensor, per_column
     y = h.new_empty(images, len(rows), len(columns), channels).permute(0, 3, 1, 2)
     pixels = len(rows) * len(columns)
     with torch.cuda.device_of(h):
-        _spread_kernel[ceil_div(pixels * channels, ELEMENTS), images](
+        spread_kernel[ceil_div(pixels * channels, ELEMENTS), images](
             h, rows, columns, per_row, per_column, y, height * width, width, pixels, len(columns), channels, ELEMENTS
         )
     return y
@@ -88,30 +92,30 @@ def can_spread(*tensors: Tensor) -> bool:
     return _kernels_take(tensors[0]) and not tracked(*tensors)
 
 
-def _kernels_take(*tensors):
+def _kernels_take(*tensors: Tensor) -> bool:
     on_device = HAS_KERNELS and all(t.device.type == KERNEL_DEVICE and t.dtype in KERNEL_DTYPES for t in tensors)
     return on_device and all(t.dim() == 4 and 0 < t[0].numel() < 2**31 and 0 < len(t) < 2**16 for t in tensors)
 
 
 class _AddBiased(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, bias, *terms):
+    def forward(ctx: Any, bias: Tensor, *terms: Tensor) -> Tensor:
         ctx.terms, ctx.dtype = len(terms), bias.dtype
         return _add_biased(bias, terms, len(terms[0]))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
         return channel_sums(dy).to(ctx.dtype), *[dy] * ctx.terms
 
 
-def _add_biased(bias, terms, images):
-    first, second, third = (*terms, None, None)[:3]
+def _add_biased(bias: Tensor, terms: Sequence[Tensor], images: int) -> Tensor:
+    first, (second, third) = terms[0], (*terms[1:], None, None)[:2]
     channels, pixels = first.shape[1], first.shape[2] * first.shape[3]
     y = first.new_empty(images, *first.shape[2:], channels).permute(0, 3, 1, 2)
     counts = [1 if term is None else len(term) for term in (first, second, third)]
     with torch.cuda.device_of(first):
-        _add_kernel[ceil_div(pixels * channels, ELEMENTS), images](
+        add_kernel[ceil_div(pixels * channels, ELEMENTS), images](
             bias, first, second, third, y, pixels, *counts, channels, ELEMENTS
         )
     return y
@@ -128,81 +132,5 @@ def channel_sums(x: Tensor) -> Tensor:
     chunks = ceil_div(rows, chunk)
     partial = x.new_empty(chunks, channels, dtype=torch.float32)
     with torch.cuda.device_of(x):
-        _column_sums_kernel[tiles, chunks](x, partial, rows, chunk, channels, ROWS_AT_ONCE, CHANNELS_AT_ONCE)
+        column_sums_kernel[tiles, chunks](x, partial, rows, chunk, channels, ROWS_AT_ONCE, CHANNELS_AT_ONCE)
     return partial.sum(0)
-
-
-@kernel("pixels", "images", "second_images", "third_images")
-def _add_kernel(
-    bias, first, second, third, y, pixels, images, second_images, third_images, C: tl.constexpr, BLOCK: tl.constexpr
-):
-    size = pixels * C
-    at, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
-    seen = at < size
-    value = tl.load(bias + at % C, mask=seen, other=0.0).to(tl.float32)
-    value += tl.load(first + image % images * size + at, mask=seen, other=0.0).to(tl.float32)
-    if second is not None:
-        value += tl.load(second + image % second_images * size + at, mask=seen, other=0.0).to(tl.float32)
-    if third is not None:
-        value += tl.load(third + image % third_images * size + at, mask=seen, other=0.0).to(tl.float32)
-    tl.store(y + image * size + at, value, mask=seen)
-
-
-@kernel("pixels", "images")
-def _join_kernel(
-    x, skip, y, pixels, images, C: tl.constexpr, TAKEN: tl.constexpr, C_SKIP: tl.constexpr, BLOCK: tl.constexpr
-):
-    at, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
-    width: tl.constexpr = C + TAKEN
-    seen, pixel, channel = at < pixels * width, at // width, at % width
-    x += image * pixels * C
-    skip += image % images * pixels * C_SKIP
-    value = tl.load(x + pixel * C + channel, mask=seen & (channel < C), other=0.0)
-    taken = tl.load(skip + pixel * C_SKIP + channel - C, mask=seen & (channel >= C), other=0.0)
-    tl.store(y + image * pixels * width + at, tl.where(channel < C, value, taken), mask=seen)
-
-
-@kernel("pixels", "images")
-def _modulate_kernel(
-    h, gain, shift, bias, y, pixels, images,
-    C: tl.constexpr, SLOPE: tl.constexpr, GAIN: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    size = pixels * C
-    at, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
-    seen, channel, source = at < size, at % C, image % images
-    value = tl.load(h + image * size + at, mask=seen, other=0.0).to(tl.float32)
-    value *= tl.load(gain + source * C + channel, mask=seen, other=0.0).to(tl.float32)
-    value += tl.load(shift + source * size + at, mask=seen, other=0.0).to(tl.float32)
-    value += tl.load(bias + channel, mask=seen, other=0.0).to(tl.float32)
-    value = tl.where(value >= 0, value, SLOPE * value) * GAIN
-    tl.store(y + image * size + at, value, mask=seen)
-
-
-@kernel("source_pixels", "source_width", "pixels", "width")
-def _spread_kernel(
-    h, rows, columns, per_row, per_column, y, source_pixels, source_width, pixels, width,
-    C: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    size = pixels * C
-    at, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
-    seen, channel, pixel = at < size, at % C, at // C
-    i, j = pixel // width, pixel % width
-    row, column = tl.load(rows + i, mask=seen, other=0), tl.load(columns + j, mask=seen, other=0)
-    h += image * source_pixels * C
-    value = tl.load(h + (row * source_width + column) * C + channel, mask=seen, other=0.0).to(tl.float32)
-    value += tl.load(per_row + i * C + channel, mask=seen, other=0.0).to(tl.float32)
-    value += tl.load(per_column + j * C + channel, mask=seen, other=0.0).to(tl.float32)
-    tl.store(y + image * size + at, value, mask=seen)
-
-
-@kernel("ROWS", "rows")
-def _column_sums_kernel(x, partial, ROWS, rows, C: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
-    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    first = tl.program_id(1).to(tl.int64) * rows
-    last = tl.minimum(first + rows, ROWS)
-    total = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
-    for start in range(first, last, BLOCK_ROWS):
-        row = start + tl.arange(0, BLOCK_ROWS)
-        seen = (row < last)[:, None] & (channel < C)[None, :]
-        total += tl.load(x + row[:, None] * C + channel[None, :], mask=seen, other=0.0).to(tl.float32)
-    tl.store(partial + tl.program_id(1) * C + channel, tl.sum(total, 0), mask=channel < C)
