@@ -2,13 +2,13 @@
 # sh run.sh         train the face configuration with sparse momentum, on all GPUs there are or the CPU, then validate it
 #                   (options of sr.py may follow: sh run.sh --set datasets.train.batch_size=8)
 # sh run.sh demo    prepare, train, validate and infer with a small network and photographs, in minutes on a CPU
-# sh run.sh test    the whole test suite (options of pytest may follow)
+# sh run.sh test    the checks of the code, then the whole test suite (options of pytest may follow: -m 'not slow')
 # Packages go to .venv; SMFDM_PYTHON=python uses an environment of yours as it is.
 set -eu
 cd "$(dirname "$0")"
 
 find_python() {
-    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10; do
+    for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11 python3.10; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
             echo "$candidate"
             return
@@ -71,6 +71,11 @@ END
 
 run_tests() {
     install tests/requirements.txt
+    "$python" -m ruff check --quiet .
+    "$python" -m ruff format --quiet --check . || {
+        echo "error: not formatted as all else: ruff format . mends it" >&2
+        exit 1
+    }
     "$python" -m pytest "$@"
 }
 

@@ -1,6 +1,7 @@
-"""The house's one-way arrows: sr.py, infer.py → core → model, sparse, data."""
+"""The house's one-way arrows: sr.py, infer.py → core → model, sparse, data; and within these no cycles."""
 
 import ast
+import importlib.util
 
 import pytest
 
@@ -8,35 +9,56 @@ PACKAGES = ("core", "data", "model", "sparse")
 ALLOWED = {"data": {"data"}, "model": {"model"}, "sparse": {"sparse"}, "core": set(PACKAGES)}
 
 
-def imported_packages(file):
-    for node in ast.walk(ast.parse(file.read_text())):
+def modules_of(root, package):
+    """{module: its syntax tree} of a package and the packages in it."""
+    modules = {}
+    for file in sorted((root / package).rglob("*.py")):
+        name = ".".join(file.relative_to(root).with_suffix("").parts)
+        modules[name.removesuffix(".__init__")] = ast.parse(file.read_text(encoding="utf-8"))
+    return modules
+
+
+def imports_of(nodes, module, modules):
+    """The modules and packages that import statements name; `from a import b` names a.b where that is a module."""
+    for node in nodes:
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.module.split(".")[0]
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), module)
+            inner = {f"{source}.{alias.name}" for alias in node.names} & modules.keys()
+            yield from inner or {source}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_follow_the_arrows(package, pytestconfig):
-    files = sorted((pytestconfig.rootpath / package).glob("*.py"))
-    assert files
-    for file in files:
-        wrong = {name for name in imported_packages(file) if name in PACKAGES} - ALLOWED[package]
-        assert not wrong, f"{file.name} imports {wrong}"
+    modules = modules_of(pytestconfig.rootpath, package)
+    assert modules
+    for module, tree in modules.items():
+        named = {name.partition(".")[0] for name in imports_of(ast.walk(tree), module, modules)}
+        wrong = named & {*PACKAGES, "benchmarks", "tests", "sr", "infer"} - ALLOWED[package]
+        assert not wrong, f"{module} imports {wrong}"
 
 
-def test_no_cycles_within_a_package(pytestconfig):
-    """Modules of a package can be put in an order in which each imports only earlier ones."""
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_cycles_within_a_package(package, pytestconfig):
+    """Modules, those of packages within too, can be put in an order in which each imports only earlier ones."""
+    modules = modules_of(pytestconfig.rootpath, package)
+    assert {"model": "model.fast.blocks", "core": "core.config.sections"}.get(package, package) in modules
+    needs = {
+        module: {name for name in imports_of(tree.body, module, modules) if name in modules} - {module}
+        for module, tree in modules.items()
+    }
+    while needs:
+        free = [module for module, others in needs.items() if not others & needs.keys()]
+        assert free, f"cycle in {package}: {sorted(needs)}"
+        for module in free:
+            del needs[module]
+
+
+def test_core_does_not_draw(pytestconfig):
+    """matplotlib is a requirement of the benchmarks alone."""
     for package in PACKAGES:
-        folder = pytestconfig.rootpath / package
-        modules = {file.stem: file for file in folder.glob("*.py") if file.stem != "__init__"}
-        needs = {}
-        for name, file in modules.items():
-            tree = ast.parse(file.read_text())
-            froms = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
-            needs[name] = {module.split(".")[1] for module in froms if module.startswith(f"{package}.")} - {name}
-        while needs:
-            free = [name for name, others in needs.items() if not others & needs.keys()]
-            assert free, f"cycle in {package}: {sorted(needs)}"
-            for name in free:
-                del needs[name]
+        modules = modules_of(pytestconfig.rootpath, package)
+        for module, tree in modules.items():
+            named = {name.partition(".")[0] for name in imports_of(ast.walk(tree), module, modules)}
+            assert "matplotlib" not in named and "torchvision" not in named, module
