@@ -23,14 +23,14 @@ SMALL = {"images": 12, "batch": 4, "batches": 3, "repeats": 2, "workers": (0, 1)
 
 
 @one_line_errors()
-def main():
+def main() -> None:
     arguments = parse_arguments()
     from benchmarks.helpers.data import answer  # after the flags are read: --help must not wait for torch
 
     answer(arguments)
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--dataroot", help="a folder or an LMDB of prepare_data.py (default: both, of photographs)")

@@ -14,6 +14,7 @@ The report and the plot are written anew after each variant.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -21,14 +22,16 @@ if not __package__:  # run as a script: import from the repository, whatever the
 from benchmarks.helpers.comparison import Comparison, Variant, ask, heading, parser
 from core.errors import one_line_errors
 
-MOMENTUM = {"enabled": True, "growth": "momentum"}
-IN_LAYER = {"enabled": True, "density": 0.15, "prune": "magnitude", "redistribution": "nonzero"}  # each keeps its share
-DENSITIES = {  # variant -> what it changes in `sparse`
+Keys = dict[str, Any]  # of the section `sparse`
+
+MOMENTUM: Keys = {"enabled": True, "growth": "momentum"}
+IN_LAYER: Keys = {"enabled": True, "density": 0.15, "prune": "magnitude", "redistribution": "nonzero"}  # in each layer
+DENSITIES: dict[str, Keys] = {  # variant -> what it changes in `sparse`
     **{f"density-{percent}": MOMENTUM | {"density": percent / 100} for percent in (5, 10, 15, 25, 50)},
     "dense": {"enabled": False},
 }
 REFERENCE = "density-15"  # what the others are compared with
-RULES = {  # other ways to find the weights, at the density of the reference
+RULES: dict[str, Keys] = {  # other ways to find the weights, at the density of the reference
     "random": IN_LAYER | {"growth": "random"},  # SET, Mocanu et al. 2018
     "gradient": IN_LAYER | {"growth": "gradient"},  # RigL, Evci et al. 2020
     "static": MOMENTUM | {"density": 0.15, "prune_rate": 0.0},  # the first masks, for ever
@@ -51,11 +54,11 @@ COLUMNS = {  # of the table: what it is called, how it is written
 
 
 @one_line_errors()
-def main():
+def main() -> None:
     ask(COMPARISON, parser("density", __doc__, ", ".join(VARIANTS)).parse_args())
 
 
-def picture(report):
+def picture(report: dict[str, Any]) -> Any:
     """Density against validation loss: a line through the densities, and a point for each other rule."""
     from benchmarks.helpers.pictures import make_logarithmic, name_points, new_picture
 

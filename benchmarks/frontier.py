@@ -27,14 +27,14 @@ SMALL = {"images": 3, "batch": 1, "chains": "ddim10-none,ddim10-u5*,ddim10-auto5
 
 
 @one_line_errors()
-def main():
+def main() -> None:
     arguments = parse_arguments()
     from benchmarks.helpers.frontier import answer  # after the flags are read: --help must not wait for torch
 
     answer(arguments)
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-r", "--checkpoint", help="a file, the PREFIX of PREFIX_gen.*, or a folder (its latest)")

@@ -22,14 +22,14 @@ from core.errors import one_line_errors
 
 
 @one_line_errors()
-def main():
+def main() -> None:
     arguments = parse_arguments()
     from benchmarks.helpers.layer_density import answer  # after the flags are read: --help must not wait for torch
 
     answer(arguments)
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("run", nargs="?", metavar="experiments/NAME", help="the folder of a run, or that of its TensorBoard files")

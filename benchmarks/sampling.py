@@ -24,14 +24,14 @@ SMALL = {"network": "config/demo.yaml", "batches": (2, 3), "repeats": 2}
 
 
 @one_line_errors()
-def main():
+def main() -> None:
     arguments = parse_arguments()
     from benchmarks.helpers.sampling import answer  # after the flags are read: --help must not wait for torch
 
     answer(arguments)
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--network", "--config", metavar="FILE", help="a checkpoint, or a config (default: config/faces_16_128.yaml)")

@@ -23,14 +23,14 @@ SMALL = {"config": "config/demo.yaml", "batch": 2, "steps": 1, "repeats": 3}
 
 
 @one_line_errors()
-def main():
+def main() -> None:
     arguments = parse_arguments()
     from benchmarks.helpers.training import answer  # after the flags are read: --help must not wait for torch
 
     answer(arguments)
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config", help="whose network and training to measure (default: config/faces_16_128.yaml)")

@@ -16,6 +16,7 @@ told by trainings with other seeds, not by the standard error. Report and pictur
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -39,14 +40,14 @@ COLUMNS = {  # of the table: what it is called, how it is written
 
 
 @one_line_errors()
-def main():
+def main() -> None:
     options = parser("tuning", __doc__, f"{REFERENCE}, and those of --changes")
     options.add_argument("--changes", default=CHANGES, metavar="FILE", help=f"names and changes (default: {CHANGES})")
     arguments = options.parse_args()
     ask(Comparison("tuning", read_variants(arguments.changes), REFERENCE, COLUMNS, picture), arguments)
 
 
-def read_variants(file):
+def read_variants(file: str | Path) -> dict[str, Variant]:
     """{name: Variant} of a file of changes, the reference first."""
     variants = {REFERENCE: Variant({})}
     for name, changes in read_file(file).items():
@@ -58,7 +59,7 @@ def read_variants(file):
     return variants
 
 
-def variant_of(changes, where):
+def variant_of(changes: dict[str, Any], where: str) -> Variant:
     first, until = changes.pop("first", {}), changes.pop("until", None)
     if bool(first) != (until is not None):
         raise UserError(f"{where}: `first` and `until` go together, as in first: {{KEY: VALUE}}, until: 0.4")
@@ -69,7 +70,7 @@ def variant_of(changes, where):
     return Variant(changes, first, until)
 
 
-def picture(report):
+def picture(report: dict[str, Any]) -> Any:
     """How far each training's loss is above the reference's, with the standard error, a row each; those of one name but
     for its value in one colour."""
     from benchmarks.helpers.pictures import PALE, new_picture

@@ -33,7 +33,7 @@ class Comparison:
     picture: Callable[[dict], Any]  # a report -> its picture
 
 
-def parser(name, manual, variants):
+def parser(name: str, manual: str | None, variants: str) -> Parser:
     """The options that the benchmarks of this kind share; `variants` says in words which there are."""
     parser = Parser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, places = parser.add_argument, f"experiments/benchmarks/{name}"

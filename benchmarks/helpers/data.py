@@ -2,9 +2,14 @@
 
 import os
 import time
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
 
 from benchmarks.helpers.reports import environment, publish, spread, table
 from core.device import pick_device, synchronize
@@ -15,25 +20,38 @@ from data.prepare_data import parse_size, prepare
 TARGET_RATE, TARGET_WORKERS = 640, 8  # the face network at 20 steps/s of 32 images
 
 
-def specs(arguments, folder):
+def answer(arguments: Namespace) -> None:
+    """Measures what the command line asks for, prints the table and writes the report."""
+    device = pick_device(arguments.device)
+    with TemporaryDirectory() as folder:
+        stores = {name: SRDataset(spec, train=True) for name, spec in specs(arguments, Path(folder)).items()}
+        rows = [
+            {"store": name, "workers": workers, **measure(images, workers, arguments, device)}
+            for name, images in stores.items()
+            for workers in arguments.workers
+        ]
+        report = describe(stores, arguments, device) | {"rows": rows}
+    publish(title(report), as_table(report), report, arguments.json)
+
+
+def specs(arguments: Namespace, folder: Path) -> dict[str, dict[str, Any]]:
     """{name: a section of `datasets`}: --dataroot, or photographs in both kinds of store."""
-    size = dict(zip(("l_resolution", "r_resolution"), parse_size(arguments.size), strict=True))
+    low, high = parse_size(arguments.size)
     if arguments.dataroot:
         kind = "lmdb" if (Path(arguments.dataroot) / "data.mdb").is_file() else "img"
         roots = {"lmdb" if kind == "lmdb" else "folder": arguments.dataroot}
     else:
-        make_demo(folder, size=size["r_resolution"], count=arguments.images)
+        make_demo(folder, size=high, count=arguments.images)
         roots = {
-            name: prepare(folder / "train", folder / name, tuple(size.values()), as_lmdb=name == "lmdb").folder
+            name: prepare(folder / "train", folder / name, (low, high), as_lmdb=name == "lmdb").folder
             for name in ("folder", "lmdb")
         }
     kinds = {"folder": "img", "lmdb": "lmdb"}
-    return {
-        name: {"dataroot": str(root), "datatype": kinds[name], "augment": True, **size} for name, root in roots.items()
-    }
+    alike = {"augment": True, "l_resolution": low, "r_resolution": high}
+    return {name: {"dataroot": str(root), "datatype": kinds[name], **alike} for name, root in roots.items()}
 
 
-def measure(images, workers, arguments, device):
+def measure(images: SRDataset, workers: int, arguments: Namespace, device: torch.device) -> dict[str, Any]:
     """{"images_per_second": ...} that a number of reading processes gives, once they are at it."""
     loader = train_loader(images, arguments.batch, seed=0, workers=workers, pin_memory=device.type == "cuda")
     batches = iter(loader)
@@ -47,7 +65,7 @@ def measure(images, workers, arguments, device):
     return {"images_per_second": spread(rates)}
 
 
-def consume(batches, device):
+def consume(batches: Iterable[dict[str, Any]], device: torch.device) -> None:
     for batch in batches:
         for key in ("lr", "hr"):
             batch[key].to(device, non_blocking=True)
@@ -58,7 +76,7 @@ def consume(batches, device):
 # The report.
 
 
-def describe(stores, arguments, device):
+def describe(stores: Mapping[str, SRDataset], arguments: Namespace, device: torch.device) -> dict[str, Any]:
     return {
         "benchmark": "data",
         **environment(device),
@@ -73,7 +91,7 @@ def describe(stores, arguments, device):
     }
 
 
-def title(report):
+def title(report: dict[str, Any]) -> str:
     low, high = report["size"]
     count = " and ".join(f"{count} ({name})" for name, count in report["images"].items())
     return (
@@ -83,7 +101,7 @@ def title(report):
     )
 
 
-def as_table(report):
+def as_table(report: dict[str, Any]) -> str:
     rows = []
     for row in report["rows"]:
         rate = row["images_per_second"]
@@ -92,17 +110,3 @@ def as_table(report):
         target = f"≥ {TARGET_RATE} images/s" if row["workers"] == TARGET_WORKERS else ""
         rows.append([row["store"], str(row["workers"]), *cells, steps, target])
     return table(["", "workers", "images/s", "range", "batches/s", "target"], rows)
-
-
-def answer(arguments):
-    """Measures what the command line asks for, prints the table and writes the report."""
-    device = pick_device(arguments.device)
-    with TemporaryDirectory() as folder:
-        stores = {name: SRDataset(spec, train=True) for name, spec in specs(arguments, Path(folder)).items()}
-        rows = [
-            {"store": name, "workers": workers, **measure(images, workers, arguments, device)}
-            for name, images in stores.items()
-            for workers in arguments.workers
-        ]
-        report = describe(stores, arguments, device) | {"rows": rows}
-    publish(title(report), as_table(report), report, arguments.json)

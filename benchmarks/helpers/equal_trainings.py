@@ -9,19 +9,23 @@ import itertools
 import logging
 import math
 import time
-from dataclasses import dataclass
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from benchmarks.helpers.equal_trainings_report import add_row, as_table, describe, merge, title
+from benchmarks.helpers.comparison import Comparison, Variant
+from benchmarks.helpers.equal_trainings_report import Setting, add_row, as_table, describe, merge, title
 from benchmarks.helpers.measuring import free
 from benchmarks.helpers.pictures import save
 from benchmarks.helpers.reports import matching, publish, start_log
-from core.config import changed, load_config
+from core.config import Config, changed, load_config
+from core.config.sections import SparseSection
 from core.device import pick_device, synchronize
 from core.distributed import Distributed
 from core.errors import UserError
@@ -34,6 +38,8 @@ from data.demo import make_demo
 from model.conditioning import relative_scale
 from model.diffusion import DiffusionLoss
 from model.fast import release
+from model.network import Network
+from model.schedule import NoiseSchedule
 from sparse import pack
 
 SMALL_CONFIG = {
@@ -46,6 +52,9 @@ SMALL_CONFIG = {
     "train.ema_scheduler.ema_decay": 0.5,
     "sparse.update_every": 2,
 }
+Masks = Mapping[str, torch.Tensor]  # layer -> which of its weights are active
+Stage = tuple[Config, int]  # what is trained, and the step at which it ends
+
 NOISE_LEVELS = 16  # at which an image's loss is taken
 NOISE_SEED = 0  # plus the image's index: of the levels and the noise
 
@@ -58,7 +67,7 @@ class Diverged(UserError):
 # The command.
 
 
-def answer(comparison, arguments):
+def answer(comparison: Comparison, arguments: Namespace) -> None:
     """Trains the variants of the command line, or joins reports, and tells what came out."""
     log = start_log(comparison.name)
     if arguments.merge:
@@ -71,7 +80,7 @@ def answer(comparison, arguments):
     print(f"the losses as a picture: {arguments.plot}")
 
 
-def run_variants(comparison, arguments, folder, log):
+def run_variants(comparison: Comparison, arguments: Namespace, folder: Path, log: logging.Logger) -> dict[str, Any]:
     """The report on the variants of the command line, written with its picture after each of them."""
     names = variants_of(comparison, arguments.variants)
     setting = load(arguments, folder, log)
@@ -94,13 +103,13 @@ def run_variants(comparison, arguments, folder, log):
     return report
 
 
-def variants_of(comparison, asked):
+def variants_of(comparison: Comparison, asked: str) -> list[str]:
     """The names of --variants, in their order."""
     there = comparison.variants
     return matching(there, asked, lambda pattern: f"--variants {pattern}: no variant; there are {', '.join(there)}")
 
 
-def told_of(variant):
+def told_of(variant: Variant) -> dict[str, Any]:
     """What a row says of what it changed."""
     told = {"changes": dict(variant.changes)}
     return told if variant.until is None else told | {"first": dict(variant.first), "until": variant.until}
@@ -110,20 +119,9 @@ def told_of(variant):
 # What is measured.
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the variants share."""
-
-    config: dict
-    sets: dict  # key of a validation set -> SRDataset
-    images: int  # of each of them that are sampled
-    run: Distributed
-    log: logging.Logger
-
-
-def load(arguments, folder, log):
+def load(arguments: Namespace, folder: Path, log: logging.Logger) -> Setting:
     """The setting of the command line; the images of --small go to the folder."""
-    flags = {"phase": "train"}
+    flags: dict[str, Any] = {"phase": "train"}
     if arguments.small:
         make_demo(folder / "demo", count=8)
         flags |= SMALL_CONFIG
@@ -136,7 +134,7 @@ def load(arguments, folder, log):
     return Setting(config, sets, arguments.images, Distributed(0, 1, pick_device(arguments.device)), log)
 
 
-def stages_of(variant, name, config, folder):
+def stages_of(variant: Variant, name: str, config: Config, folder: Path) -> list[Stage]:
     """[(config, the step at which it ends)] of a variant, whose experiment goes to the folder."""
     last = stage_config(config, variant.changes, name, folder)
     steps = last.train.n_iter
@@ -146,7 +144,7 @@ def stages_of(variant, name, config, folder):
     return [(first, round(variant.until * steps)), (last, steps)]
 
 
-def stage_config(config, changes, name, folder):
+def stage_config(config: Config, changes: Mapping[str, Any], name: str, folder: Path) -> Config:
     """The config of one stage. Raises UserError where it, or the images that it asks for, cannot be trained on."""
     config = changed(config, {**changes, "path.root": str(folder / name)}, f"variant {name}")
     try:
@@ -156,7 +154,7 @@ def stage_config(config, changes, name, folder):
     return config
 
 
-def measure_variant(setting, stages, label):
+def measure_variant(setting: Setting, stages: Sequence[Stage], label: str) -> dict[str, Any]:
     """Trains a variant, and what there is to tell of it."""
     trainer, first, train_losses, seconds = train_stages(setting, stages, label)
     masks, sparse = trainer.masker.masks if trainer.masker else {}, trainer.config.sparse
@@ -177,23 +175,27 @@ def measure_variant(setting, stages, label):
     }
 
 
-def train_stages(setting, stages, label):
+def train_stages(setting: Setting, stages: Sequence[Stage], label: str) -> tuple[Trainer, Masks, list[float], float]:
     """(the trainer at the last step, its first masks, the mean loss of each tenth of the way, seconds of training)."""
-    first, losses, seconds, resume = None, [], 0.0, None
+    trainer: Trainer | None = None
+    first: Masks = {}
+    losses: list[float] = []
+    seconds, resume = 0.0, None
     for config, end in stages:
-        trainer = None  # its memory, and that of the variant before, is given back first
+        begins, trainer = trainer is None, None  # its memory, and that of the variant before, is given back first
         free()
         trainer = Trainer(config, setting.run, setting.log, resume)
-        if first is None:
-            first = dict(trainer.masker.masks) if trainer.masker else {}
+        if begins and trainer.masker:
+            first = dict(trainer.masker.masks)
         seconds += train(trainer, end, losses, label)
         if end < config.train.n_iter:
             trainer.save()
             resume = trainer.folder("checkpoint")
+    assert trainer is not None, "a variant has a stage"
     return trainer, first, losses, seconds
 
 
-def train(trainer, end, losses, label):
+def train(trainer: Trainer, end: int, losses: list[float], label: str) -> float:
     """Trains to step `end` -> seconds; the mean loss of each tenth of all steps that is completed joins `losses`."""
     steps, first, before = trainer.options.n_iter, trainer.step, trainer.step
     tenths = {*(steps * n // 10 for n in range(1, 11)), end}
@@ -214,7 +216,7 @@ def train(trainer, end, losses, label):
     return time.perf_counter() - began
 
 
-def mean_loss(trainer, steps):
+def mean_loss(trainer: Trainer, steps: int) -> float:
     """The mean of the losses summed over so many steps, which are forgotten."""
     loss = trainer.losses.item() / steps
     trainer.losses.zero_()
@@ -223,25 +225,26 @@ def mean_loss(trainer, steps):
     return loss
 
 
-def growth_of(sparse):
+def growth_of(sparse: SparseSection) -> str | None:
     """The growth rule of a `sparse` section, for a reader; None where nothing grows."""
     return sparse.growth if sparse.enabled and sparse.prune_rate else None
 
 
-def share_kept(first, last):
+def share_kept(first: Masks, last: Masks) -> float:
     """The share of the weights active at first that are active at last; 1 where nothing is masked."""
     kept = sum(int((mask & last[name]).sum()) for name, mask in first.items())
     return kept / sum(int(mask.sum()) for mask in first.values()) if first else 1.0
 
 
-def packed_bytes(network, masks):
+def packed_bytes(network: torch.nn.Module, masks: Masks) -> int:
     """Of the tensors that a network file of the checkpoint holds."""
     return sum(tensor.nbytes for tensor in pack(network.state_dict(), masks).values())
 
 
-def validation_losses(trainer, setting, label):
+def validation_losses(trainer: Trainer, setting: Setting, label: str) -> dict[str, Any]:
     """The mean loss over all validation images, and that of each image by validation set."""
-    losses, config = {}, trainer.config
+    losses: dict[str, list[float]] = {}
+    config = trainer.config
     objective = DiffusionLoss(trainer.ema.network, config.train.loss)
     for key, dataset in setting.sets.items():
         shown = f"{label}, loss on {config.datasets[key].name}"
@@ -254,7 +257,7 @@ def validation_losses(trainer, setting, label):
 
 
 @torch.no_grad()
-def image_loss(objective, sample, schedule, factor):
+def image_loss(objective: torch.nn.Module, sample: dict[str, Any], schedule: NoiseSchedule, factor: float) -> float:
     """The mean loss of one sample of a dataset at NOISE_LEVELS noise levels, in float32.
 
     Levels and noise follow from the image's index alone. factor: the magnification that the network is trained for.
@@ -268,7 +271,7 @@ def image_loss(objective, sample, schedule, factor):
     return objective(lr, hr, noise, levels, scale).item()
 
 
-def stratified_noise_levels(schedule, number, generator):
+def stratified_noise_levels(schedule: NoiseSchedule, number: int, generator: torch.Generator) -> torch.Tensor:
     """γ (number,) on the CPU, one of each part of the timesteps: together distributed as in training, see
     `model.diffusion.draw_noise_levels`."""
     table = torch.cat([torch.ones(1, dtype=torch.float64), schedule.noise_levels])
@@ -278,9 +281,10 @@ def stratified_noise_levels(schedule, number, generator):
     return torch.lerp(table[below], table[below + 1], place - below).float()
 
 
-def sampled_quality(network, setting, config, label):
+def sampled_quality(network: Network, setting: Setting, config: Config, label: str) -> dict[str, Any]:
     """The means of what `core.validation.measure` gives over all sampled images, and each image's by set."""
-    entries, sampling = {}, Sampling.of(config.sample, network.schedule)
+    entries: dict[str, list[dict[str, float]]] = {}
+    sampling = Sampling.of(config.sample, network.schedule)
     for key, dataset in setting.sets.items():
         spec, shard = config.datasets[key], range(min(setting.images, len(dataset)))
         entries[key] = []

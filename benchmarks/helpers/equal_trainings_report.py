@@ -1,23 +1,45 @@
 """What equal_trainings.py tells: its report, how its rows compare, how the reports of several processes are joined."""
 
 import hashlib
+import logging
 import math
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
+from benchmarks.helpers.comparison import Comparison
 from benchmarks.helpers.reports import environment, read_report, show, table
+from core.config import Config
+from core.distributed import Distributed
 from core.errors import UserError
 from core.sampling import Sampling
 from data import SRDataset
 from model import build_network
 
+Losses = Mapping[str, Sequence[float]]  # validation set -> the loss of each of its images
+
 EQUAL = ("benchmark", "config", "steps", "noise_levels", "images", "data", "settings")  # in reports that can be merged
 PLACES = ("dataroot", "hr_dataroot", "lr_dataroot", "datatype", "num_workers")  # how data are read, not what they are
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the variants share."""
+
+    config: Config
+    sets: dict[str, SRDataset]  # key of a validation set -> SRDataset
+    images: int  # of each of them that are sampled
+    run: Distributed
+    log: logging.Logger
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The report.
 
 
-def describe(comparison, setting, arguments, noise_levels):
+def describe(comparison: Comparison, setting: Setting, arguments: Namespace, noise_levels: int) -> dict[str, Any]:
     """What is measured, where and how."""
     config, network = setting.config, build_network(setting.config.model, initialised=False)
     return {
@@ -39,7 +61,7 @@ def describe(comparison, setting, arguments, noise_levels):
     }
 
 
-def describe_data(setting):
+def describe_data(setting: Setting) -> dict[str, dict[str, Any]]:
     """{set: its section of the config, how many images it has, a digest of their names; for validation, pixels too}."""
     specs = setting.config.datasets
     train = SRDataset(specs["train"], train=True)
@@ -50,15 +72,15 @@ def describe_data(setting):
     return {key: {**specs[key], **found} for key, found in told.items()}
 
 
-def names_of(dataset):
+def names_of(dataset: SRDataset) -> list[str]:
     return [dataset.store.names[index] for index in dataset.indices]
 
 
-def dataset_in_order(dataset):
+def dataset_in_order(dataset: SRDataset) -> Iterator[dict[str, Any]]:
     return (dataset[index] for index in range(len(dataset)))
 
 
-def digest(names, contents=()):
+def digest(names: Iterable[str], contents: Iterable[bytes] = ()) -> str:
     """SHA-256 of texts, and of what follows them, as hexadecimal digits."""
     state = hashlib.sha256("\0".join(names).encode())
     for content in contents:
@@ -66,7 +88,7 @@ def digest(names, contents=()):
     return state.hexdigest()
 
 
-def title(report):
+def title(report: dict[str, Any]) -> str:
     train, bicubic = report["data"]["train"], report["bicubic"]
     sets = ", ".join(f"{spec['name']} ({spec['number']})" for key, spec in report["data"].items() if key != "train")
     images = train["batch_size"] * report["settings"]["train"]["accumulate"]
@@ -85,7 +107,7 @@ def title(report):
     return "\n".join(lines)
 
 
-def as_table(comparison, report):
+def as_table(comparison: Comparison, report: dict[str, Any]) -> str:
     columns = comparison.columns
     cells = [[row["variant"], *(show(row[key], form) for key, (_, form) in columns.items())] for row in report["rows"]]
     return table(["", *(name for name, _ in columns.values())], cells)
@@ -95,7 +117,7 @@ def as_table(comparison, report):
 # What is compared.
 
 
-def add_row(comparison, report, row):
+def add_row(comparison: Comparison, report: dict[str, Any], row: dict[str, Any]) -> None:
     """A variant with its measures, and all rows compared anew. What is said of bicubic is the same for all of them."""
     bicubic = {key: value for key, value in row.items() if key.startswith("bicubic_")}
     report["bicubic"] = {key.removeprefix("bicubic_"): value for key, value in bicubic.items()}
@@ -103,15 +125,15 @@ def add_row(comparison, report, row):
     compare(report["rows"], comparison.reference)
 
 
-def compare(rows, reference):
+def compare(rows: list[dict[str, Any]], reference: str) -> None:
     """Adds to each row how far its loss is above that of the reference, if that is there, and the standard error."""
-    reference = next((row for row in rows if row["variant"] == reference), None)
+    other = next((row for row in rows if row["variant"] == reference), None)
     for row in rows:
-        pair = paired_difference(row["losses"], reference["losses"]) if reference else (None, None)
+        pair = paired_difference(row["losses"], other["losses"]) if other else (None, None)
         row["difference"], row["difference_error"] = pair
 
 
-def paired_difference(losses, others):
+def paired_difference(losses: Losses, others: Losses) -> tuple[float, float | None]:
     """(mean, its standard error) of losses - others, {set: [loss of each image]}; no error for a single image."""
     differences = [
         loss - other for key in losses for loss, other in zip(losses[key], others[key], strict=True)
@@ -120,10 +142,12 @@ def paired_difference(losses, others):
     return fmean(differences), error
 
 
-def merge(comparison, files, log):
+def merge(comparison: Comparison, files: Sequence[str], log: logging.Logger) -> dict[str, Any]:
     """The rows of several reports as one, compared anew; a variant that several have is taken from the first."""
     reports = [read_report(file, comparison.name) for file in files]
-    merged, rows, left_out = reports[0], {}, {}
+    merged = reports[0]
+    rows: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, str] = {}
     for file, report in zip(files, reports, strict=True):
         refuse_other_setting(merged, report, files[0], file)
         for row in report["rows"]:
@@ -139,21 +163,21 @@ def merge(comparison, files, log):
     return merged
 
 
-def refuse_other_setting(one, other, file, other_file):
+def refuse_other_setting(one: dict[str, Any], other: dict[str, Any], file: str, other_file: str) -> None:
     """One line where the variants of two reports were not trained and measured alike."""
-    settings = ({key: comparable(report[key]) for key in EQUAL} for report in (one, other))
-    for key, value, another in differences(*settings):
+    first, second = ({key: comparable(report[key]) for key in EQUAL} for report in (one, other))
+    for key, value, another in differences(first, second):
         raise UserError(f"cannot merge {file} and {other_file}: {key} is {value} in the first, {another} in the other")
 
 
-def comparable(value):
+def comparable(value: Any) -> Any:
     """A value of a report without where its images lie: what they are is told by their digest."""
     if isinstance(value, dict):
         return {key: comparable(item) for key, item in value.items() if key not in PLACES}
     return value
 
 
-def differences(one, other, path=""):
+def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(path, value, other value) of all that is not the same in two nested dicts."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         if one != other:

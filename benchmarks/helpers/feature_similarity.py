@@ -1,28 +1,34 @@
 """How benchmarks/feature_similarity.py measures, and what it reports."""
 
 import math
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from benchmarks.helpers.pictures import make_logarithmic, new_picture, save
 from benchmarks.helpers.reports import environment, publish, show, start_log, table
 from benchmarks.helpers.trained_network import config_of, load
 from core.calibrate import LRImage, images_of_files
 from core.checkpoint import load_network, step_of
+from core.config import Config
+from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision, is_out_of_memory, pick_device
 from core.distributed import Distributed
 from core.errors import UserError
 from core.inference import target_size
 from core.sampling import sampling_settings
 from core.validation import batches, counted_density
-from model.calibration import chain_features, cosine_similarity, relative_distance
+from model.calibration import Feature, chain_features, cosine_similarity, relative_distance
 from model.conditioning import relative_scale
+from model.network import Network
 
 APART = (1, 2, 5, 10)  # steps between those that the table compares
 HALVES = {"encoder": ("skip", "bottleneck"), "decoder": ("decoder",)}  # of the UNet -> their parts
@@ -35,7 +41,28 @@ class Similarity(NamedTuple):
     cosine: torch.Tensor
 
 
-def load_inputs(arguments, device):
+Similarities = dict[tuple[str, str], Similarity]  # (half of the UNet, where in it) -> how like itself it is
+
+
+def answer(arguments: Namespace) -> None:
+    """Measures what the command line asks for, prints the table, writes the report and the picture."""
+    run = Distributed(0, 1, pick_device(arguments.device))
+    network, config, images = load_inputs(arguments, run.device)
+    settings = sampling_settings(config, {"solver": arguments.solver})
+    measured = []
+    for (n,) in batches(range(len(images)), 1, "feature similarity", run, start_log("feature similarity")):
+        seeded = settings.replace(seed=settings.seed + n)
+        timesteps, similarities = measure(network, images[n], seeded, config.magnification, arguments.steps)
+        measured.append(similarities)
+    similarities = {place: mean([image[place] for image in measured]) for place in measured[0]}
+    report = describe(network, config, images, settings, arguments)
+    report |= {"timesteps": timesteps, "rows": rows_of(similarities)}
+    save(picture(report), arguments.plot)
+    publish(title(report), as_table(report), report, arguments.json)
+    print(f"the change along the chain as a picture: {arguments.plot}")
+
+
+def load_inputs(arguments: Namespace, device: torch.device) -> tuple[Network, Config, list[LRImage]]:
     """The network, its config, and the LR images of the command line."""
     if arguments.input:
         config = config_of(arguments)
@@ -51,7 +78,9 @@ def load_inputs(arguments, device):
 # What is measured.
 
 
-def measure(network, image, settings, factor, steps):
+def measure(
+    network: Network, image: LRImage, settings: SampleSection, factor: float, steps: int
+) -> tuple[tuple[int, ...], Similarities]:
     """The timesteps of the chain and {place: Similarity} of one image.
 
     A place is (half of the UNet, where in it): "" for the whole half, "1/2" for the features of half the image's side,
@@ -59,7 +88,7 @@ def measure(network, image, settings, factor, steps):
     """
     device = next(network.parameters()).device
     lr = image.pixels[None].to(device)
-    size = target_size(lr.shape[-2:], factor)
+    size = target_size((lr.shape[-2], lr.shape[-1]), factor)
     chain = {key: settings[key] for key in ("solver", "seed", "consistency")}
     try:
         with autocast(device, settings.precision, sampling=True):
@@ -72,9 +101,9 @@ def measure(network, image, settings, factor, steps):
     return timesteps, by_place(features)
 
 
-def by_place(features):
+def by_place(features: Iterable[Feature]) -> Similarities:
     """Features -> {place: Similarity}, in the order of the network, each half before its levels."""
-    similarities = {}
+    similarities: dict[tuple[str, str], list[Similarity]] = {}
     for half, parts in HALVES.items():
         of_half = similarities[half, ""] = []
         for feature in features:
@@ -85,14 +114,14 @@ def by_place(features):
     return {place: mean(several) for place, several in similarities.items()}
 
 
-def where(feature):
+def where(feature: Feature) -> str:
     """Of a feature within its half of the UNet: "bottleneck", or the share of the image's side that it has."""
     if feature.part == "bottleneck":
         return "bottleneck"
     return f"1/{2**feature.level}" if feature.level else "full size"
 
 
-def mean(similarities):
+def mean(similarities: Iterable[Similarity]) -> Similarity:
     return Similarity(*(torch.stack(matrices).mean(dim=0) for matrices in zip(*similarities, strict=True)))
 
 
@@ -100,7 +129,9 @@ def mean(similarities):
 # The report.
 
 
-def describe(network, config, images, settings, arguments):
+def describe(
+    network: Network, config: Config, images: Sequence[LRImage], settings: SampleSection, arguments: Namespace
+) -> dict[str, Any]:
     """What is measured, where and how."""
     device, precision = next(network.parameters()).device, settings.precision
     return {
@@ -120,7 +151,7 @@ def describe(network, config, images, settings, arguments):
     }
 
 
-def rows_of(similarities):
+def rows_of(similarities: Similarities) -> list[dict[str, Any]]:
     """For each place the change and the cosine from every step to the next (T - 1), and of steps further apart the
     means over the chain."""
     rows = []
@@ -139,7 +170,7 @@ def rows_of(similarities):
     return rows
 
 
-def title(report):
+def title(report: dict[str, Any]) -> str:
     weights = f"step {report['step']} of {report['checkpoint']}" if report["checkpoint"] else "random weights"
     lines = [
         f"{report['config']}: {report['parameters']:,} parameters, {report['density']:.0%} of them active, {weights}",
@@ -149,12 +180,12 @@ def title(report):
     return "\n".join(lines)
 
 
-def chain_in_words(report):
+def chain_in_words(report: dict[str, Any]) -> str:
     images = len(report["images"])
     return f"{len(report['timesteps'])} steps of {report['solver']}, {images} image{'s' * (images > 1)}"
 
 
-def as_table(report):
+def as_table(report: dict[str, Any]) -> str:
     """A line for each place; of both halves first, then of the levels."""
     rows = sorted(report["rows"], key=lambda row: row["place"] != "")
     apart = list(rows[0]["change_apart"])
@@ -167,7 +198,7 @@ def as_table(report):
     return table(header, cells)
 
 
-def picture(report):
+def picture(report: dict[str, Any]) -> Figure:
     """The change from each step to the next over the timestep, in the order of the chain: a panel for each half of the
     UNet, its mean bold, its levels the darker, the coarser."""
     figure, both = new_picture(9.0, 4.8, ncols=2, sharex=True, sharey=True)
@@ -187,25 +218,7 @@ def picture(report):
     return figure
 
 
-def fineness(row):
+def fineness(row: dict[str, Any]) -> float:
     """Levels from the finest to the coarsest, the bottleneck after them, and the mean of all last, over them."""
     ends = {"full size": 0, "bottleneck": 1e9, "": math.inf}
     return ends[row["place"]] if row["place"] in ends else int(row["place"].removeprefix("1/"))
-
-
-def answer(arguments):
-    """Measures what the command line asks for, prints the table, writes the report and the picture."""
-    run = Distributed(0, 1, pick_device(arguments.device))
-    network, config, images = load_inputs(arguments, run.device)
-    settings = sampling_settings(config, {"solver": arguments.solver})
-    measured = []
-    for (n,) in batches(range(len(images)), 1, "feature similarity", run, start_log("feature similarity")):
-        seeded = settings.replace(seed=settings.seed + n)
-        timesteps, similarities = measure(network, images[n], seeded, config.magnification, arguments.steps)
-        measured.append(similarities)
-    similarities = {place: mean([image[place] for image in measured]) for place in measured[0]}
-    report = describe(network, config, images, settings, arguments)
-    report |= {"timesteps": timesteps, "rows": rows_of(similarities)}
-    save(picture(report), arguments.plot)
-    publish(title(report), as_table(report), report, arguments.json)
-    print(f"the change along the chain as a picture: {arguments.plot}")

@@ -1,10 +1,14 @@
 """How benchmarks/frontier.py measures chains on trained weights."""
 
+import logging
 import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -12,21 +16,31 @@ from benchmarks.helpers.frontier_chains import by_reason, chains_of
 from benchmarks.helpers.frontier_report import add_row, as_table, describe, describe_chain, merge, save_plots, title
 from benchmarks.helpers.measuring import free
 from benchmarks.helpers.reports import publish, start_log
-from benchmarks.helpers.trained_network import load
+from benchmarks.helpers.trained_network import Setting, load
 from core.device import is_out_of_memory, synchronize
 from core.errors import UserError
 from core.metrics import load_lpips
 from core.report import comparison, write_json
-from core.sampling import super_resolve
-from core.validation import COMPARED, batches, measure, pictures_of
+from core.sampling import Sampling, super_resolve
+from core.validation import COMPARED, Pictures, batches, measure, pictures_of
 from data.errors import reason
 from data.images import save_png
+from model.network import Network
+
+
+def answer(arguments: Namespace) -> None:
+    """Measures the chains of the command line, or joins reports, and tells what came out."""
+    report = merge(arguments.merge) if arguments.merge else measure_chains(arguments, start_log("frontier"))
+    pictures = save_plots(report, arguments.plot)
+    publish(title(report), as_table(report), report, arguments.json)
+    print(f"as pictures: {', '.join(map(str, pictures))}")
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is measured.
 
 
-def measure_chains(arguments, log):
+def measure_chains(arguments: Namespace, log: logging.Logger) -> dict[str, Any]:
     """The report on the chains of the command line, written anew, like the pictures, after each of them."""
     if arguments.save:
         make_folder(arguments.save)
@@ -57,19 +71,23 @@ def measure_chains(arguments, log):
     return report
 
 
-def make_folder(path):
+def make_folder(path: str) -> None:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--save {path}: cannot make this folder: {reason(error)}") from None
 
 
-def measure_chain(setting, sampling, label, lpips, log):
+def measure_chain(
+    setting: Setting, sampling: Sampling, label: str, lpips: Callable[..., float] | None, log: logging.Logger
+) -> tuple[dict[str, Any], list[Pictures]]:
     """(the means of what `core.validation.measure` gives, each image's measures, and the seconds an image takes; the
     pictures of the first images)"""
     free()  # what the chain before took
     network = deepcopy(setting.network)
-    entries, pictures, seconds = [], [], []
+    entries: list[dict[str, float]] = []
+    pictures: list[Pictures] = []
+    seconds: list[float] = []
     for indices in batches(range(len(setting.samples)), setting.batch, label, setting.run, log):
         samples = [setting.samples[index] for index in indices]
         sr, taken = sample_batch(network, setting, sampling, samples)
@@ -90,7 +108,9 @@ def measure_chain(setting, sampling, label, lpips, log):
     return measures, pictures
 
 
-def sample_batch(network, setting, sampling, samples):
+def sample_batch(
+    network: Network, setting: Setting, sampling: Sampling, samples: Sequence[dict[str, Any]]
+) -> tuple[torch.Tensor, float]:
     """(SR (B,3,H,W), seconds for each of its images)"""
     lr = torch.stack([sample["lr"] for sample in samples]).to(setting.run.device)
     seeds = [sampling.settings.seed + sample["index"] for sample in samples]
@@ -99,11 +119,3 @@ def sample_batch(network, setting, sampling, samples):
     sr = super_resolve(network, lr, samples[0]["hr"].shape[-2:], sampling, seeds, setting.config.magnification)
     synchronize(setting.run.device)
     return sr, (time.perf_counter() - began) / len(samples)
-
-
-def answer(arguments):
-    """Measures the chains of the command line, or joins reports, and tells what came out."""
-    report = merge(arguments.merge) if arguments.merge else measure_chains(arguments, start_log("frontier"))
-    pictures = save_plots(report, arguments.plot)
-    publish(title(report), as_table(report), report, arguments.json)
-    print(f"as pictures: {', '.join(map(str, pictures))}")

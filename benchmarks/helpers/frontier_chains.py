@@ -1,15 +1,21 @@
 """The chains that benchmarks/frontier.py compares: their names, their settings, and why some are left out."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.helpers.reports import matching
+from benchmarks.helpers.trained_network import Setting
 from core.config import PRESETS, changed
 from core.config.files import read_file
+from core.config.sections import SampleSection
 from core.errors import UserError
 from core.sampling import Sampling
 from model.errors import did_you_mean
 from model.plan import NAMED_SETS, automatic
+
+Settings = dict[str, Any]  # keys of the section `sample` and their values
 
 FAST = ((10, 20, 50, 100, 250), (2, 4, 5, 10, 20, 50))
 SOLVERS = {"ddim": FAST, "dpm++": FAST, "ddpm": ((2000,), (2, 5, 10, 20, 50))}  # name -> (steps, the K of uniform:K)
@@ -23,7 +29,7 @@ LIKE = "auto like "  # before the key steps that tell N
 NO_CALIBRATION = "the checkpoint has no calibration; to add it: python -m core.calibrate -r CHECKPOINT"
 
 
-def default_chains():
+def default_chains() -> dict[str, Settings]:
     """{name: what it changes in the settings}; the presets of infer.py come first."""
     chains = {f"preset-{name}": settings for name, settings in PRESETS.items()}
     for solver, (lengths, intervals) in SOLVERS.items():
@@ -33,9 +39,9 @@ def default_chains():
     return chains
 
 
-def ways_to_reuse(steps, intervals):
+def ways_to_reuse(steps: int, intervals: Iterable[int]) -> dict[str, Settings]:
     """{name: its settings} for a chain of so many steps; none that computes what another one does."""
-    ways = {"none": {"key_steps": "none"}}
+    ways: dict[str, Settings] = {"none": {"key_steps": "none"}}
     for k in (k for k in intervals if k <= steps):
         ways[f"u{k}"] = {"key_steps": f"uniform:{k}"}
         if k > 2:  # a group of two has nothing but ends
@@ -46,7 +52,7 @@ def ways_to_reuse(steps, intervals):
     return ways | {name: {"key_steps": name, "decode_batch": DECODE_BATCH} for name in NAMED.get(steps, ())}
 
 
-def named_chains(asked):
+def named_chains(asked: str) -> dict[str, Settings]:
     """{name: changes to the settings} of --chains."""
     if Path(asked).suffix in (".yaml", ".yml", ".json"):
         chains = read_file(asked)
@@ -57,13 +63,13 @@ def named_chains(asked):
     return {name: every[name] for name in matching(every, asked, lambda pattern: no_chain(pattern, every))}
 
 
-def no_chain(pattern, every):
+def no_chain(pattern: str, every: Iterable[str]) -> str:
     """What to say of a pattern that fits none of the names."""
     begin = ", ".join(name.removesuffix("none") for name in every if name.endswith("-none"))
     return f"--chains {pattern}: no chain has such a name{did_you_mean(pattern, every)} (they begin with {begin})"
 
 
-def chains_of(names, setting):
+def chains_of(names: str, setting: Setting) -> tuple[dict[str, Sampling], dict[str, str]]:
     """({name: Sampling}, {name: why it is left out}) of --chains."""
     chains, left_out = {}, {}
     for name, changes in named_chains(names).items():
@@ -82,7 +88,7 @@ def chains_of(names, setting):
     return chains, left_out
 
 
-def automatic_keys(settings, setting, name):
+def automatic_keys(settings: Settings, setting: Setting, name: str) -> Any:
     """The key steps of the settings; of "auto like" others, auto:N with as many encoder calls."""
     keys = settings["key_steps"]
     if not (isinstance(keys, str) and keys.startswith(LIKE)):
@@ -91,11 +97,11 @@ def automatic_keys(settings, setting, name):
     return f"auto:{len(Sampling.of(like, setting.network.schedule).executed.key_steps)}"
 
 
-def checked(setting, name, settings):
+def checked(setting: Setting, name: str, settings: Settings) -> SampleSection:
     return changed(setting.config, {"sample": settings}, f"chain {name}").sample
 
 
-def by_reason(left_out):
+def by_reason(left_out: Mapping[str, str]) -> dict[str, str]:
     """{name: why} -> {why: names}"""
     reasons = defaultdict(list)
     for name, reason in left_out.items():

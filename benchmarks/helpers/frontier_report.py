@@ -1,20 +1,28 @@
 """What benchmarks/frontier.py tells of the chains that it measured: compared, as a table, as pictures, and merged."""
 
 import math
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from benchmarks.helpers.frontier_chains import by_reason, default_chains
 from benchmarks.helpers.pictures import PALE, draw_levels, make_logarithmic, name_points, new_picture, save
 from benchmarks.helpers.reports import environment, read_report, show, table
+from benchmarks.helpers.trained_network import Setting
 from core.checkpoint import step_of
 from core.config import PRESETS
 from core.device import automatic_precision
 from core.errors import UserError
+from core.sampling import Sampling
 from core.validation import counted_density
 
 OF_REUSE = ("key_steps", "decode", "decode_batch")  # in all else a chain agrees with the one that it is compared with
@@ -35,7 +43,7 @@ COLUMNS = {  # of the table: what it is called, how it is written
 }
 FRONTIERS = {"psnr": "on_frontier", "ssim": "on_ssim_frontier"}  # a measure -> the key of a row that marks its frontier
 PLOTTED = {"psnr": ("", None), "sharpness": ("_sharpness", (1, "HR"))}  # -> what its file's name ends in, the ideal
-MARKERS = {"ddim": "o", "dpm++": "s", "ddpm": "^"}  # of the solvers
+MARKERS = "os^Dv"  # of solvers, in the order in which they come
 MOST_NAMED = 40  # chains whose names a picture shows; of more, those of the frontier alone
 MERGED_IF_EQUAL = (
     "config", "checkpoint", "step", "parameters", "density", "calibrated", "dataset", "images", "batch", "precision",
@@ -47,7 +55,7 @@ COMPUTED = ("speed_up", "saved")  # columns that are no measurements
 # What is told.
 
 
-def describe(setting, arguments):
+def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
     """What is measured, where and how."""
     config, spec = setting.config, setting.config.datasets[arguments.data]
     told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "l_resolution", "r_resolution")
@@ -69,7 +77,7 @@ def describe(setting, arguments):
     }
 
 
-def describe_chain(sampling):
+def describe_chain(sampling: Sampling) -> dict[str, Any]:
     """What a chain does; of an image, in calls of the encoder and of the decoder for a single step."""
     plan, settings = sampling.executed, sampling.settings
     return {
@@ -86,7 +94,7 @@ def describe_chain(sampling):
 # What is compared.
 
 
-def add_row(report, chain, measures):
+def add_row(report: dict[str, Any], chain: dict[str, Any], measures: dict[str, Any]) -> None:
     """A chain with its measures, and all rows compared anew. What is said of bicubic is the same for every chain."""
     bicubic = {key: value for key, value in measures.items() if key.startswith("bicubic_")}
     report["bicubic"] = {key.removeprefix("bicubic_"): value for key, value in bicubic.items()}
@@ -94,7 +102,7 @@ def add_row(report, chain, measures):
     compare(report["rows"])
 
 
-def compare(rows):
+def compare(rows: list[dict[str, Any]]) -> None:
     """Adds to each row what the others make of it: its chain without reuse, what it saves over that, the frontiers."""
     for row in rows:
         plain = next((other for other in rows if is_plain_of(other, row)), None)
@@ -106,13 +114,13 @@ def compare(rows):
             row[mark] = on
 
 
-def is_plain_of(other, row):
+def is_plain_of(other: dict[str, Any], row: dict[str, Any]) -> bool:
     """Whether another row is the same chain with its encoder, and so its decoder, at every step."""
     same = all(row["settings"][key] == value for key, value in other["settings"].items() if key not in OF_REUSE)
     return same and other["encoder_calls"] == other["steps"]
 
 
-def frontier(points):
+def frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Which of the points (seconds, quality) no other one beats: as fast and as good, and one of them more so."""
     best, kept = -math.inf, set()
     numbers = {point for point in points if not math.isnan(point[1])}
@@ -127,7 +135,7 @@ def frontier(points):
 # What is merged.
 
 
-def merge(files):
+def merge(files: Sequence[str]) -> dict[str, Any]:
     """The reports of several runs, each on a share of the chains, as one. Raises UserError unless they measured
     different chains of one network, on the same images and the same kind of device."""
     reports = [report_to_merge(file) for file in files]
@@ -147,7 +155,7 @@ def merge(files):
     return merged
 
 
-def report_to_merge(file):
+def report_to_merge(file: str | Path) -> dict[str, Any]:
     """A report of frontier.py with rows. A measure that JSON has no number for is read as not a number."""
     report = read_report(file, "frontier")
     if not report.get("rows"):
@@ -158,13 +166,13 @@ def report_to_merge(file):
     return report
 
 
-def differences(report, other):
+def differences(report: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """What keeps two reports from being merged: "images (32, 16)", ..."""
     a, b = (flat({key: report.get(key) for key in MERGED_IF_EQUAL}) for report in (report, other))
     return [f"{name} ({a.get(name)}, {b.get(name)})" for name in a | b if a.get(name) != b.get(name)]
 
 
-def flat(value, name=""):
+def flat(value: Any, name: str = "") -> dict[str, Any]:
     """Nested dicts as one, {"dataset.name": ...}."""
     if not isinstance(value, dict):
         return {name: value}
@@ -175,7 +183,7 @@ def flat(value, name=""):
 # What is read.
 
 
-def title(report):
+def title(report: dict[str, Any]) -> str:
     weights = f"step {report['step']} of {report['checkpoint']}" if report["checkpoint"] else "random weights"
     data, on = report["dataset"], [name for name, value in report["settings"].items() if value and name in SHOWN]
     options = "".join(f", {name} {report['settings'][name]:g}" for name in on)
@@ -190,20 +198,20 @@ def title(report):
     return "\n".join(lines)
 
 
-def as_table(report):
+def as_table(report: dict[str, Any]) -> str:
     rows = ([{"chain": "bicubic"} | report["bicubic"]] if report["bicubic"] else []) + report["rows"]
     columns = [key for key in COLUMNS if any(key in row for row in rows)]
     cells = [[row["chain"], *(cell(row, key) for key in columns)] for row in rows]
     return table(["", *(COLUMNS[key][0] for key in columns)], cells)
 
 
-def cell(row, key):
+def cell(row: dict[str, Any], key: str) -> str:
     """A measure as text, those of a frontier with a star."""
     star = ("*" if row.get(FRONTIERS[key]) else " ") if key in FRONTIERS else ""
     return show(row.get(key), COLUMNS[key][1]) + star
 
 
-def save_plots(report, file):
+def save_plots(report: dict[str, Any], file: str | Path) -> list[Path]:
     """Seconds against each measure of PLOTTED, as pictures -> their files: `file`, and others beside it."""
     files = {key: Path(file).with_stem(Path(file).stem + ending) for key, (ending, _) in PLOTTED.items()}
     for key, path in files.items():
@@ -211,7 +219,7 @@ def save_plots(report, file):
     return list(files.values())
 
 
-def plot_measure(report, key):
+def plot_measure(report: dict[str, Any], key: str) -> Figure:
     """Seconds against a measure: a marker for each solver, a colour for each number of steps, hollow where nothing is
     reused; and the frontier, if any, as a line. Where chains are too many to name, the presets and those on the
     frontier of PSNR have names in all pictures."""
@@ -219,12 +227,14 @@ def plot_measure(report, key):
     rows = [row for row in shown if math.isfinite(row.get(key, math.nan))]
     lengths = sorted({length(row) for row in rows})
     shades = dict(zip(lengths, colormaps["viridis_r"](np.linspace(0.1, 1, len(lengths))), strict=True))
+    markers = dict(zip(dict.fromkeys(row["settings"]["solver"] for row in rows), cycle(MARKERS)))
     figure, axes = new_picture(9.0, 5.6)
     for row in rows:
         plain = row["encoder_calls"] == row["steps"]
-        colours = {"edgecolors": [shades[length(row)]], "facecolors": "white" if plain else [shades[length(row)]]}
-        axes.scatter(row["seconds"], row[key], marker=MARKERS[row["settings"]["solver"]], **colours)
-    best = sorted((row["seconds"], row[key]) for row in rows if row.get(FRONTIERS.get(key)))
+        shade = shades[length(row)]
+        colours: dict[str, Any] = {"edgecolors": [shade], "facecolors": "white" if plain else [shade]}
+        axes.scatter(row["seconds"], row[key], marker=markers[row["settings"]["solver"]], **colours)
+    best = sorted((row["seconds"], row[key]) for row in rows if row.get(FRONTIERS.get(key, "")))
     if len(best) > 1:
         axes.plot(*zip(*best, strict=True), color=PALE, linewidth=1, zorder=0.9)
     levels = [(report["bicubic"].get(key, math.nan), "bicubic"), *filter(None, [PLOTTED[key][1]])]
@@ -234,16 +244,16 @@ def plot_measure(report, key):
     heading = f"{report['config']}: {report['images']} images, batches of {report['batch']}, {report['device']}{told}"
     axes.set(xlabel="seconds per image", ylabel=COLUMNS[key][0], title=heading)
     make_logarithmic(axes, "x")
-    figure.legend(handles=legend_of(rows, shades, len(best) > 1), loc="outside right center")
+    figure.legend(handles=legend_of(rows, shades, markers, len(best) > 1), loc="outside right center")
     name_points(axes, [(row["seconds"], row[key], name) for row in rows if (name := name_of(row, rows))])
     return figure
 
 
-def length(row):
+def length(row: dict[str, Any]) -> int:
     return row["settings"]["steps"] or row["steps"]
 
 
-def name_of(row, rows):
+def name_of(row: dict[str, Any], rows: list[dict[str, Any]]) -> str | None:
     """What the picture calls a chain, beside its colour and marker; None where it has no name."""
     preset = preset_of(row["settings"])
     if preset or row["on_frontier"] or len(rows) <= MOST_NAMED:
@@ -251,22 +261,26 @@ def name_of(row, rows):
     return None
 
 
-def legend_of(rows, shades, has_frontier):
+def legend_of(
+    rows: list[dict[str, Any]], shades: Mapping[int, Any], markers: Mapping[str, str], has_frontier: bool
+) -> list[Artist]:
     """Solvers, numbers of steps, and what hollow markers and the line are, where they are there."""
-    solvers = [solver for solver in MARKERS if any(row["settings"]["solver"] == solver for row in rows)]
-    handles = [Line2D([], [], color=PALE, marker=MARKERS[solver], linestyle="", label=solver) for solver in solvers]
+    grey: dict[str, Any] = {"color": PALE, "linestyle": ""}
+    handles: list[Artist] = [Line2D([], [], marker=mark, label=solver, **grey) for solver, mark in markers.items()]
     handles += [Patch(color=shade, label=f"{steps} steps") for steps, shade in shades.items()]
     if any(row["encoder_calls"] == row["steps"] for row in rows):
-        handles.append(Line2D([], [], color=PALE, marker="o", mfc="white", linestyle="", label="without reuse"))
-    return handles + [Line2D([], [], color=PALE, linewidth=1, label="frontier")] * has_frontier
+        handles.append(Line2D([], [], marker="o", mfc="white", label="without reuse", **grey))
+    if has_frontier:
+        handles.append(Line2D([], [], color=PALE, linewidth=1, label="frontier"))
+    return handles
 
 
-def shown_rows(report):
+def shown_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The chains that are worth a look: with as much SSIM as bicubic upsampling at least. All, where none has."""
     least = report["bicubic"].get("ssim", -math.inf)
     return [row for row in report["rows"] if not row["ssim"] < least] or report["rows"]
 
 
-def preset_of(settings):
+def preset_of(settings: Mapping[str, Any]) -> str | None:
     """The preset of infer.py that samples as these settings do, or None."""
     return next((name for name, changes in PRESETS.items() if changes.items() <= settings.items()), None)

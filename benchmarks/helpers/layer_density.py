@@ -1,12 +1,15 @@
 """How benchmarks/layer_density.py reads runs, and what it reports."""
 
 import logging
+from argparse import Namespace
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
@@ -16,6 +19,8 @@ from core.checkpoint import find_checkpoint, latest_prefix, step_of
 from core.errors import UserError
 from sparse.errors import SparseError
 from sparse.inspect import read_tensors, tabulate
+
+Densities = Mapping[str, Sequence[float]]  # layer -> its density after each update (U,)
 
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1)  # of the colour bar
 LEAST_ROWS = 5  # of the picture for a part, as its name stands beside it
@@ -38,7 +43,15 @@ class Size(NamedTuple):
     active: int
 
 
-def report_on(run, checkpoint):
+def answer(arguments: Namespace) -> None:
+    """Reads the run of the command line, or joins reports, and tells what came out."""
+    report = join(arguments.join) if arguments.join else report_on(arguments.run, arguments.checkpoint)
+    save(picture(report), arguments.plot)
+    publish(title(report), as_table(report), report, arguments.json)
+    print(f"every layer as a picture: {arguments.plot}")
+
+
+def report_on(run: str, checkpoint: str | None) -> dict[str, Any]:
     """The report on a run, with the sizes of the checkpoint, or else of the run's latest, if there is one."""
     updates, densities = read_densities(events_folder(Path(run)))
     checkpoint = checkpoint or latest_of(Path(run))
@@ -50,7 +63,7 @@ def report_on(run, checkpoint):
 # What is read.
 
 
-def events_folder(run):
+def events_folder(run: Path) -> Path:
     """The folder of a run's event files."""
     for folder in (run / "tb_logger", run):
         if any(folder.glob("events.out.tfevents*")):
@@ -58,13 +71,13 @@ def events_folder(run):
     raise UserError(f"{run}: no TensorBoard files in it, or in its tb_logger; give the folder of a run")
 
 
-def latest_of(run):
+def latest_of(run: Path) -> str | None:
     """The latest checkpoint of a run, or None."""
     prefix = latest_prefix(run / "checkpoint")
-    return prefix and str(prefix)
+    return str(prefix) if prefix else None
 
 
-def read_densities(folder):
+def read_densities(folder: Path) -> tuple[list[int], Densities]:
     """(steps of the updates (U,), {layer: densities (U,)}) in the order of the network.
 
     An update that not all layers tell of, as where the run was killed in it, is left out.
@@ -84,7 +97,7 @@ def read_densities(folder):
     return updates, {layer: [by_step[step] for step in updates] for layer, by_step in told.items()}
 
 
-def read_sizes(checkpoint, layers):
+def read_sizes(checkpoint: str, layers: Iterable[str]) -> dict[str, Size]:
     """{layer: its row of `sparse.inspect`} of these layers. Raises UserError where a checkpoint has not all of them."""
     file = find_checkpoint(checkpoint).network
     try:
@@ -101,7 +114,7 @@ def read_sizes(checkpoint, layers):
 # Runs that each went on from the one before.
 
 
-def join(files):
+def join(files: Sequence[str]) -> dict[str, Any]:
     """One report of those on several runs, in their order, with the sizes of the last."""
     reports = [report_to_join(file) for file in files]
     layers = [layer["layer"] for layer in reports[0]["layers"]]
@@ -119,11 +132,11 @@ def join(files):
     return describe(runs, reports[-1]["checkpoint"], updates, densities, sizes, sum(r["step"] for r in reports))
 
 
-def size_of(layer):
+def size_of(layer: dict[str, Any]) -> Size:
     return Size(layer["weights"], round(layer["checkpoint"] * layer["weights"]))
 
 
-def report_to_join(file):
+def report_to_join(file: str | Path) -> dict[str, Any]:
     """A report on a run with a checkpoint, without which nobody knows where the run ended."""
     report = read_report(file, "layer_density")
     if report["step"] is None:
@@ -135,7 +148,7 @@ def report_to_join(file):
 # The parts of the network.
 
 
-def parts_of(layers):
+def parts_of(layers: Iterable[str]) -> dict[str, list[str]]:
     """{part: its layers}, from the image to the prediction; what is none of these comes last, by its first name."""
     coarsest = max((int(layer.split(".")[2]) for layer in layers if layer.startswith("decoder.levels.")), default=0)
     places = {layer: place_of(layer.split("."), coarsest) for layer in layers}
@@ -145,7 +158,7 @@ def parts_of(layers):
     return parts
 
 
-def place_of(layer, coarsest):
+def place_of(layer: list[str], coarsest: int) -> tuple[int, int, str]:
     """(rank, rank within it, part) of a layer, given as the names on the way to it; levels count from the finest."""
     match layer:
         case ["lr_encoder", *_]:
@@ -166,15 +179,21 @@ def place_of(layer, coarsest):
             return 6, 0, "implicit upsamplers"
         case ["decoder", *_]:
             return 5, coarsest, "decoder, level 0"
-        case [name, *_]:
-            return 7, 0, name
+    return 7, 0, layer[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The report.
 
 
-def describe(run, checkpoint, updates, densities, sizes, step=None):
+def describe(
+    run: str,
+    checkpoint: str | None,
+    updates: list[int],
+    densities: Densities,
+    sizes: Mapping[str, Size],
+    step: int | None = None,
+) -> dict[str, Any]:
     """The densities of each layer, of each part and of all. step: of the checkpoint, if that is not in its name."""
     parts = parts_of(densities)
     rows = [describe_part(part, layers, densities, sizes) for part, layers in (parts | {"all": densities}).items()]
@@ -193,7 +212,9 @@ def describe(run, checkpoint, updates, densities, sizes, step=None):
     }
 
 
-def describe_part(part, layers, densities, sizes):
+def describe_part(
+    part: str, layers: Collection[str], densities: Densities, sizes: Mapping[str, Size]
+) -> dict[str, Any]:
     """Layers together: their density at each update (U,), and with sizes that of the checkpoint, and their share of all
     active weights (U,)."""
     row = {"part": part, "layers": len(layers), "weights": None, "checkpoint": None, "share": None}
@@ -209,12 +230,12 @@ def describe_part(part, layers, densities, sizes):
     }
 
 
-def active_weights(layers, densities, sizes):
+def active_weights(layers: Iterable[str], densities: Densities, sizes: Mapping[str, Size]) -> np.ndarray:
     """How many weights of the layers are active at each update (U,)."""
-    return sum(sizes[layer].total * np.array(densities[layer]) for layer in layers)
+    return np.sum([sizes[layer].total * np.array(densities[layer]) for layer in layers], axis=0)
 
 
-def title(report):
+def title(report: dict[str, Any]) -> str:
     updates, layers = report["updates"], len(report["layers"])
     lines = [f"{report['run']}: {layers} layers, {len(updates)} updates, from step {updates[0]} to {updates[-1]}"]
     if report["checkpoint"]:
@@ -225,26 +246,27 @@ def title(report):
     return "\n".join(lines)
 
 
-def as_table(report):
+def as_table(report: dict[str, Any]) -> str:
     rows = [row | ends("density", row) | ends("share", row, "_share") for row in report["rows"]]
     columns = [key for key in COLUMNS if rows[0][key] is not None]
     cells = [[row["part"], *(show(row[key], COLUMNS[key][1]) for key in columns)] for row in rows]
     return table(["", *(COLUMNS[key][0] for key in columns)], cells)
 
 
-def ends(key, row, suffix=""):
+def ends(key: str, row: dict[str, Any], suffix: str = "") -> dict[str, Any]:
     """What a row tells of the first and of the last update."""
     first, last = (row[key][0], row[key][-1]) if row[key] else (None, None)
     return {f"first{suffix}": first, f"last{suffix}": last}
 
 
-def picture(report):
+def picture(report: dict[str, Any]) -> Figure:
     """Layers by parts, from the image to the prediction, over the steps of training: the darker, the denser. Colours
     follow the root, so that small densities differ too."""
     parts = report["rows"][:-1]
     heights = [max(part["layers"], LEAST_ROWS) for part in parts]
-    options = {"nrows": len(parts), "sharex": True, "squeeze": False, "gridspec_kw": {"height_ratios": heights}}
-    figure, all_axes = new_picture(height=1.6 + sum(heights) * min(0.04, 8 / sum(heights)), **options)
+    height = 1.6 + sum(heights) * min(0.04, 8 / sum(heights))
+    figure, all_axes = new_picture(height=height, nrows=len(parts), sharex=True, squeeze=False, height_ratios=heights)
+    figure.set_layout_engine("constrained", h_pad=0.02, hspace=0)
     edges = step_edges(report["updates"])
     densest = max(max(layer["density"]) for layer in report["layers"])
     ticks = [0, *(tick for tick in TICKS if tick < densest), next(tick for tick in TICKS if tick >= densest)]
@@ -264,25 +286,16 @@ def picture(report):
     figure.suptitle(heading, x=0.01, ha="left")
     label = "density (beside a part: of all of its weights, at first and at last)"
     figure.colorbar(shades, ax=all_axes, label=label, ticks=ticks, format="%g", aspect=40, pad=0.12)
-    figure.get_layout_engine().set(h_pad=0.02, hspace=0)
     return figure
 
 
-def step_edges(updates):
+def step_edges(updates: list[int]) -> list[int]:
     """Where the columns of the picture begin and end: masks last from an update to the next, the last as long as those
     before it."""
     last = updates[-1] - updates[-2] if len(updates) > 1 else 1
     return [*updates, updates[-1] + last]
 
 
-def note(row):
+def note(row: dict[str, Any]) -> str:
     first, last = ends("density", row).values()
     return f"{first * 100:.0f} to {last:.0%}"
-
-
-def answer(arguments):
-    """Reads the run of the command line, or joins reports, and tells what came out."""
-    report = join(arguments.join) if arguments.join else report_on(arguments.run, arguments.checkpoint)
-    save(picture(report), arguments.plot)
-    publish(title(report), as_table(report), report, arguments.json)
-    print(f"every layer as a picture: {arguments.plot}")

@@ -2,17 +2,24 @@
 
 import gc
 import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
+from typing import Any, TypeVar
 
 import torch
 
 from core.device import synchronize
+from core.distributed import Distributed
+
+Name = TypeVar("Name")
 
 PEAK_SIDE = 8192  # of the matrices whose product shows what the device can do
 
 
-def time_in_turn(functions, repeats, run):
+def time_in_turn(
+    functions: Mapping[Name, Callable[[], Any]], repeats: int, run: Distributed
+) -> dict[Name, list[float]]:
     """{name: function} -> {name: seconds of each of its calls}, after one call of each that is not timed.
 
     The functions take turns, so that a device that slows down as it warms slows them all. Every time starts with all
@@ -20,7 +27,7 @@ def time_in_turn(functions, repeats, run):
     """
     for function in functions.values():
         function()
-    seconds = {name: [] for name in functions}
+    seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
             synchronize(run.device)
@@ -32,17 +39,17 @@ def time_in_turn(functions, repeats, run):
     return seconds
 
 
-def repeated(function, count):
+def repeated(function: Callable[[], Any], count: int) -> Callable[[], None]:
     """A function that calls another so many times."""
 
-    def block():
+    def block() -> None:
         for _ in range(count):
             function()
 
     return block
 
 
-def matrix_peak(run, repeats):
+def matrix_peak(run: Distributed, repeats: int) -> float | None:
     """TFLOP/s of a large product of random bf16 matrices; None on the CPU."""
     if run.device.type != "cuda":
         return None
@@ -51,7 +58,7 @@ def matrix_peak(run, repeats):
     return 10 * 2 * PEAK_SIDE**3 / median(seconds["product"]) / 1e12
 
 
-def peak_memory(function, device):
+def peak_memory(function: Callable[[], Any], device: torch.device) -> tuple[float | None, float | None]:
     """(GB that tensors take at most while the function runs, GB that torch holds for them); Nones on the CPU."""
     if device.type != "cuda":
         return None, None
@@ -61,7 +68,7 @@ def peak_memory(function, device):
     return torch.cuda.max_memory_allocated(device) / 1e9, torch.cuda.max_memory_reserved(device) / 1e9
 
 
-def free():
+def free() -> None:
     """Gives back the memory of what is no longer named."""
     gc.collect()
     if torch.cuda.is_available():
@@ -69,7 +76,7 @@ def free():
 
 
 @contextmanager
-def default_arithmetic():
+def default_arithmetic() -> Iterator[None]:
     """Inside, float32 is computed as torch does it unasked: TF32 in convolutions alone, algorithms not tried out."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark

@@ -13,6 +13,7 @@ from data.images import write_atomically
 
 try:
     import matplotlib
+    from cycler import cycler
 except ModuleNotFoundError:
     raise UserError("this benchmark draws with matplotlib: pip install -r benchmarks/requirements.txt") from None
 
@@ -28,7 +29,7 @@ matplotlib.rcParams.update(
     {
         "axes.axisbelow": True,
         "axes.grid": True,
-        "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+        "axes.prop_cycle": cycler(color=COLOURS),
         "axes.titlelocation": "left",
         "axes.titlesize": "medium",
         "figure.titlesize": "medium",
@@ -73,13 +74,14 @@ def draw_levels(axes: Axes, levels: Iterable[tuple[float, str]]) -> None:
     """Dashed lines (y, name) across the picture."""
     for level, name in levels:
         axes.axhline(level, color=PALE, linestyle="--", linewidth=1, zorder=1)
-        place = {"xycoords": axes.get_yaxis_transform(), "xytext": (-4, 3), "textcoords": "offset points"}
-        axes.annotate(name, (1, level), ha="right", color=PALE, size="small", **place)
+        end = axes.get_yaxis_transform()
+        axes.annotate(name, (1, level), (-4, 3), end, "offset points", ha="right", color=PALE, size="small")
 
 
 def name_points(axes: Axes, points: Iterable[tuple[float, float, str]]) -> None:
     """Names of scattered points (x, y, name), each where it hides nothing, or nowhere. To be called last."""
     figure = axes.get_figure(root=True)
+    assert figure is not None
     figure.draw_without_rendering()
     drawn = [place for scattered in axes.collections for place in axes.transData.transform(scattered.get_offsets())]
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in drawn]

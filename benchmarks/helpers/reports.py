@@ -2,9 +2,11 @@
 
 import json
 import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -13,22 +15,25 @@ from core.errors import UserError
 from core.log import TerminalHandler
 from core.report import write_json
 
+Target = tuple[str, float]  # "≤" or "≥", and the number
+Figure = tuple[str, str, Target | None]  # what a number is, how it is written, its target
+
 LIBRARIES = ("numpy", "pillow", "lmdb")
 
 
-def matching(names, patterns, refusal):
+def matching(names: Iterable[str], patterns: str, refusal: Callable[[str], str]) -> list[str]:
     """The names that fit any of some patterns, as in "ddim50*,dpm++*", in their own order.
 
     Raises UserError where a pattern fits none, with what refusal(pattern) says.
     """
-    patterns = [pattern.strip() for pattern in patterns.split(",")]
-    for pattern in patterns:
+    asked = [pattern.strip() for pattern in patterns.split(",")]
+    for pattern in asked:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(refusal(pattern))
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in asked)]
 
 
-def start_log(name):
+def start_log(name: str) -> logging.Logger:
     """A logger whose lines go to the terminal, beside a progress bar."""
     log = logging.getLogger(name)
     log.propagate = False
@@ -37,20 +42,22 @@ def start_log(name):
     return log
 
 
-def spread(values):
+def spread(values: Sequence[float]) -> dict[str, float]:
     """The median of repeated measurements, with the extremes."""
     return {"median": median(values), "least": min(values), "most": max(values)}
 
 
-def environment(device):
+def environment(device: torch.device) -> dict[str, Any]:
     """Where something was measured, for a report."""
-    told = versions(LIBRARIES)
+    told: dict[str, Any] = versions(LIBRARIES)
     if device.type == "cuda":
         told |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return {"device": describe(device), "versions": told}
 
 
-def describe_figures(figures, values, comparable):
+def describe_figures(
+    figures: Mapping[str, Figure], values: Mapping[str, float | None], comparable: bool
+) -> dict[str, dict[str, Any]]:
     """{figure: its value, target, and whether that is met} of {figure: (label, form, target)} and {figure: value}."""
     told = {}
     for name, (label, form, target) in figures.items():
@@ -60,7 +67,7 @@ def describe_figures(figures, values, comparable):
     return told
 
 
-def figure_rows(figures, told, columns):
+def figure_rows(figures: Mapping[str, Figure], told: Mapping[str, dict[str, Any]], columns: int) -> Iterator[list[str]]:
     """The described figures that have a value as rows of so many columns, the target in the last."""
     for name, (label, form, target) in figures.items():
         value, unit, met = (told[name][key] for key in ("value", "unit", "met"))
@@ -68,7 +75,7 @@ def figure_rows(figures, told, columns):
             yield [label, form.format(value), *[""] * (columns - 3), goal(target, unit, met)]
 
 
-def verdict(value, target, comparable=True):
+def verdict(value: float | None, target: Target | None, comparable: bool = True) -> bool | None:
     """Whether a value meets its target, ("≤" or "≥", number); None without one, or where it is for another case."""
     if value is None or target is None or not comparable:
         return None
@@ -76,7 +83,7 @@ def verdict(value, target, comparable=True):
     return value <= limit if sign == "≤" else value >= limit
 
 
-def goal(target, unit, met):
+def goal(target: Target | None, unit: str, met: bool | None) -> str:
     """A target and its verdict as text; nothing without one."""
     if target is None:
         return ""
@@ -84,12 +91,12 @@ def goal(target, unit, met):
     return f"{target[0]} {target[1]} {unit}{words[met]}"
 
 
-def show(value, form):
+def show(value: Any, form: str) -> str:
     """A number as text; nothing where there is none."""
     return "" if value is None else form.format(value)
 
 
-def table(header, rows):
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lists of texts as one aligned text; the first column is flush left, the others flush right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = []
@@ -100,7 +107,7 @@ def table(header, rows):
     return "\n".join(lines)
 
 
-def read_report(file, benchmark):
+def read_report(file: str | Path, benchmark: str) -> dict[str, Any]:
     """A report that a benchmark wrote. Raises UserError where the file is none."""
     try:
         report = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -113,7 +120,7 @@ def read_report(file, benchmark):
     return report
 
 
-def publish(title, text, report, file):
+def publish(title: str, text: str, report: dict[str, Any], file: str | Path) -> None:
     """Prints the table under its title, and writes the report."""
     write_json(report, file)
     print(f"{title}\n\n{text}\n\nwritten to {file}")

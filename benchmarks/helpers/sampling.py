@@ -6,16 +6,18 @@ import os
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.helpers.measuring import PEAK_SIDE, default_arithmetic, free, matrix_peak, peak_memory, time_in_turn
@@ -31,11 +33,12 @@ from benchmarks.helpers.reports import (
     verdict,
 )
 from core.checkpoint import load_network
-from core.config import load_config
+from core.config import Config, load_config
 from core.device import autocast, automatic_precision, is_out_of_memory, pick_device, synchronize
 from core.distributed import Distributed
 from model import build_network
 from model.fast import make_plain
+from model.network import Network
 from model.sampler import SamplingPlan, sample
 
 SCRIPT = Path(__file__).parents[1] / "sampling.py"  # started anew for the first image of a process
@@ -57,18 +60,20 @@ class Chain:
     throughput: float | None = None  # images/s of the best batch, at least
 
     @property
-    def label(self):
+    def label(self) -> str:
         decode = "" if self.decode == "every" else f", decode {self.decode}"
         return f"{self.steps} steps of {self.solver}, key steps {self.key_steps}{decode}"
 
     @property
-    def plain(self):
+    def plain(self) -> "Chain":
         """What the chain is measured beside; one and the same for chains that differ in reuse alone."""
         return Chain(self.solver, self.steps, "none", way="plain", measured=(100, 20))
 
-    def measured_steps(self, batch):
+    def measured_steps(self, batch: int) -> int:
         return min(self.steps, self.measured[batch > 1])
 
+
+Times = dict[tuple[Chain, int], list[float]]  # (chain, batch) -> seconds of each measurement
 
 CHAINS = {  # in the order of the table
     "ddpm": Chain("ddpm", 2000, "uniform:10", latency=0.6, throughput=2.8),
@@ -91,6 +96,16 @@ FIGURES = {  # what else is told: its name, how it is written, the target (for t
 }
 
 
+def answer(arguments: Namespace) -> None:
+    """Measures what the command line asks for, prints the table and writes the report."""
+    if arguments.started:
+        print(json.dumps(first_image(arguments)))
+        return
+    setting = load(arguments)
+    report = describe(setting, arguments) | measure(setting, chains_of(setting, arguments.small), arguments)
+    publish(title(report), as_table(report), report, arguments.json)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What is measured.
 
@@ -99,22 +114,25 @@ FIGURES = {  # what else is told: its name, how it is written, the target (for t
 class Setting:
     """What the measurements share."""
 
-    network: nn.Module  # on the CPU, and never sampled: what sampling keeps, graphs and tables, goes with a copy
-    config: dict
+    network: Network  # on the CPU, and never sampled: what sampling keeps, graphs and tables, goes with a copy
+    config: Config
     lr_side: int
     hr_side: int
     run: Distributed
     repeats: int
 
-    def copy(self, way):
+    def copy(self, way: str) -> Network:
         network = deepcopy(self.network).to(self.run.device)
-        return make_plain(network).to(memory_format=torch.contiguous_format) if way == "plain" else network
+        if way == "plain":
+            network = make_plain(network)
+            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return network
 
-    def plan(self, chain, steps=None):
+    def plan(self, chain: Chain, steps: int | None = None) -> SamplingPlan:
         return SamplingPlan.parse(chain.key_steps, steps or chain.steps, self.network.schedule.n_timestep)
 
 
-def load(arguments):
+def load(arguments: Namespace) -> Setting:
     """The network of the command line, with random weights where that names a config."""
     run = Distributed(0, 1, pick_device(arguments.device))
     if Path(arguments.network).suffix in (".yaml", ".yml", ".json"):
@@ -127,7 +145,7 @@ def load(arguments):
     return Setting(network, config, round(hr_side / config.magnification), hr_side, run, arguments.repeats)
 
 
-def chains_of(setting, small):
+def chains_of(setting: Setting, small: bool) -> dict[str, Chain]:
     """{name: chain} to measure on the device, none longer than the schedule."""
     on_cpu = setting.run.device.type == "cpu"
     chains = (CHAINS if small or not on_cpu else {}) | ({"short": SHORT} if on_cpu else {})
@@ -137,20 +155,20 @@ def chains_of(setting, small):
     return {name: replace(chain, steps=min(chain.steps, most)) for name, chain in chains.items()}
 
 
-def shortened(chain):
+def shortened(chain: Chain) -> Chain:
     return replace(chain, steps=max(chain.steps // 50, 10), measured=(40, 20))
 
 
-def sampler(network, setting, chain, batch):
+def sampler(network: Network, setting: Setting, chain: Chain, batch: int) -> Callable[[], torch.Tensor]:
     """A function that samples a batch in as many steps as are measured: -> (B, 3, H, W)."""
     plan = setting.plan(chain, chain.measured_steps(batch))
     shape, size = (batch, 3, setting.lr_side, setting.lr_side), (setting.hr_side, setting.hr_side)
     lr = (2 * torch.rand(shape, generator=torch.Generator().manual_seed(0)) - 1).to(setting.run.device)
-    options = {"solver": chain.solver, "decode": chain.decode, "seeds": range(batch), "compiled": chain.way == "fast"}
+    options: dict[str, Any] = {"solver": chain.solver, "decode": chain.decode, "compiled": chain.way == "fast"}
 
-    def block():
+    def block() -> torch.Tensor:
         with default_arithmetic() if chain.way == "plain" else autocast(setting.run.device, sampling=True):
-            return sample(network, lr, size, plan, **options)
+            return sample(network, lr, size, plan, seeds=range(batch), **options)
 
     return block
 
@@ -159,10 +177,10 @@ def sampler(network, setting, chain, batch):
 # The measurements.
 
 
-def measure(setting, chains, arguments):
+def measure(setting: Setting, chains: Mapping[str, Chain], arguments: Namespace) -> dict[str, Any]:
     """The measured part of the report."""
     first = first_images(arguments, setting.run.device)  # these two with nothing else on the device
-    allocated, reserved = peak_memory_of_one_image(setting, chains.get("ddpm"))
+    allocated, reserved = peak_memory_of_one_image(setting, chains.get("ddpm", SHORT))
     compared = chains.get("ddim") or chains["short"]
     figures = {name: sum(first[name].values()) if name in first else None for name in FIRST}
     figures |= {"psnr": similarity(setting, compared), "peak_allocated": allocated, "peak_reserved": reserved}
@@ -187,7 +205,7 @@ def measure(setting, chains, arguments):
     }
 
 
-def time_all(setting, chains, batches):
+def time_all(setting: Setting, chains: Iterable[Chain], batches: Sequence[int]) -> Times:
     """{(chain, batch): seconds of the whole chain, one of each measurement}: of one image; of batches until the memory
     is too small; and at the best batch of each chain, of plain beside it."""
     times = time_chains(setting, [*chains, *(chain.plain for chain in chains)], 1)
@@ -208,7 +226,7 @@ def time_all(setting, chains, batches):
     return times
 
 
-def time_chains(setting, chains, batch):
+def time_chains(setting: Setting, chains: Sequence[Chain], batch: int) -> Times:
     """{(chain, batch): seconds of the whole chain, one of each measurement}, the chains taking turns."""
     free()
     networks = {way: setting.copy(way) for way in {chain.way for chain in chains}}
@@ -220,18 +238,18 @@ def time_chains(setting, chains, batch):
     return times
 
 
-def best_batches(chain, times):
+def best_batches(chain: Chain, times: Times) -> list[int]:
     """[the batch that gives most images a second], of those measured; [] where they are all of one image."""
     rates = {batch: rate for batch, rate in rates_of(chain, times).items() if batch > 1}
-    return sorted(rates, key=rates.get)[-1:]
+    return sorted(rates, key=lambda batch: rates[batch])[-1:]
 
 
-def rates_of(chain, times):
+def rates_of(chain: Chain, times: Times) -> dict[int, float]:
     """{batch: images/s}"""
     return {batch: batch / median(seconds) for (timed, batch), seconds in times.items() if timed == chain}
 
 
-def similarity(setting, chain):
+def similarity(setting: Setting, chain: Chain) -> float:
     """PSNR in dB of an image sampled fast to the one sampled plainly, with the same noise and plan; values span 2."""
     ways = chain, replace(chain, way="plain")
     ours, theirs = (sampler(setting.copy(way.way), setting, way, 1)().double() for way in ways)
@@ -239,16 +257,16 @@ def similarity(setting, chain):
     return 10 * math.log10(4 / error) if error else math.inf
 
 
-def peak_memory_of_one_image(setting, chain, steps=20):
+def peak_memory_of_one_image(setting: Setting, chain: Chain, steps: int = 20) -> tuple[float | None, float | None]:
     """(GB of tensors, GB held) at most, from the network's way to the device to the image; Nones on the CPU."""
 
-    def block():
+    def block() -> None:
         sampler(setting.copy(chain.way), setting, replace(chain, measured=(steps, steps)), 1)()
 
     return peak_memory(block, setting.run.device)
 
 
-def first_images(arguments, device):
+def first_images(arguments: Namespace, device: torch.device) -> dict[str, dict[str, float]]:
     """{name in FIRST: seconds of each phase of a new process, from its start to its first image}.
 
     On the CPU, where nothing is compiled, it is one process.
@@ -264,7 +282,7 @@ def first_images(arguments, device):
     return seconds
 
 
-def first_image(arguments):
+def first_image(arguments: Namespace) -> dict[str, float]:
     """In a new process: samples an image of a short chain -> seconds of each phase."""
     times = [arguments.started, time.time()]
     setting = load(arguments)
@@ -283,14 +301,14 @@ def first_image(arguments):
 
 
 @torch.no_grad()
-def count_flops(model, lr_side, hr_side, together):
+def count_flops(model: Mapping[str, Any], lr_side: int, hr_side: int, together: Iterable[int]) -> dict[str, Any]:
     """GFLOP of each call for one image: {"condition", "encode", "decode": {K: of K steps at once}}, for K = 1 and those
     in `together`."""
     network = build_network(model, initialised=False).to("meta").eval()
     lr, x = (torch.empty(1, 3, side, side, device="meta") for side in (lr_side, hr_side))
     level = torch.empty(1, device="meta")
 
-    def counted(function, *arguments):
+    def counted(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
         with FlopCounterMode(display=False) as counter:
             result = function(*arguments)
         return result, counter.get_total_flops() / 1e9
@@ -301,12 +319,12 @@ def count_flops(model, lr_side, hr_side, together):
     return {"condition": conditioning, "encode": encoding, "decode": decoding}
 
 
-def decoded(group, chain):
+def decoded(group: Sequence[int], chain: Chain) -> int:
     """How many steps of a group the decoder computes, all at once."""
     return min(len(group), {"every": len(group), "ends": 2, "first": 1}[chain.decode])
 
 
-def chain_flops(flops, groups, chain):
+def chain_flops(flops: dict[str, Any], groups: Sequence[Sequence[int]], chain: Chain) -> dict[str, float]:
     """GFLOP of an image, and what it would be if each of those decoder calls were one by itself."""
     steps = [decoded(group, chain) for group in groups]
     encoding = flops["condition"] + len(groups) * flops["encode"]
@@ -320,7 +338,7 @@ def chain_flops(flops, groups, chain):
 # The report.
 
 
-def describe(setting, arguments):
+def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
     """What is measured, where and how."""
     return {
         "benchmark": "sampling",
@@ -336,16 +354,18 @@ def describe(setting, arguments):
     }
 
 
-def describe_row(chain, batch, times, gflop, peak, comparable):
+def describe_row(
+    chain: Chain, batch: int, times: Times, gflop: Mapping[str, float], peak: float | None, comparable: bool
+) -> dict[str, Any]:
     """A chain at a batch: times of the whole chain, its rate, its speed beside plain, what it computes per image.
 
     peak: TFLOP/s of the device, or None; comparable: whether the targets were set for this network.
     """
     seconds, plain = times[chain, batch], times[chain.plain, batch]
     rate, tflops = batch / median(seconds), batch * gflop["gflop_per_image"] / median(seconds) / 1e3
-    value, unit, target = median(seconds), "s", chain.latency and ("≤", chain.latency)
+    value, unit, sign, limit = median(seconds), "s", "≤", chain.latency
     if batch > 1:
-        value, unit, target = rate, "images/s", chain.throughput and ("≥", chain.throughput)
+        value, unit, sign, limit = rate, "images/s", "≥", chain.throughput
     return {
         "label": chain.label,
         "batch": batch,
@@ -359,13 +379,13 @@ def describe_row(chain, batch, times, gflop, peak, comparable):
         **gflop,
         "tflops": tflops,
         "share_of_peak": tflops / peak if peak else None,
-        "target": target and target[1],
+        "target": limit,
         "unit": unit,
-        "met": verdict(value, target, comparable),
+        "met": verdict(value, None if limit is None else (sign, limit), comparable),
     }
 
 
-def title(report):
+def title(report: dict[str, Any]) -> str:
     batched = any(row["batch"] > 1 for row in report["rows"])
     batches = f", of one image and of the best batch of {', '.join(map(str, report['batches']))}" if batched else ""
     lines = [
@@ -379,7 +399,7 @@ def title(report):
     return "\n".join(lines)
 
 
-def as_table(report):
+def as_table(report: dict[str, Any]) -> str:
     header = ["", "", "batch", "images/s", "plain", "× plain", "GFLOP/image", "apart", "TFLOP/s", "of peak", "target"]
     rows = [chain_row(row) for row in report["rows"]]
     rows += call_rows(report["gflop"], header)
@@ -387,7 +407,7 @@ def as_table(report):
     return table(header, rows)
 
 
-def chain_row(row):
+def chain_row(row: dict[str, Any]) -> list[str]:
     sign = "≤" if row["unit"] == "s" else "≥"
     return [
         row["label"],
@@ -404,14 +424,14 @@ def chain_row(row):
     ]
 
 
-def timing(measured, steps):
+def timing(measured: dict[str, Any], steps: int) -> str:
     """The time of a chain as text, with the number of steps that were measured if not all were."""
     seconds, scaled = measured["seconds"]["median"], measured["measured_steps"]
     told = f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
     return told if scaled == steps else f"{told} ~ {scaled}"
 
 
-def call_rows(gflop, header):
+def call_rows(gflop: dict[str, Any], header: list[str]) -> Iterator[list[str]]:
     """What each call of the network computes."""
     calls = {"one call of condition": (gflop["condition"], ""), "one call of encode": (gflop["encode"], "")}
     for k, value in gflop["decode"].items():
@@ -419,13 +439,3 @@ def call_rows(gflop, header):
     at = header.index("GFLOP/image")
     for label, (value, apart) in calls.items():
         yield [label, *[""] * (at - 1), f"{value:.5g}", apart, *[""] * (len(header) - at - 2)]
-
-
-def answer(arguments):
-    """Measures what the command line asks for, prints the table and writes the report."""
-    if arguments.started:
-        print(json.dumps(first_image(arguments)))
-        return
-    setting = load(arguments)
-    report = describe(setting, arguments) | measure(setting, chains_of(setting, arguments.small), arguments)
-    publish(title(report), as_table(report), report, arguments.json)

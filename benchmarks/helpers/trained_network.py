@@ -1,9 +1,11 @@
 """The trained network, and the images of its validation sets, that frontier.py and feature_similarity.py measure."""
 
+from argparse import Namespace
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint, read_network_file
 from core.config import Config, check_config, load_config
@@ -15,21 +17,22 @@ from data import SRDataset
 from data.demo import make_demo
 from model import build_network
 from model.key_steps import EncoderChange
+from model.network import Network
 
 
 @dataclass(frozen=True)
 class Setting:
     """What is measured, and where."""
 
-    network: nn.Module  # on the device, and never sampled: what sampling keeps, graphs and tables, goes with a copy
+    network: Network  # on the device, and never sampled: what sampling keeps, graphs and tables, goes with a copy
     config: Config
     encoder_change: EncoderChange | None  # what calibration measured of it
-    samples: list  # of the dataset
+    samples: list[dict[str, Any]]  # of the dataset
     batch: int
     run: Distributed
 
 
-def load(arguments, folder):
+def load(arguments: Namespace, folder: Path) -> Setting:
     """The network and the images of the command line; the demo's images, without a checkpoint, go to the folder."""
     run = Distributed(0, 1, pick_device(arguments.device))
     if arguments.checkpoint:
@@ -49,7 +52,7 @@ def load(arguments, folder):
     return Setting(loaded.network, config, loaded.encoder_change, samples, batch, run)
 
 
-def config_of(arguments):
+def config_of(arguments: Namespace) -> Config:
     """The config of the command line, to validate with: of the file, or else of the checkpoint, with the overrides."""
     if arguments.config:
         return load_config(arguments.config, arguments.overrides, {"phase": "val"})

@@ -1,10 +1,13 @@
 """How benchmarks/training.py measures, and what it reports."""
 
 import logging
+from argparse import Namespace
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,13 +34,17 @@ from benchmarks.helpers.reports import (
     spread,
     table,
 )
-from core.config import changed, load_config
+from core.config import Config, changed, load_config
 from core.distributed import Distributed
 from core.training import Trainer
 from data.images import resize, save_png
 from model import build_network
 from model.diffusion import DiffusionLoss, draw_noise_levels
+from model.network import Network
 from model.schedule import NoiseSchedule
+from sparse import Masker
+
+Seconds = dict[str, list[float]]  # way to train -> seconds of each measurement
 
 DRAWS = 4  # times as many steps are measured with continuous scale: every one draws a size, and they differ in cost
 
@@ -59,11 +66,23 @@ FIGURES = {  # what else is told: its name, how it is written, the target (for t
 }
 
 
+@record
+def answer(arguments: Namespace) -> None:
+    """Measures what the command line asks for; the first process prints the table and writes the report."""
+    run = Distributed.from_environment(arguments.device)
+    with TemporaryDirectory() as folder:
+        config = benchmark_config(arguments, Path(folder))
+        report = describe(config, run, arguments) | measure(config, run, arguments.steps, arguments.repeats)
+    if run.is_main:
+        publish(title(report), as_table(report), report, arguments.json)
+    run.close()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What is measured.
 
 
-def benchmark_config(arguments, folder):
+def benchmark_config(arguments: Namespace, folder: Path) -> Config:
     """The config with images of ours in a folder, where the experiment goes too; every step trains at the full size."""
     config = load_config(arguments.config, arguments.overrides, {"phase": "train"})
     images = config.datasets.train
@@ -81,7 +100,7 @@ def benchmark_config(arguments, folder):
     return changed(config, changes)
 
 
-def make_images(folder, l_resolution, r_resolution, count=8):
+def make_images(folder: Path, l_resolution: int, r_resolution: int, count: int = 8) -> None:
     """Prepared pairs of noise."""
     rng = np.random.default_rng(0)
     for number in range(count):
@@ -91,16 +110,16 @@ def make_images(folder, l_resolution, r_resolution, count=8):
             save_png(resize(hr, (side, side)), folder / f"{kind}_{side}" / f"{number}.png")
 
 
-def make_trainer(config, run, section=None, **changes):
+def make_trainer(config: Config, run: Distributed, section: str | None = None, **changes: Any) -> Trainer:
     """The project's trainer, with changes to a section of the config."""
     config = changed(config, {f"{section}.{key}": value for key, value in changes.items()})
     return Trainer(config, run, logging.getLogger("benchmarks"))
 
 
-def training_steps(trainer, batch, count):
+def training_steps(trainer: Trainer, batch: dict[str, Any], count: int) -> Callable[[], None]:
     """A function that trains so many steps, at each call those from step 0 on: they draw the same sizes again."""
 
-    def block():
+    def block() -> None:
         trainer.step = 0
         for _ in range(count):
             trainer.train_step(batch)
@@ -108,18 +127,19 @@ def training_steps(trainer, batch, count):
     return block
 
 
-def plain_step(config, run, batch):
+def plain_step(config: Config, run: Distributed, batch: dict[str, Any]) -> Callable[[], None]:
     """A function that does one step as the published code does: eager, in float32, one parameter after the other."""
     options, device = config.train, run.device
-    network = build_network(config.model, fast=False).to(device, memory_format=torch.contiguous_format)
-    objective = DiffusionLoss(network, options.loss)
+    network = build_network(config.model, fast=False).to(device)
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    objective: torch.nn.Module = DiffusionLoss(network, options.loss)
     if run.world > 1:
         objective = DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)
     optimizer = torch.optim.Adam(network.parameters(), lr=options.optimizer.lr, foreach=False)
     schedule = NoiseSchedule(config.model.beta_schedule.train)
     masked = [(p, (torch.rand_like(p) < config.sparse.density).float()) for p in prunable(network)]
 
-    def step():
+    def step() -> None:
         lr, hr = batch["lr"].to(device), batch["hr"].to(device)
         levels = draw_noise_levels(schedule, len(hr), None).to(device)
         optimizer.zero_grad()
@@ -132,7 +152,7 @@ def plain_step(config, run, batch):
     return step
 
 
-def prunable(network):
+def prunable(network: Network) -> Iterable[torch.nn.Parameter]:
     return network.prunable_parameters().values()
 
 
@@ -140,22 +160,24 @@ def prunable(network):
 # The measurements.
 
 
-def measure(config, run, steps, repeats):
+def measure(config: Config, run: Distributed, steps: int, repeats: int) -> dict[str, Any]:
     """The measured part of the report."""
     trainer = make_trainer(config, run)
+    masker = trainer.masker
+    assert masker is not None, "benchmark_config trains sparse"
     batch = next(iter(trainer.batches()))
-    images, density = run.world * len(batch["hr"]), trainer.masker.density
+    images, density = run.world * len(batch["hr"]), masker.density
     figures = {"peak_memory": peak_memory(training_steps(trainer, batch, steps), run.device)[0]}  # with nothing beside
 
-    def time_steps(steps, **blocks):
+    def time_steps(steps: int, **blocks: Callable[[], Any]) -> Seconds:
         return per_call(time_in_turn(blocks, repeats, run), steps)
 
     ways = {"sparse": trainer, "dense": make_trainer(config, run, "sparse", enabled=False)}
     if run.world > 1:
         ways["alone"] = make_trainer(config, replace(run, rank=0, world=1))
     seconds = time_steps(steps, **{name: training_steps(way, batch, steps) for name, way in ways.items()})
-    figures |= time_masker(trainer.masker, repeats, run)
-    del trainer, ways
+    figures |= time_masker(masker, repeats, run)
+    del trainer, masker, ways
     free()
     continuous = make_trainer(config, run, "train", continuous_scale=True)
     seconds |= time_steps(DRAWS * steps, continuous=training_steps(continuous, batch, DRAWS * steps))
@@ -179,19 +201,19 @@ def measure(config, run, steps, repeats):
     }
 
 
-def per_call(seconds, count):
+def per_call(seconds: Seconds, count: int) -> Seconds:
     """What so many calls took, for one of them."""
     return {name: [value / count for value in values] for name, values in seconds.items()}
 
 
-def time_masker(masker, repeats, run, count=20):
+def time_masker(masker: Masker, repeats: int, run: Distributed, count: int = 20) -> dict[str, float]:
     """Milliseconds of what the masker does after every step, and of an update."""
     apply = per_call(time_in_turn({"apply": repeated(masker.apply, count)}, repeats, run), count)["apply"]
     update = time_in_turn({"update": masker.update}, repeats, run)["update"]
     return {"mask_apply": 1e3 * median(apply), "update": 1e3 * median(update)}
 
 
-def forward_flops(config):
+def forward_flops(config: Config) -> int:
     """Floating-point operations of the loss of one image at full size."""
     images = config.datasets.train
     objective = DiffusionLoss(build_network(config.model, initialised=False).to("meta"), config.train.loss)
@@ -201,7 +223,7 @@ def forward_flops(config):
     return counter.get_total_flops()
 
 
-def scaling(seconds, run):
+def scaling(seconds: Seconds, run: Distributed) -> float | None:
     """Rate of all processes together, in % of the sum of what each does by itself; None for one process."""
     if run.world == 1:
         return None
@@ -212,7 +234,7 @@ def scaling(seconds, run):
 # The report.
 
 
-def describe(config, run, arguments):
+def describe(config: Config, run: Distributed, arguments: Namespace) -> dict[str, Any]:
     """What is measured, where and how."""
     network = build_network(config.model, initialised=False)
     images = config.datasets.train
@@ -232,7 +254,7 @@ def describe(config, run, arguments):
     }
 
 
-def describe_ways(seconds, images, flops, peak):
+def describe_ways(seconds: Seconds, images: int, flops: float, peak: float | None) -> dict[str, Any]:
     """{way to train: its times, its rates over all processes, its speed beside plain, what each device computes}.
 
     flops: of a step at full size on each device; it is not told for continuous scale, where sizes vary.
@@ -255,7 +277,7 @@ def describe_ways(seconds, images, flops, peak):
     return ways
 
 
-def title(report):
+def title(report: dict[str, Any]) -> str:
     return (
         f"{report['config']}: {report['parameters']:,} parameters, density {report['density']:.4g}, "
         f"{report['l_resolution']} → {report['r_resolution']}\n"
@@ -266,14 +288,14 @@ def title(report):
     )
 
 
-def as_table(report):
+def as_table(report: dict[str, Any]) -> str:
     header = ["", "", "steps/s", "images/s", "× plain", "TFLOP/s", "of peak", "target"]
     rows = [way_row(way) for way in report["steps"].values()]
     rows += figure_rows(FIGURES, report["figures"], len(header))
     return table(header, rows)
 
 
-def way_row(way):
+def way_row(way: dict[str, Any]) -> list[str]:
     return [
         way["label"],
         f"{1e3 * way['seconds']['median']:.1f} ms",
@@ -284,15 +306,3 @@ def way_row(way):
         show(way["share_of_peak"], "{:.1%}"),
         "",
     ]
-
-
-@record
-def answer(arguments):
-    """Measures what the command line asks for; the first process prints the table and writes the report."""
-    run = Distributed.from_environment(arguments.device)
-    with TemporaryDirectory() as folder:
-        config = benchmark_config(arguments, Path(folder))
-        report = describe(config, run, arguments) | measure(config, run, arguments.steps, arguments.repeats)
-    if run.is_main:
-        publish(title(report), as_table(report), report, arguments.json)
-    run.close()
