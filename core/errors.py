@@ -6,8 +6,10 @@ import os
 import select
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 class UserError(Exception):
@@ -26,7 +28,7 @@ def is_of_user(error: Exception) -> bool:
 
 
 @contextmanager
-def one_line_errors():
+def one_line_errors() -> Iterator[None]:
     """For `main`, as `@one_line_errors()`: the errors above become one line on stderr and exit code 2, Ctrl-C 130.
 
     Where nobody reads stdout any more, as after `| head`, the program ends without a word (141).
@@ -49,14 +51,14 @@ def one_line_errors():
         sys.exit(130)
 
 
-def is_read(stream):
+def is_read(stream: TextIO) -> bool:
     """Whether somebody reads what is written to a stream, where it is a pipe."""
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLOUT)
     return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def say_once(line):
+def say_once(line: str) -> None:
     """Prints the last words of this process on stderr, unless a process beside it, of the same torchrun, has said them.
 
     torchrun finds them in its error file, and repeats them in its report on the processes that failed.

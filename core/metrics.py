@@ -1,6 +1,7 @@
 """How good an image is, measured on what is saved: every image is 8-bit RGB, an array (H, W, 3) of uint8."""
 
 import functools
+import logging
 import math
 
 import numpy as np
@@ -14,14 +15,14 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 ROUNDING = 1 / 12 / 255**2  # variance of what rounding to 8 bits adds, for values from 0 to 1
 
 
-def psnr(image, reference):
+def psnr(image: np.ndarray, reference: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB, over all pixels and channels; infinite for equal images."""
     if np.array_equal(image, reference):
         return math.inf
     return float(peak_signal_noise_ratio(reference, image, data_range=255))
 
 
-def ssim(image, reference):
+def ssim(image: np.ndarray, reference: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004) in [-1, 1]: Gaussian window of 1.5, valid region, mean over channels.
 
     Not a number for an image smaller than the window, 11 pixels.
@@ -41,17 +42,17 @@ def ssim(image, reference):
     )
 
 
-def lr_consistency(image, lr):
+def lr_consistency(image: np.ndarray, lr: np.ndarray) -> float:
     """Mean squared error between the image, brought back to the LR size, and the LR image (h, w, 3) that it came from.
 
     Down-sampling is bicubic with antialiasing and without rounding; values count from 0 to 1, so that an error of one
     grey level everywhere is (1/255)² = 1.5e-5.
     """
-    image, lr = (torch.tensor(array).permute(2, 0, 1)[None].double() / 255 for array in (image, lr))
-    return float((resample(image, lr.shape[-2:]) - lr).square().mean())
+    ours, theirs = (torch.tensor(array).permute(2, 0, 1)[None].double() / 255 for array in (image, lr))
+    return float((resample(ours, theirs.shape[-2:]) - theirs).square().mean())
 
 
-def sharpness(image, reference):
+def sharpness(image: np.ndarray, reference: np.ndarray) -> float:
     """How sharp edges are: the mean gradient magnitude of the image's luminance over that of the reference's.
 
     1: as sharp as the reference; below 1: blurred; above: sharper, or noisier, as noise has gradients too. Central
@@ -63,7 +64,7 @@ def sharpness(image, reference):
     return float(of_image / of_reference) if of_reference > 0 else math.nan
 
 
-def spectral_distance(image, reference, above=0.0):
+def spectral_distance(image: np.ndarray, reference: np.ndarray, above: float = 0.0) -> float:
     """Log-spectral distance in dB: the root mean square over f of 10·log10(P_image(f) / P_reference(f)).
 
     P(f) is the power spectrum of the luminance about its mean, averaged over the ring of each radial frequency f = k/n
@@ -85,12 +86,12 @@ def spectral_distance(image, reference, above=0.0):
     return float(np.sqrt(np.mean(np.square(np.subtract(*levels)))))
 
 
-def luminance(image):
+def luminance(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) of uint8 -> (H, W) in [0, 1]."""
     return image @ np.array(LUMA) / 255
 
 
-def radial_power(plane):
+def radial_power(plane: np.ndarray) -> np.ndarray:
     """The mean power of a plane (H, W) about its mean at the radial frequencies k / min(H, W), k = 0, 1, ...: its
     variance where that is spread evenly over all frequencies."""
     window, rings, sizes = spectral_tables(*plane.shape)
@@ -99,7 +100,7 @@ def radial_power(plane):
 
 
 @functools.lru_cache(maxsize=8)  # the images of a set are mostly of one size
-def spectral_tables(height, width):
+def spectral_tables(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The Hann window (H, W), the ring k of each frequency of a Fourier transform (H, W), and the size of each ring."""
     rows, columns = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(side) / side) for side in (height, width))
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * min(height, width)
@@ -110,18 +111,18 @@ def spectral_tables(height, width):
 class Lpips:
     """Learned perceptual distance (Zhang et al. 2018, AlexNet): 0 for equal images, smaller is better."""
 
-    def __init__(self, network, device):
+    def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
         self.network = network.to(device).eval()
         self.device = device
 
     @torch.no_grad()
-    def __call__(self, image, reference):
+    def __call__(self, image: np.ndarray, reference: np.ndarray) -> float:
         tensors = (torch.tensor(array).permute(2, 0, 1)[None].float() / 127.5 - 1 for array in (image, reference))
         return self.network(*(tensor.to(self.device) for tensor in tensors)).item()
 
 
 @functools.cache
-def load_lpips(device, log):
+def load_lpips(device: torch.device, log: logging.Logger) -> Lpips | None:
     """The optional metric; None, and a line in the log, where the package `lpips` or its weights are not to be had."""
     try:
         import lpips

@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -24,7 +25,7 @@ ROWS = (  # a measurement, what it is called, how it is written
 )
 
 
-def grid(rows, labels=()):
+def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] = ()) -> Image.Image:
     """Rows of PIL images as one RGB picture, each in a cell of the largest's size; `labels` stand above the columns."""
     width = max(image.width for row in rows for image in row) + GAP
     height = max(image.height for row in rows for image in row) + GAP
@@ -39,7 +40,7 @@ def grid(rows, labels=()):
     return canvas
 
 
-def comparison(rows):
+def comparison(rows: Iterable[Sequence[Image.Image]]) -> Image.Image:
     """Rows of (LR, bicubic, SR, HR) as one labelled picture; LR images are magnified so that their pixels show."""
     shown = [(lr.resize(hr.size, Image.Resampling.NEAREST), bicubic, sr, hr) for lr, bicubic, sr, hr in rows]
     return grid(shown, labels=("LR", "bicubic", "SR", "HR"))
@@ -50,10 +51,10 @@ def heat_map(matrix: np.ndarray) -> Image.Image:
     roots, so that small ones are seen."""
     shades = np.sqrt(matrix / max(matrix.max(), np.finfo(np.float32).tiny))
     side = len(matrix) * max(400 // len(matrix), 1)
-    return Image.fromarray(np.uint8(np.rint(255 * shades))).resize((side, side), Image.Resampling.NEAREST)
+    return Image.fromarray(np.rint(255 * shades).astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
 
 
-def table(report):
+def table(report: Mapping[str, Any]) -> str:
     """The means of a validation report as text, bicubic upsampling beside SR."""
     mean = report["mean"]
     lines = [
@@ -67,14 +68,14 @@ def table(report):
     return "\n".join(lines)
 
 
-def write_json(value, path):
+def write_json(value: Any, path: str | Path) -> None:
     """Writes JSON whole or not at all. A number that JSON has no word for (infinite, not a number) becomes null."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
 
 
-def finite(value):
+def finite(value: Any) -> Any:
     """The value with None in place of each number that is infinite or not a number."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
