@@ -233,7 +233,11 @@ def save_checkpoint(prefix: str | Path, config: Config, state: TrainingState) ->
 
 
 def save_network(
-    file: str | Path, state: NetworkState, step: int, values_dtype: torch.dtype | None = None, compressed: bool = False
+    file: str | Path,
+    state: NetworkState,
+    step: int,
+    values_dtype: dict[str, torch.dtype] | None = None,
+    compressed: bool = False,
 ) -> None:
     """Writes a network file, its weights as `sparse.pack` makes them of the last two arguments."""
     metadata = {"config": json.dumps(state.config.to_dict()), "step": str(step)}

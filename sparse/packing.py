@@ -29,32 +29,32 @@ MOST_INFLATED, FREE = 1024, 2**28
 def pack(
     tensors: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
-    values_dtype: torch.dtype | None = None,
+    values_dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     compressed: bool = False,
 ) -> dict[str, Tensor]:
     """Return the tensors, on the CPU, with every masked one replaced by its packed entries.
 
     masks: bool, of the shape of the tensor of that name; what lies outside a mask is not stored.
-    values_dtype: torch.float16 or torch.bfloat16 halve the values; None keeps them bit for bit. Where they are
-        compressed, torch.int8 makes each a whole number times a scale of its output channel (`sparse.quantization`).
+    values_dtype: of all, or by name. torch.float16 or torch.bfloat16 halve the values; None keeps them bit for bit.
+        Where they are compressed, torch.int8 makes them whole numbers times a scale of each output channel
+        (`sparse.quantization`).
     compressed: of masks and values, little more than their information is stored, and tensors of two or more dimensions
         are stored so, as values_dtype, even where they have no mask. Values that are not finite are refused.
     """
     if unknown := [name for name in masks if name not in tensors]:
         raise SparseError(f"there are masks, but no tensors, of these names: {shorten(unknown)}")
-    if values_dtype == torch.int8 and not compressed:
-        raise SparseError("values_dtype=torch.int8 asks for compressed=True")
     packed = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()
+        dtype = values_dtype.get(name) if isinstance(values_dtype, Mapping) else values_dtype
         mask = masks[name].detach().cpu() if name in masks else None
         if mask is not None:
             _check_mask(name, mask, tensor)
         if compressed and (mask is not None or (tensor.ndim > 1 and tensor.is_floating_point())):
             with _told_of(name):
-                entries = compress(tensor, mask, values_dtype or tensor.dtype)
+                entries = compress(tensor, mask, dtype or tensor.dtype)
         elif mask is not None:
-            entries = _pack_plain(tensor, mask, values_dtype)
+            entries = _pack_plain(tensor, mask, dtype or tensor.dtype)
         elif compressed and not tensor.isfinite().all():
             raise SparseError(f"{name}: values that are not finite")
         else:
@@ -153,10 +153,12 @@ def _check_mask(name: str, mask: Tensor, tensor: Tensor) -> None:
         )
 
 
-def _pack_plain(tensor: Tensor, mask: Tensor, values_dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _pack_plain(tensor: Tensor, mask: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    if dtype == torch.int8:
+        raise SparseError("values_dtype=torch.int8 asks for compressed=True")
     return {
         MASK: torch.from_numpy(np.packbits(mask.flatten().numpy())),
-        VALUES: tensor[mask].to(values_dtype or tensor.dtype),
+        VALUES: tensor[mask].to(dtype),
         SHAPE: torch.tensor(tensor.shape, dtype=torch.int64),
     }
 

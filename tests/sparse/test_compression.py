@@ -51,6 +51,12 @@ def test_floating_round_trip_is_bit_exact(dtype, sparse):
     assert the_same(found, masks) and the_same(unpacked, tensors)
 
 
+def test_types_by_name(sparse):
+    tensors, masks = sparse
+    packed = pack(tensors, masks, {"usual": torch.int8, "dense": torch.float16}, compressed=True)
+    assert {"usual::int8", "dense::float16", "half::float32"} <= packed.keys()
+
+
 def test_what_was_packed_packs_to_the_same_bytes(sparse):
     packed = pack(*sparse, torch.int8, compressed=True)
     assert the_same(pack(*unpack(packed), torch.int8, compressed=True), packed)
