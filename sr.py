@@ -1,7 +1,8 @@
-"""Trains or validates a super-resolution network from a config.
+"""Trains, distils or validates a super-resolution network from a config.
 
 python sr.py -p train -c config/faces_16_128.yaml                        train (torchrun starts one process a GPU)
 python sr.py -p train -c config/faces_16_128.yaml -r auto                continue the experiment's latest checkpoint
+python sr.py -p distill -c config/faces_16_128_one_call.yaml -r TEACHER  teach a network to sample in one call
 python sr.py -p val -c config/faces_16_128.yaml -r PREFIX                validate a checkpoint
 """
 
@@ -14,6 +15,7 @@ from core.checkpoint import load_checkpoint
 from core.command_line import Parser
 from core.config import config_notices, load_config
 from core.device import show_gpus
+from core.distillation import DistillationTrainer
 from core.distributed import Distributed
 from core.errors import one_line_errors
 from core.experiment import (
@@ -43,7 +45,7 @@ def main():
         log.info("--epochs has no effect: train.n_iter counts the steps of a run")
     if arguments.enable_wandb and run.is_main:
         start_wandb(config.wandb.project, config.name)
-    phase = train if config.phase == "train" else validate
+    phase = {"train": train, "distill": distill, "val": validate}[config.phase]
     phase(config, run, log, arguments.resume or config.path.resume_state)
     run.close()
 
@@ -52,6 +54,12 @@ def train(config, run, log, resume):
     if run.is_main:
         remove_unfinished_checkpoints(config)
     Trainer(config, run, log, of_main(run, checkpoint_to_resume(config, resume))).fit()
+
+
+def distill(config, run, log, resume):
+    if run.is_main:
+        remove_unfinished_checkpoints(config)
+    DistillationTrainer(config, run, log, of_main(run, checkpoint_to_resume(config, resume))).fit()
 
 
 def validate(config, run, log, resume):
@@ -73,7 +81,12 @@ def parse_arguments():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-c", "--config", required=True, help="YAML, or published JSON with // comments")
-    add("-p", "--phase", choices=("train", "val"), help="train, or validate (default: the config's phase)")
+    add(
+        "-p",
+        "--phase",
+        choices=("train", "distill", "val"),
+        help="train, distil, or validate (default: the config's phase)",
+    )
     add("-r", "--resume", metavar="CHECKPOINT", help="file, folder, PREFIX of PREFIX_gen.*, or auto: the latest")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")

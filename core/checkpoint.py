@@ -112,6 +112,13 @@ def step_of(path: str | Path) -> int:
     return int(read_metadata(file).get("step", 0))
 
 
+def saved_config(path: str | Path) -> Config | None:
+    """The config of a native checkpoint; None for a published one, which has none."""
+    file = find_checkpoint(path).network
+    text = None if file.suffix == ".pth" else read_metadata(file).get("config")
+    return None if text is None else check_config(parse_json(text, file), str(file))
+
+
 def writable_network_file(path: str | Path) -> Path:
     """A path that a network file is to be written to, with its folder made. Raises UserError where it cannot be one."""
     path = Path(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 from core.config.files import plain_copy
 from core.config.keys import REQUIRED, Key, Section, Subsection, walk
-from core.config.rules import RULES, check_run
+from core.config.rules import RULES, RUN_RULES
 from core.config.sections import Config
 from core.errors import UserError
 
@@ -40,7 +40,7 @@ def check_config(
     values = read_section(given, Config, "", report)
     if not problems:
         checked = Config.of(values)
-        for rule in (check_run, *RULES) if for_run else RULES:
+        for rule in (*RUN_RULES, *RULES) if for_run else RULES:
             for path, problem in rule(checked):
                 report(path, f"{path} {problem}")
     if problems:

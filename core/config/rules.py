@@ -7,9 +7,14 @@ from collections.abc import Iterator
 
 from core.config.sections import Config
 
+MOST_CALLS = 8  # steps of a student: all of them are in memory at once
 Problems = Iterator[tuple[str, str]]
 
-NEEDED = {"train": ("train", "datasets.train"), "val": ("datasets.val",)}  # phase -> the sections that it needs
+NEEDED = {  # phase -> the sections that it needs
+    "train": ("train", "datasets.train"),
+    "val": ("datasets.val",),
+    "distill": ("train", "datasets.train", "distill"),
+}
 
 
 def check_run(config: Config) -> Problems:
@@ -26,11 +31,11 @@ def check_run(config: Config) -> Problems:
         if not images.dataroot and not images.hr_dataroot:
             key = "hr_dataroot" if images.lr_dataroot else "dataroot"
             yield f"datasets.{name}.{key}", "is missing: images come from dataroot, or hr_dataroot and lr_dataroot"
-    if training and config.datasets.validation:
+    if training and (config.datasets.validation or config.phase == "distill"):
         from model.plan import automatic  # imports torch
 
         if automatic(config.sample.key_steps):
-            problem = "but it needs a measurement, which a network in training, here validated, has not: take uniform:K"
+            problem = "but it needs a measurement, which a network in training has not: take uniform:K"
             yield "sample.key_steps", f"is {config.sample.key_steps}, {problem}"
 
 
@@ -98,4 +103,24 @@ def check_sampling(config: Config) -> Problems:
         yield "sample.key_steps", f"is not a plan: {error}"
 
 
+def check_distillation(config: Config) -> Problems:
+    """What a student can be trained to do: DDIM without noise, from the up-sampled LR image."""
+    if config.phase != "distill":
+        return
+    sample = config.sample
+    if sample.solver != "ddim" or sample.eta:
+        key = "eta" if sample.solver == "ddim" else "solver"
+        yield f"sample.{key}", f"is {sample[key]}, but a student is trained for solver ddim, with eta 0"
+    if sample.start is None:
+        yield "sample.start", "is null, but a student starts from the LR image: give a noise level, as 0.35"
+    if sample.steps is None or sample.steps > MOST_CALLS:
+        yield "sample.steps", f"is {sample.steps or 'null'}, but a student makes 1 to {MOST_CALLS} steps"
+    for key in ("decode", "prior_noise"):
+        if sample[key] not in ("every", 0):
+            yield f"sample.{key}", f"is {sample[key]}, which a student is not trained for"
+    if "distill" in config and config.distill.teacher_noise[0] > config.distill.teacher_noise[1]:
+        yield "distill.teacher_noise", "has its limits in the wrong order: give the lower first"
+
+
 RULES = (check_images, check_unet, check_betas, check_sparse, check_sampling)
+RUN_RULES = (check_run, check_distillation)

@@ -292,6 +292,25 @@ class SampleSection(Section):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class DistillSection(Section):
+    """How a student of few calls learns from its teacher."""
+
+    teacher: str | None = key(
+        text_or_null, None, "checkpoint whose encoder judges; null: the one that the student starts from"
+    )
+    feature_weight: float = key(number("[0, inf)"), 1.0, "of the distance between the teacher's features")
+    adversarial_weight: float = key(number("[0, inf)"), 0.1, "of what the discriminator says")
+    teacher_noise: Sequence[float] = key(
+        list_of(number("(0, 1)"), 2, 2), [0.02, 0.47], "range of the noise σ under which the teacher looks at images"
+    )
+    teacher_noise_power: float = key(number("(0, inf)"), 2.0, "σ = low + (high - low)·u^power, u ~ U(0, 1)")
+    head_channels: int = key(whole("[1, 4096]"), 64, "channels inside the heads of the discriminator")
+    head_lr: float = key(number("(0, inf)"), 2e-4, "learning rate of the discriminator")
+    pixel_head: bool = key(flag, False, "give the discriminator a head that looks at pixels too")
+    shift: int = key(count_or_zero, 8, "most pixels by which the judges see an image moved")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class WandbSection(Section):
     project: str | None = key(text_or_null, None, "project in Weights & Biases, which the flag -enable_wandb turns on")
 
@@ -301,7 +320,7 @@ class Config(Section):
     """A whole config, checked and complete."""
 
     name: str = key(folder_name, REQUIRED, "the experiment: all that it writes goes to this folder of path.root")
-    phase: str = key(choice("train", "val"), "train", "train, or validate only")
+    phase: str = key(choice("train", "val", "distill"), "train", "train, validate only, or distil")
     gpu_ids: Any = key(anything, None, "", "torchrun and CUDA_VISIBLE_DEVICES choose the GPUs")
     path: PathSection = section()
     datasets: DatasetsSection = section()
@@ -311,6 +330,7 @@ class Config(Section):
         "absent: dense training; this stage is from step 0, or that of the dense checkpoint continued, to n_iter"
     )
     sample: SampleSection = section()
+    distill: DistillSection = section("only for phase distill; `sample` says how the student samples", optional=True)
     wandb: WandbSection = section()
 
     @property

@@ -1,0 +1,100 @@
+"""Distillation: a network learns to sample in few calls, as the `sample` section of its config says."""
+
+from collections.abc import Callable
+from logging import Logger
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from core.checkpoint import TrainingState, load_network, load_training_state, saved_config
+from core.config import Config
+from core.distributed import Distributed
+from core.errors import UserError
+from core.training import Trainer
+from model.discriminator import Discriminator
+from model.distillation import DistillationLoss, StudentChain, TeacherFeatures, draw_view
+from model.network import Network
+from model.sampler import SamplingPlan
+
+DISCRIMINATOR = "discriminator"  # the name of the module in a training file
+
+
+class DistillationTrainer(Trainer):
+    """Trains a student against its teacher's encoder, under the student's masks.
+
+    A checkpoint of a distillation, `resume`, is continued. From any other the student takes the weights and the masks,
+    and begins at step 0; that checkpoint is the teacher too, unless `distill.teacher` names another. The student's
+    config keeps the teacher's path, so that continuing finds it.
+    """
+
+    def __init__(self, config: Config, run: Distributed, log: Logger, resume: str | Path | None = None) -> None:
+        resume = resume or config.distill.teacher
+        if resume is None:
+            raise UserError("a distillation begins with a trained network: name its checkpoint with -r")
+        teacher = config.distill.teacher or saved_teacher(resume) or str(resume)
+        config = config.replace(distill=config.distill.replace(teacher=teacher))
+        self.teacher = TeacherFeatures(load_network(teacher, run.device)[0])
+        super().__init__(config, run, log, resume)
+        self.parts = torch.zeros_like(self.objective.parts)  # summed since the last line of the log
+
+    def load_state(self, resume: str | Path) -> TrainingState:
+        """Returns what a distillation left behind, or a network's weights and masks at step 0."""
+        state = load_training_state(resume, self.config)
+        if DISCRIMINATOR in state.modules:
+            return state
+        return TrainingState(state.ema, state.ema, state.masks)
+
+    def build_modules(self) -> dict[str, nn.Module]:
+        options = self.config.distill
+        heads = Discriminator(self.teacher.channels, options.head_channels, options.pixel_head).to(self.run.device)
+        self.discriminator = heads.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return {DISCRIMINATOR: self.discriminator}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        student, heads = super().parameter_groups()
+        return [student, heads | {"lr_scale": self.config.distill.head_lr / self.options.optimizer.lr}]
+
+    def build_objective(self) -> Callable[..., Tensor]:
+        sample, options = self.config.sample, self.config.distill
+        n_timestep = self.config.model.beta_schedule.val.n_timestep
+        plan = SamplingPlan.parse(sample.key_steps, sample.steps, n_timestep)
+        assert isinstance(self.network, Network) and sample.start is not None  # as core.config.rules sees to
+        student = StudentChain(self.network, plan, sample.start, sample.consistency, self.run.device)
+        weights = options.feature_weight, options.adversarial_weight
+        self.objective = DistillationLoss(student, self.teacher, self.discriminator, *weights)
+        return self.objective
+
+    def draw(self, batch: dict[str, Any]) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
+        """A batch of the data -> ((lr, hr, noise, teacher's noise, its γ, rows, columns), (p,)), for the loss."""
+        options, on_host, on_device = self.config.distill, *self.generators()
+        lr, hr, scale = self.draw_images(batch, on_host)
+        images, own = self.run.world * len(hr), self.own_share(len(hr))
+        low, high = options.teacher_noise
+        sigma = low + (high - low) * torch.rand(images, generator=on_host) ** options.teacher_noise_power
+        rows = draw_view(images, hr.shape[2], options.shift, False, on_host)
+        columns = draw_view(images, hr.shape[3], options.shift, True, on_host)
+        drawn = (part[own].to(hr.device, non_blocking=True) for part in ((1 - sigma**2).sqrt(), rows, columns))
+        noise, teacher_noise = self.draw_noise(hr, on_device), self.draw_noise(hr, on_device)
+        return (lr, hr, noise, teacher_noise, *drawn), (scale,)
+
+    def train_step(self, batch: dict[str, Any]) -> None:
+        super().train_step(batch)
+        self.parts += self.objective.parts
+
+    def report(self, bar: tqdm) -> None:
+        """The parts of the loss, before the line with the whole."""
+        means = (self.run.sum(self.parts) / self.run.world / (self.step - self.since[1])).tolist()
+        self.parts.zero_()
+        parts = dict(zip(DistillationLoss.PARTS, means, strict=True))
+        self.board.scalars({f"distill/{name}": value for name, value in parts.items()}, self.step)
+        self.log.info("  ".join(f"{name} {value:.4f}" for name, value in parts.items()))
+        super().report(bar)
+
+
+def saved_teacher(checkpoint: str | Path) -> str | None:
+    """The teacher that a student's config tells; None where the checkpoint is no student's."""
+    config = saved_config(checkpoint)
+    return config.distill.teacher if config and "distill" in config else None

@@ -1,0 +1,162 @@
+"""Distillation: a student that samples in few calls, taught by pixels, by its teacher and by a discriminator.
+
+loss = |ŷ - y| + feature_weight · |features of ŷ - features of y| + adversarial_weight · (-D(ŷ))
+
+Features are those of the teacher's frozen encoder, of result and truth under the same noise. The discriminator D is a
+set of small heads on them (adversarial diffusion distillation, Sauer et al. 2023, 2024; DMD2, Yin et al. 2024).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from model.discriminator import Discriminator, discriminator_loss, generator_loss
+from model.network import Network
+from model.resampling import resample
+from model.sampler import SamplingPlan, noisy
+from model.solvers import solver_steps
+from model.steps import clean_estimate, next_state
+
+
+class StudentChain(nn.Module):
+    """The chain by which the student samples, with its gradient: steps of DDIM from the noise level `start`.
+
+    It computes what `sample(..., "ddim", start=start, consistency=consistency)` does, but for the last clamp, beyond
+    which the loss would not reach.
+    """
+
+    levels: Tensor  # (S,) γ of each step
+
+    def __init__(
+        self,
+        network: Network,  # with its noise schedule
+        plan: SamplingPlan,
+        start: float,  # γ, in (0, 1)
+        consistency: int = 0,  # rounds of back-projection
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        assert network.schedule is not None
+        self.network, self.consistency = network, consistency
+        self.plan = plan.within(network.schedule.timestep_of(start) + 1)
+        alphas_cumprod = network.schedule.alphas_cumprod[list(self.plan.timesteps)]
+        self.steps = solver_steps("ddim", network.prediction, alphas_cumprod, 0.0, torch.device(device))
+        self.start = float(alphas_cumprod[0])
+        self.register_buffer("levels", alphas_cumprod.sqrt().float().to(device), persistent=False)
+
+    def forward(self, lr: Tensor, lr_up: Tensor, noise: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+        """lr (B, 3, h, w), its up-sampled image and noise (B, 3, H, W), the network's scale p -> ŷ_0 (B, 3, H, W)."""
+        condition = self.network.condition(lr, lr_up.shape[2:], scale)
+        x, x0 = noisy(lr_up, noise, self.start), None
+        for group in self.plan.groups:
+            levels = self.levels[group.start : group.stop, None].expand(-1, len(lr))  # (K, B)
+            state = self.network.encode(x, levels[0], condition)
+            predictions = self.network.decode(state, levels, condition).float()  # (K, B, 3, H, W)
+            for order, prediction in zip(group, predictions, strict=True):
+                estimate = clean_estimate(self.steps[order], x, prediction, lr, self.consistency)
+                before, x0 = x0, estimate.clamp(-1, 1)
+                x = next_state(self.steps[order], x, x0, before)
+        return estimate
+
+
+class TeacherFeatures(nn.Module):
+    """The frozen encoder of the teacher: what it sees in an image under noise, at each resolution."""
+
+    def __init__(self, teacher: Network) -> None:
+        super().__init__()
+        self.lr_encoder, self.encoder, self.embedding = teacher.lr_encoder, teacher.encoder, teacher.embedding
+        self.eval().requires_grad_(False)
+        levels = [list(blocks) for blocks in self.encoder.levels]  # type: ignore[call-overload]
+        ends = itertools.accumulate(len(blocks) + 1 for blocks in levels)  # a level: what leads to it, and its blocks
+        self.last_skips = [end - 1 for end in ends]
+        widths = [blocks[-1].conv2.out_channels for blocks in levels]
+        self.channels = [*widths, widths[-1]]  # of the features
+
+    def forward(self, image: Tensor, lr_feature: Tensor, noise: Tensor, noise_level: Tensor) -> list[Tensor]:
+        """image, lr_feature and noise (B, 3, H, W), γ (B,) -> the last skip of each level, and the bottleneck."""
+        gamma = noise_level[:, None, None, None]
+        x_t = gamma * image + (1 - gamma.square()).sqrt() * noise
+        state = self.encoder(torch.cat([lr_feature, x_t], dim=1), self.embedding(noise_level))
+        return [*(state.skips[n] for n in self.last_skips), state.bottleneck]
+
+
+class DistillationLoss(nn.Module):
+    """The objective of a step as a module, so that one wrapper (CUDA graphs) sees the whole forward pass.
+
+    The discriminator's own loss is part of the sum. The gradients stay apart: its loss reaches nothing but the
+    discriminator, and the others nothing but the student. So one backward pass serves both.
+    """
+
+    PARTS = ("pixels", "features", "adversarial", "discriminator")
+    parts: Tensor  # (4,), the value of each of the PARTS in the last call
+
+    def __init__(
+        self,
+        student: StudentChain,
+        teacher: TeacherFeatures,
+        discriminator: Discriminator,
+        feature_weight: float = 1.0,
+        adversarial_weight: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.student, self.teacher, self.discriminator = student, teacher, discriminator
+        self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
+        self.register_buffer("parts", torch.zeros(len(self.PARTS), device=student.levels.device), persistent=False)
+
+    def forward(
+        self,
+        lr: Tensor,  # (B, 3, h, w) in [-1, 1]
+        hr: Tensor,  # (B, 3, H, W) in [-1, 1]
+        noise: Tensor,  # (B, 3, H, W), from which the student starts
+        teacher_noise: Tensor,  # (B, 3, H, W), under which the teacher looks at results and truths
+        teacher_level: Tensor,  # (B,), its γ
+        rows: Tensor,  # (B, H), the order in which the judges see the rows of an image, see `draw_view`
+        columns: Tensor,  # (B, W)
+        scale: float,  # p in [0, 1]
+    ) -> Tensor:
+        """Returns the loss, a scalar."""
+        lr_up = resample(lr, hr.shape[2:])
+        result = self.student(lr, lr_up, noise, scale)
+        pixels = F.l1_loss(result, hr)
+
+        with torch.no_grad():
+            lr_feature = seen(self.teacher.lr_encoder(lr, hr.shape[2:]), rows, columns)
+            hr, lr_up = seen(hr, rows, columns), seen(lr_up, rows, columns)
+            truth = self.teacher(hr, lr_feature, teacher_noise, teacher_level)
+            units = [f.abs().mean(dtype=torch.float32).clamp(min=1e-6).to(f.dtype) for f in truth]
+            truth = [f / unit for f, unit in zip(truth, units, strict=True)]
+        result = seen(result, rows, columns)
+        found = self.teacher(result, lr_feature, teacher_noise, teacher_level)
+        found = [f / unit for f, unit in zip(found, units, strict=True)]
+        features = torch.stack([F.l1_loss(f.float(), t.float()) for f, t in zip(found, truth, strict=True)]).mean()
+
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        adversarial = generator_loss(functional_call(self.discriminator, frozen, (found, result, lr_up)))
+        fake = self.discriminator([f.detach() for f in found], result.detach(), lr_up)
+        own = discriminator_loss(self.discriminator(truth, hr, lr_up), fake)
+        self.parts.copy_(torch.stack([pixels, features, adversarial, own]).detach())
+        return pixels + self.feature_weight * features + self.adversarial_weight * adversarial + own
+
+
+def seen(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The image (B, C, H, W) with its rows (B, H) and columns (B, W) in another order."""
+    image = image.gather(2, rows[:, None, :, None].expand_as(image))
+    return image.gather(3, columns[:, None, None, :].expand_as(image))
+
+
+def draw_view(images: int, side: int, most: int, mirrored: bool, generator: torch.Generator) -> Tensor:
+    """The order (images, side) of the lines of each image: moved by up to `most` lines and reflected at the border, and
+    where `mirrored`, half of the images the other way round.
+
+    Judges that see images in the same place each time would let through a pattern that follows their own grid.
+    """
+    moves = torch.randint(-most, most + 1, (images, 1), generator=generator)
+    lines = (torch.arange(side) + moves).abs()
+    lines = torch.where(lines >= side, 2 * (side - 1) - lines, lines).clamp(0, side - 1)
+    turned = torch.rand(images, 1, generator=generator) < 0.5
+    return torch.where(turned, lines.flip(1), lines) if mirrored else lines

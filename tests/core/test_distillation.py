@@ -1,0 +1,184 @@
+"""Distillation by `sr.py -p distill`: from a trained network to a student that says itself how it samples."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from core.checkpoint import TrainingState, load_network, read_network_file, save_checkpoint
+from core.config import check_config
+from core.distillation import DistillationTrainer
+from core.distributed import Distributed
+from core.errors import UserError
+from core.log import start_logging
+from sparse import Masker
+
+TRAIN = {
+    "n_iter": 4,
+    "val_freq": 100,
+    "save_checkpoint_freq": 2,
+    "print_freq": 2,
+    "continuous_scale": False,
+    "optimizer": {"lr": 1e-3, "betas": [0.0, 0.99]},
+    "ema_scheduler": {"step_start_ema": 1, "ema_decay": 0.5},
+}
+SAMPLE = {"solver": "ddim", "steps": 1, "key_steps": "none", "start": 0.9, "consistency": 1}
+
+
+@pytest.fixture
+def config(small_config):
+    """A small distillation, as nested dicts, on the five images of `small_config`."""
+    config = small_config.to_dict()
+    config["datasets"]["train"] = {**config["datasets"]["val"], "batch_size": 2, "augment": True, "name": "waves"}
+    del config["datasets"]["val"]
+    config |= {"phase": "distill", "train": TRAIN, "sparse": {"density": 0.3, "prune_rate": 0}, "sample": SAMPLE}
+    return config | {"distill": {"head_channels": 4, "pixel_head": True, "shift": 2}}
+
+
+@pytest.fixture
+def teacher(config, small_network, tmp_path):
+    """The prefix of a sparse checkpoint at step 500, of training and network."""
+    masker = Masker(small_network, torch.optim.Adam(small_network.parameters()), density=0.3, keep="largest")
+    weights = {name: tensor.clone() for name, tensor in small_network.state_dict().items()}
+    state = TrainingState(weights, weights, dict(masker.masks), 500, {"start": 0, "updates": 3, "seed": 0})
+    plain = {key: value for key, value in config.items() if key not in ("distill", "phase")}
+    save_checkpoint(tmp_path / "I500_E1", check_config(plain | {"name": "teacher"}), state)
+    return tmp_path / "I500_E1"
+
+
+def distil(config, name, resume=None):
+    """Trains to the end -> the trainer."""
+    log = start_logging(os.devnull + "-none", "distill", is_main=False)
+    checked = check_config(config | {"name": name}, for_run=True)
+    trainer = DistillationTrainer(checked, Distributed.from_environment("cpu"), log, resume)
+    trainer.fit()
+    return trainer
+
+
+def checkpoint(config, name, prefix):
+    return f"{config['path']['root']}/{name}/checkpoint/{prefix}"
+
+
+def test_a_student_begins_as_its_teacher_and_keeps_the_masks(config, teacher):
+    before = load_file(f"{teacher}_gen.safetensors")
+    trainer = distil(config, "student", teacher)
+    assert trainer.step == 4  # counted from its own start, not from the teacher's 500 steps
+    assert torch.equal(trainer.teacher.encoder.input.weight, load_network(teacher)[0].encoder.input.weight)
+    old = read_network_file(teacher.with_name("I500_E1_gen.safetensors"))
+    prefix = checkpoint(config, "student", "I4_E2")
+    new = read_network_file(teacher.with_name("x").parent / f"{prefix}_gen.safetensors")
+    assert new.masks.keys() == old.masks.keys()
+    assert all(torch.equal(new.masks[name], old.masks[name]) for name in old.masks)
+    assert not torch.equal(new.weights["encoder.input.weight"], old.weights["encoder.input.weight"])
+    assert load_file(f"{teacher}_gen.safetensors").keys() == before.keys()
+
+
+def test_a_students_checkpoint_says_how_to_sample_it(config, teacher):
+    distil(config, "student", teacher)
+    network, saved = load_network(checkpoint(config, "student", "I4_E2"))
+    assert {key: saved.sample[key] for key in SAMPLE} == SAMPLE
+    assert saved.distill.teacher == str(teacher)
+    assert not [name for name in network.state_dict() if "discriminator" in name]
+
+
+def test_continuing_is_exact_and_finds_the_teacher(config, teacher):
+    distil(config, "whole", teacher)
+    distil(config, "continued", checkpoint(config, "whole", "I2_E1"))
+    for kind in ("gen", "opt"):
+        whole, continued = (
+            load_file(f"{checkpoint(config, name, 'I4_E2')}_{kind}.safetensors") for name in ("whole", "continued")
+        )
+        assert whole.keys() == continued.keys()
+        assert not [key for key in whole if not torch.equal(whole[key], continued[key])]
+    assert any(key.startswith("optimizer/discriminator/") for key in whole)
+
+
+def test_the_student_learns(config, teacher):
+    """Forty steps on five images bring it nearer to the truth."""
+    config["train"] = TRAIN | {"n_iter": 40, "print_freq": 100, "save_checkpoint_freq": 100}
+    config["sparse"] = {"enabled": False}
+    log = start_logging(os.devnull + "-none", "distill", is_main=False)
+    trainer = DistillationTrainer(
+        check_config(config | {"name": "learns"}), Distributed.from_environment("cpu"), log, teacher
+    )
+    pixels = []
+    for _, batch in zip(range(40), trainer.batches(), strict=False):
+        trainer.train_step(batch)
+        pixels.append(trainer.objective.parts[0].item())
+    assert sum(pixels[-5:]) < 0.75 * sum(pixels[:5])
+
+
+def test_the_masker_may_update_while_it_distils(config, teacher):
+    config["sparse"] = {"density": 0.3, "prune_rate": 0.5, "update_every": 1, "update_until": 1.0}
+    trainer = distil(config, "moving", teacher)
+    assert trainer.masker.updates == 4
+    assert trainer.masker.density == pytest.approx(0.3, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"solver": "ddpm"}, "sample.solver is ddpm, but a student"),
+        ({"eta": 0.5}, "sample.eta is 0.5, but a student"),
+        ({"start": None}, "sample.start is null, but a student starts"),
+        ({"steps": None}, "sample.steps is null, but a student makes 1 to 8"),
+        ({"steps": 9}, "sample.steps is 9, but a student makes 1 to 8"),
+        ({"decode": "first"}, "sample.decode is first"),
+        ({"key_steps": "auto:1"}, "sample.key_steps is auto:1"),
+    ],
+)
+def test_what_no_student_can_learn_is_refused(config, change, said):
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
+        check_config(config | {"sample": SAMPLE | change}, for_run=True)
+    assert said in str(error.value)
+
+
+def test_a_students_checkpoint_may_be_sampled_in_any_way(config):
+    """What no student can learn is refused for a run, not for a file that infer.py reads."""
+    assert check_config(config | {"sample": SAMPLE | {"solver": "dpm++", "steps": 20}}).sample.steps == 20
+
+
+def test_sections_that_distillation_needs(config):
+    del config["distill"]
+    with pytest.raises(UserError, match="distill is missing: phase distill needs this section"):
+        check_config(config, for_run=True)
+
+
+def run(*arguments, cwd="."):
+    return subprocess.run([sys.executable, "sr.py", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_the_command(config, teacher, tmp_path):
+    """As a user types it: without a teacher one line; with one, it trains; then -r auto has nothing left to do."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    common = ("-c", str(file), "--device", "cpu")
+    refused = run("-p", "distill", *common)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "name its checkpoint with -r" in refused.stderr
+    trained = run("-p", "distill", *common, "-r", str(teacher))
+    assert trained.returncode == 0, trained.stderr
+    assert "adversarial" in trained.stdout
+    again = run(*common, "-r", "auto")
+    assert again.returncode == 0, again.stderr
+    assert "nothing is left to train" in again.stdout
+
+
+@pytest.mark.cuda
+def test_graphs_compute_what_eager_mode_does(config, teacher):
+    """Captured or not, four steps in float32 lead to the same student."""
+    config["train"] = TRAIN | {"precision": "float32"}
+    log = start_logging(os.devnull + "-none", "distill", is_main=False)
+    networks = []
+    for graphs in (True, False):
+        config["train"]["cuda_graphs"] = graphs
+        checked = check_config(config | {"name": f"graphs_{graphs}"}, for_run=True)
+        trainer = DistillationTrainer(checked, Distributed.from_environment("cuda"), log, teacher)
+        trainer.fit()
+        networks.append(trainer.network.state_dict())
+    for name, tensor in networks[0].items():
+        torch.testing.assert_close(tensor, networks[1][name], atol=2e-4, rtol=1e-3)

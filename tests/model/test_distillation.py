@@ -1,0 +1,129 @@
+"""Distillation: the student's chain is the sampler's, and each loss reaches what it is to teach and nothing else."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model.discriminator import Blur, Discriminator, discriminator_loss, generator_loss
+from model.distillation import DistillationLoss, StudentChain, TeacherFeatures, draw_view, seen
+from model.resampling import resample
+from model.sampler import SamplingPlan, sample
+
+
+def images(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def chain_of(tiny, steps, key_steps, consistency=0):
+    schedule = tiny.network.schedule
+    plan = SamplingPlan.parse(key_steps, steps, schedule.n_timestep)
+    return plan, StudentChain(tiny.network, plan, 0.8, consistency)
+
+
+@pytest.mark.parametrize(
+    ("steps", "key_steps", "consistency"), [(1, "none", 2), (2, "none", 0), (4, "uniform:4", 2), (4, "0,1", 1)]
+)
+def test_the_student_samples_as_the_sampler_does(tiny, steps, key_steps, consistency):
+    plan, student = chain_of(tiny, steps, key_steps, consistency)
+    lr, noise = images(2, 3, 8, 8), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    options = {"noise": lambda i, shape: noise, "start": 0.8, "consistency": consistency}
+    expected = sample(tiny.network, lr, (32, 32), plan, "ddim", **options)
+    with torch.no_grad():
+        result = student(lr, resample(lr, (32, 32)), noise)
+    torch.testing.assert_close(result.clamp(-1, 1), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_features_are_the_last_skip_of_each_level_and_the_bottleneck(tiny):
+    """One with 16 channels at full size, ...: by the sizes and widths of the network's levels."""
+    teacher = TeacherFeatures(tiny.network)
+    image, noise, level = images(2, 3, 32, 32), images(2, 3, 32, 32, seed=1), torch.tensor([0.9, 0.5])
+    lr_feature = images(2, 3, 32, 32, seed=2)
+    features = teacher(image, lr_feature, noise, level)
+    unet = tiny.config["unet"]
+    widths = [unet["inner_channel"] * m for m in unet["channel_multiplier"]]
+    sides = [32 // 2**n for n in range(len(widths))]
+    shapes = [(2, width, side, side) for width, side in zip(widths, sides, strict=True)]
+    assert [tuple(f.shape) for f in features] == [*shapes, shapes[-1]]
+    assert teacher.channels == [shape[1] for shape in (*shapes, shapes[-1])]
+    x_t = level[:, None, None, None] * image + (1 - level**2).sqrt()[:, None, None, None] * noise
+    state = tiny.network.encoder(torch.cat([lr_feature, x_t], 1), tiny.network.embedding(level))
+    assert torch.equal(features[-1], state.bottleneck)
+    assert torch.equal(features[-2], state.skips[-1])
+
+
+def test_hinge_losses():
+    """By hand: D(real) = 0.5 and 3, D(fake) = -2 and 1, of two heads."""
+    real, fake = ([torch.full((1, 1, 2, 2), value) for value in values] for values in ((0.5, 3.0), (-2.0, 1.0)))
+    assert discriminator_loss(real, fake).item() == pytest.approx(((0.5 + 0) + (0 + 2)) / 2)
+    assert generator_loss(fake).item() == pytest.approx((2 - 1) / 2)
+
+
+@pytest.fixture
+def distillation(tiny):
+    """A loss over a copy of the small network, and what it takes."""
+    torch.manual_seed(0)
+    student, teacher = (copy.deepcopy(tiny.network).requires_grad_(True) for _ in range(2))
+    plan = SamplingPlan.parse("none", 1, student.schedule.n_timestep)
+    features = TeacherFeatures(teacher)
+    heads = Discriminator(features.channels, 8, pixels=True)
+    loss = DistillationLoss(StudentChain(student, plan, 0.8), features, heads, 0.7, 0.3)
+    lr, hr = images(2, 3, 8, 8), images(2, 3, 32, 32, seed=1)
+    noise, under = (torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(s)) for s in (2, 3))
+    generator = torch.Generator().manual_seed(4)
+    view = [draw_view(2, 32, 3, mirrored, generator) for mirrored in (False, True)]
+    return loss, (lr, hr, noise, under, torch.tensor([0.99, 0.9]), *view, 1.0)
+
+
+def test_each_loss_reaches_its_own(distillation):
+    """The heads get the gradient of their own loss alone, the student that of the rest, the teacher none."""
+    loss, given = distillation
+    total = loss(*given)
+    total.backward()
+    pixels, features, adversarial, own = loss.parts
+    torch.testing.assert_close(total.detach(), pixels + 0.7 * features + 0.3 * adversarial + own)
+    assert not [p for p in loss.teacher.parameters() if p.grad is not None]
+    heads = [p.grad.clone() for p in loss.discriminator.parameters()]
+    student = [p.grad.clone() for p in loss.student.network.parameters() if p.grad is not None]
+
+    loss.feature_weight = loss.adversarial_weight = 0.0
+    loss.zero_grad()
+    loss(*given).backward()
+    for before, p in zip(heads, loss.discriminator.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, before)  # no other loss has a part in it
+    changed = [p.grad for p in loss.student.network.parameters() if p.grad is not None]
+    assert not all(torch.allclose(a, b) for a, b in zip(student, changed, strict=True))
+
+    lr, hr, noise = given[:3]
+    alone = [p for p in loss.student.network.parameters() if p.grad is not None]
+    expected = torch.autograd.grad(F.l1_loss(loss.student(lr, resample(lr, (32, 32)), noise), hr), alone)
+    for p, gradient in zip(alone, expected, strict=True):  # and the discriminator's loss none in the student's
+        torch.testing.assert_close(p.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_truth_as_result_costs_nothing(distillation):
+    """Where the student gives the truth, pixels and features do not differ, wherever the judges look."""
+    loss, given = distillation
+    loss.student.forward = lambda lr, lr_up, noise, scale: given[1].clone().requires_grad_(True)
+    loss(*given)
+    assert loss.parts[0] == loss.parts[1] == 0
+
+
+def test_views_move_and_mirror_images(distillation):
+    image = torch.arange(5.0).expand(1, 1, 5, 5)
+    rows, columns = torch.arange(5)[None], torch.tensor([[1, 0, 1, 2, 3]])  # moved by one, reflected at the border
+    assert torch.equal(seen(image, rows, columns)[0, 0, 0], torch.tensor([1.0, 0.0, 1.0, 2.0, 3.0]))
+    generator = torch.Generator().manual_seed(0)
+    views = draw_view(200, 9, 2, True, generator)
+    straight = {tuple(8 - abs(8 - abs(n + move)) for n in range(9)) for move in range(-2, 3)}
+    assert {tuple(view) for view in views.tolist()} == straight | {view[::-1] for view in straight}
+    assert {tuple(view) for view in draw_view(200, 9, 2, False, generator).tolist()} == straight
+    assert torch.equal(draw_view(3, 6, 0, False, generator), torch.arange(6).expand(3, 6))
+    assert draw_view(50, 3, 8, True, generator).unique().tolist() == [0, 1, 2]  # an image smaller than the move
+
+
+def test_blur_keeps_flat_areas_and_removes_a_pattern_of_two_pixels():
+    flat, stripes = torch.full((1, 2, 8, 8), 0.3), torch.tensor([1.0, -1.0]).repeat(4).expand(1, 2, 8, 8)
+    assert torch.allclose(Blur()(flat), torch.full((1, 2, 4, 4), 0.3))
+    assert Blur()(stripes)[..., 1:-1].abs().max() < 1e-6
