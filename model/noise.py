@@ -11,6 +11,13 @@ from model.errors import ModelError, require
 Noise = Callable[[int, tuple[int, ...]], Tensor]  # noise(i, shape): i = 0 for x_T, order + 1 for a step
 
 
+def noise_of_chain(noise: Noise | None, seeds: Sequence[int] | None, batch: int, device: torch.device) -> Noise:
+    """The caller's noise, or that of the seeds, 0 .. B-1 where there are none."""
+    if noise is not None:
+        return checked_noise(noise, device)
+    return seeded_noise(range(batch) if seeds is None else seeds, batch, device)
+
+
 def seeded_noise(seeds: Sequence[int], batch: int, device: torch.device) -> Noise:
     """Gaussian noise of which each image draws its share from a generator of its own, call after call."""
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model import fast
 from model.group_decoding import DECODES, predictions_of_group, runs_of_decoder
 from model.network import Network
-from model.noise import Noise, checked_noise, seeded_noise
+from model.noise import Noise, noise_of_chain
 from model.plan import SamplingPlan
 from model.resampling import resample
 from model.sampler_checks import check_inputs, check_settings
@@ -51,20 +51,13 @@ def sample(
     batch = len(lr_image)
     device = next((parameter.device for parameter in network.parameters()), lr_image.device)
     lr_image = lr_image.to(device, torch.float32)
-    if noise is None:
-        noise = seeded_noise(range(batch) if seeds is None else seeds, batch, device)
-    else:
-        noise = checked_noise(noise, device)
+    noise = noise_of_chain(noise, seeds, batch, device)
     if start is not None:
         plan = plan.within(network.schedule.timestep_of(start) + 1)
-    timesteps = plan.timesteps
-    alphas_cumprod = network.schedule.alphas_cumprod[list(timesteps)]  # (S,)
+    alphas_cumprod = network.schedule.alphas_cumprod[list(plan.timesteps)]  # ᾱ of each step, (S,)
     steps = solver_steps(solver, network.prediction, alphas_cumprod, eta, device)
     levels = alphas_cumprod.sqrt().float().to(device)[:, None].expand(-1, batch)  # γ of each step, (S, B)
-
-    def told(order: int, x: Tensor, x0: Tensor) -> None:
-        if callback:
-            callback(order, timesteps[order], x, x0)
+    told = with_timesteps(callback, plan.timesteps)
 
     with fast.for_sampling(network, compiled) as (denoiser, take_steps), evaluating(denoiser):
         runs = runs_of_decoder(plan, decode_batch, captured=isinstance(denoiser, fast.GraphedNetwork))
@@ -79,8 +72,17 @@ def sample(
             state = denoiser.encode(x, levels[group.start], condition)
             decoder = partial(denoiser.decode, state, condition=condition)
             for orders, predictions in predictions_of_group(decoder, levels, group, decode, runs):
-                x, x0 = take_steps(steps, orders, x, x0, predictions, noise, lr_image, consistency, callback and told)
+                x, x0 = take_steps(steps, orders, x, x0, predictions, noise, lr_image, consistency, told)
     return x
+
+
+def with_timesteps(
+    callback: Callable[[int, int, Tensor, Tensor], None] | None, timesteps: Sequence[int]
+) -> Callable[[int, Tensor, Tensor], None] | None:
+    """A callback(order, timestep, x, ŷ_0) as one that need not be told the timestep."""
+    if callback is None:
+        return None
+    return lambda order, x, x0: callback(order, timesteps[order], x, x0)
 
 
 def noisy(image: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:

@@ -99,14 +99,14 @@ class FastResidualBlock(ResidualBlock):
     def entry(self, start: int, stop: int) -> Entry:
         """The Entry of channels start to stop, which hold whole norm groups."""
         norm, conv, shortcut = self.norm1, self.conv1.weight, getattr(self.shortcut, "weight", None)
-        groups = norm.num_groups * (stop - start) // norm.num_channels
+        norm_groups = norm.num_groups * (stop - start) // norm.num_channels
         if (start, stop) == (0, norm.num_channels):
-            return Entry((norm.weight, norm.bias, groups, norm.eps), conv, shortcut)
+            return Entry((norm.weight, norm.bias, norm_groups, norm.eps), conv, shortcut)
         conv, shortcut = (  # where the input has parts, there is a shortcut: the skip's channels are too many to add
             weight[:, start:stop].contiguous(memory_format=torch.channels_last)  # type: ignore[index]
             for weight in (conv, shortcut)
         )
-        return Entry((norm.weight[start:stop], norm.bias[start:stop], groups, norm.eps), conv, shortcut)
+        return Entry((norm.weight[start:stop], norm.bias[start:stop], norm_groups, norm.eps), conv, shortcut)
 
     @kept_for_inference
     def output_bias(self) -> Tensor:
