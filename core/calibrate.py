@@ -24,13 +24,14 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from core.checkpoint import find_checkpoint, load_checkpoint, save_encoder_change, writable_network_file
+from core.checkpoint import find_checkpoint, load_checkpoint, save_encoder_change
 from core.command_line import Parser, add_sample_flags, count, sample_flags
 from core.config import Config
 from core.config.sections import SampleSection
 from core.device import autocast, is_out_of_memory, pick_device
 from core.errors import UserError, one_line_errors
 from core.inference import find_images, show, target_size
+from core.network_file import writable_network_file
 from core.report import heat_map
 from core.sampling import Sampling, sampling_settings
 from data import DataError, SRDataset

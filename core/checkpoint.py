@@ -1,4 +1,4 @@
-"""Checkpoints: what a file holds, how it is found, written and read.
+"""Checkpoints: what their files hold, how they are found, written and read.
 
 A checkpoint is two files, named as the published ones are, PREFIX = I{step}_E{epoch}:
 
@@ -12,31 +12,23 @@ Published `PREFIX_gen.pth` and `PREFIX_opt.pth` are read too, never with full un
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.config import Config, check_config
 from core.config.files import parse_json
 from core.errors import UserError
+from core.network_file import NetworkState, load_weights, measured, read_network_file, save_network
 from core.tensor_files import read_metadata, read_pth, read_safetensors, write_safetensors
-from data.errors import reason
-from model import ModelError, Network, build_network
+from model import Network, build_network
 from model.key_steps import EncoderChange
-from model.published import (
-    convert_reference_state,
-    parameter_order,
-    published_names,
-    read_architecture,
-)
-from sparse import SparseError, pack, unpack
+from model.published import parameter_order, published_names
+from sparse import pack, unpack
 
 SUFFIXES = (".safetensors", ".pth")
-CHANGE, CHANGE_TIMESTEPS = "encoder_change/distance", "encoder_change/timesteps"  # names of tensors in a network file
 
 
 @dataclass(frozen=True)
@@ -45,16 +37,6 @@ class CheckpointFiles:
 
     network: Path
     training: Path | None
-
-
-@dataclass
-class NetworkState:
-    """What is in a network file. Training continues from the weights, of which a measurement is true no longer."""
-
-    weights: dict[str, Tensor]  # dense
-    masks: dict[str, Tensor]  # bool; none for a dense network
-    config: Config
-    encoder_change: EncoderChange | None = None
 
 
 @dataclass
@@ -119,18 +101,6 @@ def saved_config(path: str | Path) -> Config | None:
     return None if text is None else check_config(parse_json(text, file), str(file))
 
 
-def writable_network_file(path: str | Path) -> Path:
-    """A path that a network file is to be written to, with its folder made. Raises UserError where it cannot be one."""
-    path = Path(path)
-    if path.suffix != ".safetensors" or path.stem.endswith("_opt") or path.is_dir():
-        raise UserError(f"--output {path}: must be a network file, as PREFIX_gen.safetensors")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {path}: cannot make its folder: {reason(error)}") from None
-    return path
-
-
 @dataclass(frozen=True)
 class LoadedNetwork:
     """A network as a checkpoint holds it."""
@@ -167,68 +137,6 @@ def load_checkpoint(
     return LoadedNetwork(network.to(device).eval(), config, change, step_of(file))
 
 
-def read_network_file(file: Path, config: Config | None = None) -> NetworkState:
-    """A network file, which is refused where it holds another network than that of the config."""
-    if file.suffix == ".pth":
-        state = read_pth(file)
-        model: Mapping[str, Any] = config.model if config else read_architecture(state)
-        return NetworkState(convert_reference_state(state), {}, config or published_config(model, file.stem))
-    tensors, metadata = read_safetensors(file)
-    if "config" not in metadata:
-        raise UserError(f"{file}: no config in its metadata, so it is no network file of SMFDM")
-    own = check_config(parse_json(metadata["config"], file), str(file))
-    if config:
-        refuse_other_network(config, own, file)
-    change = take_encoder_change(tensors, file)
-    with torch.device("meta"):  # shapes alone
-        expected = build_network(own.model, initialised=False).state_dict()
-    try:
-        weights, masks = unpack(tensors, {name: tensor.shape for name, tensor in expected.items()})
-    except SparseError as error:
-        raise UserError(f"{file}: damaged: {error}") from error
-    return NetworkState(weights, masks, own, change)
-
-
-def take_encoder_change(tensors: dict[str, Tensor], file: Path) -> EncoderChange | None:
-    """Takes the measurement out of a network file's tensors -> EncoderChange, or None where there is none."""
-    distance, timesteps = tensors.pop(CHANGE, None), tensors.pop(CHANGE_TIMESTEPS, None)
-    if distance is None and timesteps is None:
-        return None
-    try:
-        if distance is None or timesteps is None:
-            raise TypeError("half of it is missing")
-        return EncoderChange(tuple(timesteps.tolist()), distance.float())
-    except (TypeError, ModelError) as error:
-        raise UserError(f"{file}: damaged: its measured encoder change is no such thing ({error})") from error
-
-
-def refuse_other_network(config: Config, own: Config, file: Path) -> None:
-    """One line where the config and the file describe networks that differ in their weights or in what they predict."""
-    for section in ("unet", "lr_encoder", "diffusion"):
-        for key, value in own.model[section].items():
-            asked = config.model[section][key]
-            if asked != value and key != "dropout":
-                raise UserError(f"{file}: trained with model.{section}.{key} = {value}, and the config says {asked}")
-
-
-def published_config(model: Mapping[str, Any], name: str) -> Config:
-    """A whole config around the model section of a published file: the face experiment, 16 to 128."""
-    side = model["diffusion"]["image_size"]
-    spec = {"mode": "LRHR", "dataroot": "", "l_resolution": side // 8, "r_resolution": side, "batch_size": 1}
-    return check_config({"name": name, "model": model, "datasets": {"train": spec, "val": spec}}, name)
-
-
-def load_weights(network: nn.Module, state: Mapping[str, Tensor], where: str | Path) -> None:
-    """Into the network, or one line that says which key does not fit."""
-    expected = network.state_dict()
-    for name in expected.keys() | state.keys():
-        ours, theirs = expected.get(name), state.get(name)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            shapes = [tuple(tensor.shape) if tensor is not None else "nothing" for tensor in (theirs, ours)]
-            raise UserError(f"{where}: does not fit the network of the config: {name} is {shapes[0]}, not {shapes[1]}")
-    network.load_state_dict(state)
-
-
 def save_checkpoint(prefix: str | Path, config: Config, state: TrainingState) -> None:
     """Writes both files of a checkpoint, the network last: where it is, the other is whole."""
     tensors = {f"weights/{name}": tensor for name, tensor in pack(state.weights, state.masks).items()}
@@ -239,24 +147,6 @@ def save_checkpoint(prefix: str | Path, config: Config, state: TrainingState) ->
     save_network(f"{prefix}_gen.safetensors", NetworkState(state.ema, state.masks, config), state.step)
 
 
-def save_network(
-    file: str | Path,
-    state: NetworkState,
-    step: int,
-    values_dtype: dict[str, torch.dtype] | None = None,
-    compressed: bool = False,
-) -> None:
-    """Writes a network file, its weights as `sparse.pack` makes them of the last two arguments."""
-    metadata = {"config": json.dumps(state.config.to_dict()), "step": str(step)}
-    packed = pack(state.weights, state.masks, values_dtype, compressed)
-    write_safetensors(file, packed | measured(state.encoder_change), metadata)
-
-
-def measured(change: EncoderChange | None) -> dict[str, Tensor]:
-    """An EncoderChange, or None, as tensors of a network file."""
-    return {} if change is None else {CHANGE: change.distance, CHANGE_TIMESTEPS: torch.tensor(change.timesteps)}
-
-
 def save_encoder_change(path: str | Path, loaded: LoadedNetwork, target: str | Path) -> None:
     """Writes the network file of a checkpoint as `target`, which may be itself, with `loaded.encoder_change` in it.
 
@@ -264,11 +154,11 @@ def save_encoder_change(path: str | Path, loaded: LoadedNetwork, target: str | P
     """
     file = find_checkpoint(path).network
     if file.suffix == ".pth":
-        tensors = loaded.network.state_dict()
-        metadata = {"config": json.dumps(loaded.config.to_dict()), "step": str(loaded.step)}
+        state = NetworkState(loaded.network.state_dict(), {}, loaded.config, loaded.encoder_change)
+        save_network(target, state, loaded.step)
     else:
         tensors, metadata = read_safetensors(file)
-    write_safetensors(target, tensors | measured(loaded.encoder_change), metadata)
+        write_safetensors(target, tensors | measured(loaded.encoder_change), metadata)
 
 
 def load_training_state(path: str | Path, config: Config | None) -> TrainingState:

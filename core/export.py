@@ -19,17 +19,11 @@ from pathlib import Path
 
 import torch
 
-from core.checkpoint import (
-    NetworkState,
-    find_checkpoint,
-    read_network_file,
-    save_network,
-    step_of,
-    writable_network_file,
-)
+from core.checkpoint import find_checkpoint, step_of
 from core.command_line import Parser
 from core.config import PRESETS, changed
 from core.errors import UserError, one_line_errors
+from core.network_file import NetworkState, read_network_file, save_network, writable_network_file
 from sparse import SparseError
 
 VALUES = {"int8": torch.int8, "fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}

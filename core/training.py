@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.board import Board
-from core.checkpoint import TrainingState, load_training_state, load_weights, save_checkpoint
+from core.checkpoint import TrainingState, load_training_state, save_checkpoint
 from core.config import Config
 from core.device import autocast, uses_graphs
 from core.distributed import Distributed
@@ -25,6 +25,7 @@ from core.ema import EMA
 from core.errors import UserError
 from core.experiment import experiment_folder
 from core.gradients import FlatGradients, ForwardBackward
+from core.network_file import load_weights
 from core.optimizer import build_optimizer, learning_rate, load_moments
 from core.sampling import Sampling
 from core.sparse_stage import build_masker, masker_counters

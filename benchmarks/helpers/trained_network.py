@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint, read_network_file
+from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint
 from core.config import Config, check_config, load_config
 from core.config.loading import override
 from core.device import pick_device
 from core.distributed import Distributed
 from core.errors import UserError
+from core.network_file import read_network_file
 from data import SRDataset
 from data.demo import make_demo
 from model import build_network

@@ -9,12 +9,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from core.checkpoint import TrainingState, load_network, read_network_file, save_checkpoint
+from core.checkpoint import TrainingState, load_network, save_checkpoint
 from core.config import check_config
 from core.distillation import DistillationTrainer
 from core.distributed import Distributed
 from core.errors import UserError
 from core.log import start_logging
+from core.network_file import read_network_file
 from sparse import Masker
 
 TRAIN = {

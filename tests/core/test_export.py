@@ -14,13 +14,13 @@ from core.checkpoint import (
     load_checkpoint,
     load_network,
     load_training_state,
-    read_network_file,
     save_checkpoint,
     save_encoder_change,
     step_of,
 )
 from core.config import PRESETS, check_config
 from core.export import SENSITIVE, main
+from core.network_file import read_network_file
 from core.tensor_files import read_safetensors, write_safetensors
 from model.key_steps import EncoderChange
 from sparse.inspect import main as inspect
