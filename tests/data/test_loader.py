@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from data import SRDataset, train_loader
-from data.files import remove_unfinished, write_atomically
 
 
 @pytest.fixture
@@ -89,11 +88,3 @@ def test_readers_end_when_the_parent_fails(spec, pytestconfig):
         [sys.executable, "-c", script], cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and done.stderr.endswith("ZeroDivisionError: division by zero\n")
-
-
-def test_what_a_killed_writer_leaves_is_removed(tmp_path):
-    write_atomically(tmp_path / "whole.png", b"whole")
-    (tmp_path / ".0123.tmp").write_bytes(b"ha")
-    remove_unfinished(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["whole.png"]
-    remove_unfinished(tmp_path / "nowhere")
