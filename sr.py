@@ -7,13 +7,15 @@ python sr.py -p val -c config/faces_16_128.yaml -r PREFIX                validat
 """
 
 import argparse
+from logging import Logger
+from typing import Any, TypeVar
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from core.board import start_wandb
 from core.checkpoint import load_checkpoint
 from core.command_line import Parser
-from core.config import config_notices, load_config
+from core.config import Config, config_notices, load_config
 from core.device import show_gpus
 from core.distillation import DistillationTrainer
 from core.distributed import Distributed
@@ -29,10 +31,12 @@ from core.sampling import Sampling
 from core.training import Trainer
 from core.validation import validate_all
 
+T = TypeVar("T")
+
 
 @record  # a traceback reaches the report of torchrun
 @one_line_errors()
-def main():
+def main() -> None:
     arguments = parse_arguments()
     if arguments.gpu_ids:
         show_gpus(arguments.gpu_ids)
@@ -50,26 +54,26 @@ def main():
     run.close()
 
 
-def train(config, run, log, resume):
+def train(config: Config, run: Distributed, log: Logger, resume: str | None) -> None:
     if run.is_main:
         remove_unfinished_checkpoints(config)
     Trainer(config, run, log, of_main(run, checkpoint_to_resume(config, resume))).fit()
 
 
-def distill(config, run, log, resume):
+def distill(config: Config, run: Distributed, log: Logger, resume: str | None) -> None:
     if run.is_main:
         remove_unfinished_checkpoints(config)
     DistillationTrainer(config, run, log, of_main(run, checkpoint_to_resume(config, resume))).fit()
 
 
-def validate(config, run, log, resume):
+def validate(config: Config, run: Distributed, log: Logger, resume: str | None) -> None:
     checkpoint = of_main(run, checkpoint_to_validate(config, resume))
     loaded = load_checkpoint(checkpoint, run.device, config)
     sampling = Sampling.of(config.sample, loaded.network.schedule, loaded.encoder_change)
     validate_all(loaded.network, config, sampling, run, loaded.step, log, checkpoint=checkpoint)
 
 
-def of_main(run, checkpoint):
+def of_main(run: Distributed, checkpoint: T) -> T:
     """The checkpoint that the main process found: a folder that machines share may not look the same on all at once."""
     return run.gather(checkpoint)[0]
 
@@ -77,7 +81,7 @@ def of_main(run, checkpoint):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-c", "--config", required=True, help="YAML, or published JSON with // comments")
@@ -115,7 +119,7 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def flags(arguments):
+def flags(arguments: argparse.Namespace) -> dict[str, Any]:
     """The command line as {key of the config: value}; None where a flag was not given."""
     values = {
         "phase": arguments.phase,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.checkpoint import find_checkpoint, load_checkpoint, save_encoder_change
 from core.command_line import Parser, add_sample_flags, count, sample_flags
@@ -36,6 +36,7 @@ from core.report import heat_map
 from core.sampling import Sampling, sampling_settings
 from data import DataError, SRDataset
 from data.images import read_rgb, save_png, to_tensor
+from model import Network
 from model.calibration import encoder_change
 from model.conditioning import relative_scale
 from model.key_steps import EncoderChange
@@ -130,7 +131,7 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def measure(
-    network: nn.Module, images: Sequence[LRImage], settings: SampleSection, magnification: float, timesteps: int
+    network: Network, images: Sequence[LRImage], settings: SampleSection, magnification: float, timesteps: int
 ) -> EncoderChange:
     """The mean change over the images, each with noise of its own; a line on stdout for each."""
     changes = []
@@ -147,7 +148,7 @@ def measure(
 
 
 def measure_one(
-    network: nn.Module,
+    network: Network,
     image: LRImage,
     size: tuple[int, int],
     settings: SampleSection,

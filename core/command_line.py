@@ -17,7 +17,9 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help tells all options)")
 
 
-def add_sample_flags(group: argparse._ArgumentGroup, names: Iterable[str] = SampleSection.entries(), **defaults: str):
+def add_sample_flags(
+    group: argparse._ArgumentGroup, names: Iterable[str] = SampleSection.entries(), **defaults: str
+) -> None:
     """A flag for each of these keys of a config's `sample` section, --key-steps for key_steps; their values are texts,
     which the config reads, and None where a flag is not given and has no default here."""
     for name in names:

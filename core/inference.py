@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.config import Config
 from core.device import is_out_of_memory, synchronize
@@ -19,6 +19,7 @@ from core.sampling import Sampling, super_resolve
 from data import DataError
 from data.errors import reason
 from data.images import is_image, read_rgba, resize, save_png, to_image, to_tensor
+from model import Network
 
 Size = tuple[int, int]  # (width, height), in pixels
 Asked = tuple[int, ...]  # a Size, or (N,), N for the longer side
@@ -118,7 +119,7 @@ def show(size: Sequence[int]) -> str:
 
 
 def super_resolve_files(
-    network: nn.Module,
+    network: Network,
     config: Config,
     jobs: Sequence[Job],
     sampling: Sampling,  # every image gets its seed, so that a result does not depend on which other files there are
@@ -194,7 +195,7 @@ def equal_sizes(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
 
 
 def super_resolve_items(
-    network: nn.Module, items: Sequence[Item], sampling: Sampling, magnification: float
+    network: Network, items: Sequence[Item], sampling: Sampling, magnification: float
 ) -> tuple[Tensor, float]:
     """Items of one size -> (SR (B,3,H,W), seconds per image). Raises OutOfMemory."""
     device = next(network.parameters()).device

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.config import PRESETS, Config, changed
 from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision
+from model import Network
 from model.conditioning import relative_scale
 from model.key_steps import EncoderChange
 from model.sampler import SamplingPlan, sample
@@ -73,7 +74,7 @@ class Sampling:
 
 
 def super_resolve(
-    network: nn.Module,
+    network: Network,
     lr: Tensor,  # (B, 3, h, w) in [-1, 1], on any device
     size: tuple[int, int],  # (H, W) of the result
     sampling: Sampling,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from core.config import Config
@@ -23,6 +23,7 @@ from core.report import comparison, grid, table, write_json
 from core.sampling import Callback, Sampling, super_resolve
 from data import SRDataset
 from data.images import resize, save_png, to_image
+from model import Network
 
 COMPARED = 8  # images in the comparison picture
 CHAINS = 4  # images whose chain is saved as a process grid
@@ -49,7 +50,7 @@ class Result(NamedTuple):
 
 
 def validate_all(
-    network: nn.Module,  # on run.device
+    network: Network,  # on run.device
     config: Config,
     sampling: Sampling,
     run: Distributed,
@@ -64,7 +65,7 @@ def validate_all(
 
 
 def validate(
-    network: nn.Module,
+    network: Network,
     config: Config,
     sampling: Sampling,
     key: str,  # the set: "val", or another one of config.datasets
@@ -128,7 +129,7 @@ def batches(shard: range, batch_size: int, name: str, run: Distributed, log: log
 
 
 def super_resolve_samples(
-    network: nn.Module, sampling: Sampling, samples: Sequence[Sample], magnification: float
+    network: Network, sampling: Sampling, samples: Sequence[Sample], magnification: float
 ) -> tuple[Tensor, list[Tensor], float]:
     """Samples of a dataset -> (SR (B,3,H,W), stages of the chains to save, seconds per image)."""
     device = next(network.parameters()).device
@@ -208,7 +209,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def describe_run(
-    network: nn.Module,
+    network: Network,
     config: Config,
     sampling: Sampling,
     key: str,
@@ -235,7 +236,7 @@ def describe_run(
     }
 
 
-def counted_density(network: nn.Module) -> float:
+def counted_density(network: Network) -> float:
     """The share of the prunable weights that are not zero."""
     weights = network.prunable_parameters().values()
     return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)

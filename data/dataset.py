@@ -91,9 +91,9 @@ class SRDataset(Dataset):
         self, index: int, lr: Image.Image | None, hr: Image.Image, rng: Random | None
     ) -> tuple[Image.Image | None, Image.Image]:
         """An r x r square of the HR image and the l x l square of the LR image that shows the same."""
-        scale = 1 if lr is None else self._scale_between(index, lr, hr)
-        side = self.r // scale
-        cells = [hr.width // scale, hr.height // scale]  # positions are on the grid that both images share
+        factor = 1 if lr is None else self._factor_between(index, lr, hr)
+        side = self.r // factor
+        cells = [hr.width // factor, hr.height // factor]  # positions are on the grid that both images share
         if lr is not None:
             cells = [min(pair) for pair in zip(cells, lr.size, strict=True)]
         if min(cells) < side:
@@ -101,16 +101,16 @@ class SRDataset(Dataset):
         x, y = (int(rng.random() * (n - side + 1)) if rng else (n - side) // 2 for n in cells)
         if lr is not None:
             lr = lr.crop((x, y, x + self.l, y + self.l))
-        return lr, hr.crop((x * scale, y * scale, x * scale + self.r, y * scale + self.r))
+        return lr, hr.crop((x * factor, y * factor, x * factor + self.r, y * factor + self.r))
 
-    def _scale_between(self, index: int, lr: Image.Image, hr: Image.Image) -> int:
-        scale, rest = divmod(self.r, self.l)
+    def _factor_between(self, index: int, lr: Image.Image, hr: Image.Image) -> int:
+        factor, rest = divmod(self.r, self.l)
         if rest:
             raise DataError(f"r_resolution {self.r} is no multiple of l_resolution {self.l}: crops cannot be aligned")
-        if any(abs(small * scale - large) >= scale for small, large in zip(lr.size, hr.size, strict=True)):
+        if any(abs(small * factor - large) >= factor for small, large in zip(lr.size, hr.size, strict=True)):
             source = self.store.sources(index)
-            raise DataError(f"{source[0]} is {_size(lr)}, no {scale}-th of {source[1]}, which is {_size(hr)}")
-        return scale
+            raise DataError(f"{source[0]} is {_size(lr)}, no {factor}-th of {source[1]}, which is {_size(hr)}")
+        return factor
 
 
 def open_store(spec: Mapping[str, Any], section: str) -> PairStore | LmdbStore:
