@@ -111,7 +111,7 @@ class SamplingPlan:
 
 def automatic(text: str | Sequence[int]) -> int | None:
     """N of `auto:N`; None where another plan is meant."""
-    match = re.fullmatch(r"auto:([1-9]\d*)", text.strip().lower()) if isinstance(text, str) else None
+    match = re.fullmatch(r"auto:([1-9]\d{,8})", text.strip().lower()) if isinstance(text, str) else None
     return int(match[1]) if match else None
 
 
@@ -124,9 +124,9 @@ def parse_key_steps(text: str | Sequence[int], steps: int) -> tuple[int, ...]:
         return tuple(range(steps))
     if name in NAMED_SETS:
         return tuple(filter(NAMED_SETS[name], range(steps)))
-    if match := re.fullmatch(r"uniform:([1-9]\d*)", name):
+    if match := re.fullmatch(r"uniform:([1-9]\d{,8})", name):
         return tuple(range(0, steps, int(match[1])))
-    if re.fullmatch(r"\d+([\s,]+\d+)*", name):
+    if re.fullmatch(r"\d{1,9}([\s,]+\d{1,9})*", name):
         return tuple(map(int, re.findall(r"\d+", name)))
     hint = did_you_mean(re.sub(r":.*", ":K", name), ("none", "uniform:K", "auto:N", *NAMED_SETS))
     raise ModelError(f"key-step plan {text!r} is not known{hint} (accepted: {ACCEPTED})")

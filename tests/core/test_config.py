@@ -2,26 +2,37 @@
 
 import copy
 import json
+import pickle
 import re
 import subprocess
 import sys
+import time
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from core.config import check_config, config_notices, load_config
+from core.config import changed, check_config, config_notices, load_config
 from core.config.__main__ import main
 from core.config.files import dump_config, strip_comments
-from core.config.keys import Key, walk
-from core.config.sections import Config, SparseSection
+from core.config.keys import Key, Section, Subsection, walk
+from core.config.sections import BetaScheduleSection, Config, SampleSection, SparseSection
 from core.config.table import table_of_keys
 from core.errors import UserError, one_line_errors
 from core.optimizer import build_optimizer
 from data import DataError
 from model import ModelError, build_network
+from model.sampler import DECODES
+from model.schedule import SCHEDULES
+from model.solvers import SOLVERS
 from sparse import Masker, SparseError
+from sparse.allocation import INITIAL_DENSITIES
+from sparse.growth import GROWTH_RULES
+from sparse.importance import REDISTRIBUTION_RULES
+from sparse.prune import PRUNE_RULES
+from sparse.schedule import PRUNE_RATE_SCHEDULES
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in (ROOT / "config").iterdir() if path.suffix in (".yaml", ".json"))
@@ -65,12 +76,12 @@ def at(config, path):
     return config
 
 
-def error_of(path, *overrides, flags=None):
+def error_of(path, *overrides, flags=None, length=400):
     """The message for a config that must be refused; it is one line."""
     with pytest.raises(UserError) as caught:
         load_config(path, overrides, flags)
     message = str(caught.value)
-    assert "\n" not in message and len(message) < 400
+    assert "\n" not in message and len(message) < length
     return message
 
 
@@ -196,6 +207,81 @@ def test_inference_needs_no_training_section():
     assert "train" not in checked and checked["datasets"] == {} and checked["sample"]["solver"] == "ddpm"
 
 
+# Attributes and items.
+
+
+def test_keys_are_attributes_and_items(small):
+    config = load_config(small)
+    assert config.train.optimizer.lr == config["train"]["optimizer"]["lr"] == 1e-4
+    optimizer = config.train.optimizer
+    assert list(optimizer) == ["type", "lr", "betas", "weight_decay", "momentum"] and len(optimizer) == 5
+    assert dict(optimizer.items()) == dict(zip(optimizer.keys(), optimizer.values(), strict=True))
+    assert "lr" in optimizer and "rate" not in optimizer
+    assert optimizer.get("rate", 7) == 7 and optimizer.get("lr") == 1e-4
+    assert {**optimizer}["lr"] == 1e-4
+    for wrong in (lambda: config["trian"], lambda: optimizer["rate"], lambda: config.datasets["test"]):
+        with pytest.raises(KeyError):
+            wrong()
+    with pytest.raises(AttributeError, match="OptimizerSection has no key rate"):
+        _ = optimizer.rate
+
+
+def test_a_config_cannot_be_changed_in_place(small):
+    config = load_config(small)
+    with pytest.raises(FrozenInstanceError):
+        config.train.n_iter = 3
+    with pytest.raises(TypeError):
+        config["train"]["n_iter"] = 3
+    other = changed(config, {"train.n_iter": "3e3", "datasets.val.name": "waves", "sparse": {"density": 0.3}})
+    assert (other.train.n_iter, other.datasets["val"].name) == (3000, "waves")
+    assert (other.sparse.enabled, other.sparse.density) == (True, 0.3)
+    assert (config.train.n_iter, config.sparse.enabled) == (10, False)
+    with pytest.raises(UserError, match=r"^variant a: train\.n_iter is 0"):
+        changed(config, {"train.n_iter": 0}, "variant a")
+    assert config.sample.replace(steps=7).to_dict() == config.sample.to_dict() | {"steps": 7}
+
+
+def test_absent_sections(small):
+    config = changed(load_config(small), {"datasets": {}})
+    config = check_config({key: value for key, value in config.items() if key != "train"})
+    assert "train" not in config and "train" not in config.datasets and not config.datasets.validation
+    assert config.get("train") is None and "train" not in config.to_dict() and "TrainSection" not in repr(config)
+    with pytest.raises(UserError, match="no section train"):
+        _ = config.train.optimizer
+    assert not hasattr(config.datasets, "train")
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config.replace() == config
+
+
+def test_plain_dicts_of_a_config(small):
+    config = load_config(small, ["train.weights={a: 1}"])
+    assert json.loads(json.dumps(config.to_dict())) == config.to_dict() == config
+    config.to_dict()["train"]["optimizer"]["betas"].append(1)
+    assert config.train.optimizer.betas == [0.9, 0.999]
+
+
+@pytest.mark.parametrize(
+    "cls", [Config, *{entry.section for _, entry in walk(Config) if isinstance(entry, Subsection)}]
+)
+def test_no_key_hides_a_method_of_sections(cls):
+    assert not set(cls.entries()) & set(dir(Section))
+
+
+def test_a_network_is_built_of_a_section_and_of_a_dict(small):
+    model = load_config(small).model
+    with torch.device("meta"):
+        networks = [build_network(each, initialised=False) for each in (model, model.to_dict())]
+    shapes = [{name: tensor.shape for name, tensor in network.state_dict().items()} for network in networks]
+    assert shapes[0] == shapes[1]
+
+
+def test_magnification_is_that_of_the_training_images(small):
+    config = load_config(small, ["datasets.val.r_resolution=64"])
+    assert config.magnification == 4 and config.datasets["val"].magnification == 8
+    assert changed(config, {"datasets": {"val_x": config.datasets["val"]}}).magnification == 8
+    with pytest.raises(UserError, match="no datasets"):
+        _ = changed(config, {"datasets": {}}).magnification
+
+
 # What is refused: (overrides, the words that the line must have).
 
 
@@ -316,6 +402,67 @@ def test_unreadable_files(write, name, text, words):
     assert str(path) in message and all(word in message for word in words), message
 
 
+def bomb(first, again):
+    """A YAML text of 12 lines whose aliases make 9^11 values."""
+    lines = [f"a0: &a0 {first}", *(f"a{n}: &a{n} {again.format(', '.join(9 * [f'*a{n - 1}']))}" for n in range(1, 12))]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.yaml", bomb("[x]", "[{}]"), ["more than 100,000 values"]),
+        ("a.yaml", bomb("{x: 1}", "{{<<: [{}]}}"), ["more than 100,000 values"]),
+        ("a.yaml", "a: &a {<<: *a}", ["without end"]),
+        ("a.yaml", f"name: {300 * '['}{300 * ']'}", ["without end"]),
+        ("a.yaml", "".join(f"k{n}: {n}\n" for n in range(7000)), ["unknown key k0", "(7005 more after this)"]),
+        ("a.yaml", "".join(f"k{n}: {n}\n" for n in range(60_000)), ["more than 100,000 characters"]),
+        ("a.yaml", "".join(f"k{n}: {n}\n" for n in range(7000)) + "k5: 1", ["the key k5 is there twice"]),
+        ("a.yaml", "name: !!int x", ["line 1, column 7", "'x' cannot be read as int"]),
+        ("a.yaml", "name: !!timestamp x", ["line 1, column 7", "cannot be read as timestamp"]),
+        ("a.yaml", "name: !!python/object:os.system x", ["could not determine a constructor"]),
+        ("a.yaml", f"name: {10_000 * '1'}", ["cannot be read as int"]),
+        ("a.yaml", f"name: 0x{10_000 * 'f'}", ["name is a value with a number of thousands of digits"]),
+        ("a.yaml", f"name: {':'.join(500 * ['59'])}.5", ["cannot be read as float"]),
+        ("a.json", f'{{"name": {10_000 * "1"}}}', ["a number has thousands of digits"]),
+        ("a.yaml", SMALL.replace("n_iter: 10", f"n_iter: '{90_000 * '1'}x'"), ["train.n_iter", "whole number"]),
+        ("a.yaml", SMALL + f"sample: {{key_steps: 'uniform:{5000 * '1'}'}}", ["sample.key_steps is not a plan"]),
+        ("a.yaml", SMALL + f"sample: {{key_steps: '{5000 * '1'}'}}", ["sample.key_steps is not a plan"]),
+        ("a.yaml", "? [a, b]\n: 1", ["found unhashable key"]),
+        ("a.yaml", "{}: 1\n".format("!!binary aGk=") + SMALL, ["unknown key b'hi'"]),
+        ("a.yaml", "~: 1\n" + SMALL, ["unknown key null"]),
+        ("a.yaml", '"a\\e[31m\\n": 1' + SMALL, [r"unknown key 'a\x1b[31m\n'"]),
+        ("a.json", '{"name": "a\\u0000"}', [r"name is 'a\x00'", "name a folder"]),
+        ("a.json", '{"name": "\\ud800"}', [r"name is '\ud800'", "name a folder"]),
+        ("a.yaml", SMALL + 'path: {root: "a\\0"}', [r"path.root is 'a\x00'", "text"]),
+        ("a.yaml", SMALL.replace("name: small", f"name: {300 * 'x'}"), ["name is 'xxx", "name a folder"]),
+        ("a.yaml", SMALL.replace("channel: 16", "channel: 1000000000007"), ["model.unet.inner_channel", "65536"]),
+        ("a.yaml", SMALL.replace("n_timestep: 100", "n_timestep: 1000000000000"), ["n_timestep", "100000"]),
+        ("a.yaml", SMALL.replace("  val:", "  val/../../x:"), ["unknown key datasets.val/../../x"]),
+        ("a.yaml", SMALL.replace("  val:", '  "val\\0":'), [r"unknown key datasets.'val\x00'"]),
+    ],
+)
+def test_hostile_files_are_one_line_and_soon(write, name, text, words):
+    """What would take for ever, or end in a traceback: the test fails by its time, or by another error."""
+    began = time.process_time()
+    message = error_of(write(text, name), length=800)
+    assert all(word in message for word in words), message
+    assert message.isprintable() and time.process_time() - began < 20
+
+
+@pytest.mark.parametrize("path", ["../logs", "a/../../b", "/tmp/logs", "..", " x", "a\\b", ""])
+@pytest.mark.parametrize("key", ["log", "results_sr", "checkpoint"])
+def test_paths_stay_inside_the_folder_of_the_experiment(small, key, path):
+    message = error_of(small, f"path.{key}={json.dumps(path)}")
+    assert f"path.{key} is " in message and "a path inside the experiment's folder" in message
+    inside = load_config(small, [f"path.{key}=./a//b..c/"])
+    assert inside.path[key] == "./a//b..c/"
+
+
+def test_a_file_without_end_is_not_read_to_it():
+    assert "more than 100,000 characters" in error_of(Path("/dev/zero"))
+
+
 def test_files_that_cannot_be_opened(tmp_path):
     assert "No such file" in error_of(tmp_path / "none.yaml")
     assert "irectory" in error_of(tmp_path)
@@ -428,6 +575,29 @@ def test_sparse_rules_are_those_of_the_masker(small, kind, key):
             assert f"sparse.{key}" in error_of(small, "sparse.enabled=true", f"type={kind}", f"sparse.{key}={name}")
         else:
             load_config(small, ["sparse.enabled=true", f"type={kind}", f"sparse.{key}={name}"])
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "names"),
+    [
+        (SparseSection, "prune", PRUNE_RULES),
+        (SparseSection, "growth", GROWTH_RULES),
+        (SparseSection, "redistribution", REDISTRIBUTION_RULES),
+        (SparseSection, "init", INITIAL_DENSITIES),
+        (SparseSection, "prune_rate_schedule", PRUNE_RATE_SCHEDULES),
+        (BetaScheduleSection, "schedule", SCHEDULES),
+        (SampleSection, "decode", DECODES),
+        (SampleSection, "solver", SOLVERS),
+    ],
+)
+def test_names_of_rules_are_those_that_there_are(section, key, names):
+    assert section.entries()[key].value_type.allowed.split(" | ") == list(names)
+
+
+def test_the_table_of_keys_and_help_do_not_wait_for_torch():
+    script = "import sys, core.config.__main__ as main, infer; main.main([]); infer.parser().format_help()"
+    script += "; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, timeout=120)
 
 
 def test_published_spellings_of_rules(small):

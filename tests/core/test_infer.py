@@ -15,6 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import core.inference
 from core.checkpoint import load_checkpoint
 from core.config import PRESETS, changed
+from core.config.sections import SampleSection
 from core.inference import equal_sizes, target_size, usual_size
 from core.sampling import sampling_settings
 from data.demo import make_demo
@@ -120,6 +121,17 @@ def test_seed_and_other_settings_are_heard(infer, photos, tmp_path):
     assert len(set(results.values())) == len(results)
     infer(photos / "a.png", "--decode-batch", "1", "--no-compile", out=tmp_path / "split")
     assert abs(pixels(tmp_path / "split" / "a.png").astype(int) - pixels(tmp_path / "plain" / "a.png")).max() <= 1
+
+
+def test_every_key_of_the_sample_section_is_a_flag(infer, capsys, photos):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for name, key in SampleSection.entries().items():
+        assert f"--{name.replace('_', '-')} " in told or f"--{name}, --no-{name} " in told
+        assert " ".join(key.meaning.split()) in told
+    code, _, stderr = infer(photos / "a.png", "--prior-noise", "1")
+    assert code == 2 and stderr == "error: --prior-noise: sample.prior_noise is '1', but must be a number in [0, 1)\n"
 
 
 def test_presets(infer, photos, tmp_path, small_config):

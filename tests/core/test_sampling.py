@@ -1,12 +1,16 @@
 """The settings of a config reach the sampler, and a result depends on its image and its seed alone."""
 
 import copy
+import inspect
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
 
+from core.config import changed
 from core.device import automatic_precision
-from core.sampling import Sampling, super_resolve
+from core.errors import UserError
+from core.sampling import RESOLVED, Sampling, sampling_settings, super_resolve
 from model import ModelError
 from model.sampler import SamplingPlan, sample
 
@@ -126,3 +130,28 @@ def test_wrong_settings_are_one_line(small_network, settings, sampling_of, lr):
     settings = settings.replace(key_steps="uniform:zero")
     with pytest.raises(ModelError, match="uniform:K"):
         sampling_of(settings)
+
+
+def test_settings_that_enter(small_config):
+    """Flags count more than a preset, and it more than the config; an error names the flag."""
+    small_config = changed(small_config, {"model.beta_schedule.val.n_timestep": 2000, "sample.eta": 0.5})
+    settings = sampling_settings(small_config, {"steps": "7", "key_steps": "0,3"}, "quality")
+    assert (settings.solver, settings.steps, settings.key_steps, settings.eta) == ("dpm++", 7, "0,3", 0.0)
+    assert sampling_settings(small_config, {}) == small_config.sample
+    with pytest.raises(UserError, match=r"^--decode-batch: sample\.decode_batch is '0'"):
+        sampling_settings(small_config, {"decode_batch": "0"})
+
+
+def test_sampling_is_frozen_and_knows_its_chain(settings, sampling_of):
+    sampling = sampling_of(settings.replace(steps=10, start=0.9))
+    assert sampling.plan == SamplingPlan(10, 20, tuple(range(0, 10, 2)))
+    assert sampling.executed == sampling.plan.within(sampling.executed.n_timestep) != sampling.plan
+    with pytest.raises(FrozenInstanceError):
+        sampling.plan = sampling.executed
+
+
+def test_every_setting_reaches_the_sampler(settings, sampling_of):
+    """By its own name, but those that `core.sampling` resolves: a new key of the section needs nothing in between."""
+    taken = set(inspect.signature(sample).parameters)
+    assert set(sampling_of(settings).options()) <= taken
+    assert set(settings) - set(RESOLVED) == set(sampling_of(settings).options()) - {"compiled"}
