@@ -15,8 +15,7 @@ from model.schedule import NoiseSchedule
 def build_network(model: Mapping[str, Any], initialised: bool = True, fast: bool = True) -> Network:
     """The network that config["model"] describes, freshly initialised unless weights are to be loaded anyway.
 
-    Its weights are channels-last, which makes its activations so: twice as fast on CPUs and on GPUs. With fast=False it
-    is the network as `model/network.py` reads, which computes the same without `model.fast`.
+    With fast=False it is the network as `model/network.py` reads, which computes the same without `model.fast`.
     """
     network = Network(
         **{key: value for key, value in model["unet"].items() if value is not None},
@@ -27,7 +26,6 @@ def build_network(model: Mapping[str, Any], initialised: bool = True, fast: bool
     )
     if initialised:
         initialise(network)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return accelerate(network) if fast else network
 
 

@@ -123,10 +123,7 @@ class Setting:
 
     def copy(self, way: str) -> Network:
         network = deepcopy(self.network).to(self.run.device)
-        if way == "plain":
-            network = make_plain(network)
-            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return network
+        return make_plain(network) if way == "plain" else network
 
     def plan(self, chain: Chain, steps: int | None = None) -> SamplingPlan:
         return SamplingPlan.parse(chain.key_steps, steps or chain.steps, self.network.schedule.n_timestep)

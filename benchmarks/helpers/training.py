@@ -131,7 +131,6 @@ def plain_step(config: Config, run: Distributed, batch: dict[str, Any]) -> Calla
     """A function that does one step as the published code does: eager, in float32, one parameter after the other."""
     options, device = config.train, run.device
     network = build_network(config.model, fast=False).to(device)
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     objective: torch.nn.Module = DiffusionLoss(network, options.loss)
     if run.world > 1:
         objective = DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)

@@ -73,19 +73,21 @@ class FastResidualBlock(ResidualBlock):
     """
 
     def forward(  # type: ignore[override]  # its UNet makes the table out of the embedding
-        self, x: Tensor, shifts: "dict[ResidualBlock, Tensor]", skip: Tensor | None = None
+        self, x: Tensor, shifts: dict[ResidualBlock, Tensor], skip: Tensor | None = None
     ) -> Tensor:
         """x (K·B, C, H, W), or (B, C, H, W) for all steps; shifts of `noise_shifts`; skip (B, C_skip, H, W)
         -> (K·B, C_out, H, W)."""
-        parts = [(x, self.entry(0, x.shape[1]))] if skip is None else self.join(x, skip)
+        parts = self.parts(x, skip)
         first, *shared = [F.conv2d(group_norm_silu(part, *entry.norm), entry.conv, padding=1) for part, entry in parts]
         h = normalise(self.norm2, first, shifts[self], plus=shared[0] if shared else None)
         h = F.conv2d(self.dropout(h), self.conv2.weight, padding=1)
         residuals = [part if entry.shortcut is None else F.conv2d(part, entry.shortcut) for part, entry in parts]
         return self.attention(add_biased(self.output_bias(), h, *residuals))
 
-    def join(self, x: Tensor, skip: Tensor) -> list[tuple[Tensor, Entry]]:
+    def parts(self, x: Tensor, skip: Tensor | None) -> list[tuple[Tensor, Entry]]:
         """Input and skip as parts (channels, their Entry); a second part has the channels that all steps share."""
+        if skip is None:
+            return [(x, self.entry(0, x.shape[1]))]
         width, channels = x.shape[1], x.shape[1] + skip.shape[1]
         step = math.lcm(channels // self.norm1.num_groups, ALIGNED)
         cut = -(-width // step) * step

@@ -172,5 +172,5 @@ def rebuild(value: Any, tensors: Iterator[Tensor]) -> Any:
         return next(tensors)
     if is_dataclass(value):
         names = [field.name for field in fields(value)]
-        return replace(value, **{name: rebuild(getattr(value, name), tensors) for name in names})  # type: ignore
+        return replace(value, **{name: rebuild(getattr(value, name), tensors) for name in names})  # type: ignore[type-var]
     return tuple(rebuild(part, tensors) for part in value)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from model import build_network
 from model.conditioning import relative_scale
+from model.fast import make_plain
 from model.implicit_upsampler import ImplicitUpsampler, nearest_pixels
 
 
@@ -26,6 +27,13 @@ def run(network, tensors, case, device="cpu"):
 def test_recorded_outputs(tiny, case):
     condition, prediction = run(tiny.network, tiny.tensors, case)
     assert relative_error(condition.lr_feature, tiny.tensors[f"{case}.lr_feature"]) < 1e-6
+    assert relative_error(prediction, tiny.tensors[f"{case}.eps"]) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["square", "odd"])
+@torch.inference_mode()
+def test_recorded_outputs_of_the_plain_network(tiny, case):
+    _, prediction = run(make_plain(copy.deepcopy(tiny.network)), tiny.tensors, case)
     assert relative_error(prediction, tiny.tensors[f"{case}.eps"]) < 1e-5
 
 

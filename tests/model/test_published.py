@@ -7,6 +7,11 @@ import torch
 
 from model import ModelError, build_network
 from model.published import SCHEDULE_BUFFERS, convert_reference_state, parameter_order, read_architecture
+from model.reference import convert_reference_state as public_name
+
+
+def test_the_public_name_of_the_conversion():
+    assert public_name is convert_reference_state
 
 
 @pytest.fixture

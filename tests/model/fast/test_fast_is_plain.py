@@ -117,7 +117,9 @@ def test_the_switch_goes_both_ways(tiny):
     plain = make_plain(fast)
     assert plain is fast and not isinstance(plain, FastNetwork)
     assert not any(type(module).__module__.startswith("model.fast") for module in plain.modules())
+    assert all(parameter.is_contiguous() for parameter in plain.parameters())
     assert [type(module) for module in accelerate(plain).modules()] == classes
+    assert fast.encoder.input.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(a is b for a, b in zip(fast.parameters(), weights, strict=True))
 
 
