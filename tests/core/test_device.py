@@ -8,10 +8,12 @@ import pytest
 import torch
 import yaml
 
+import core.inference
 import core.validation
 import infer
 import sr
 from core.device import pick_device
+from core.distributed import Distributed
 from core.errors import UserError
 
 MATMUL, CONVOLUTION = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -54,7 +56,7 @@ def test_everything_computes_alike(config_file, command, make_image, tmp_path, m
         return {"mean": {}, "picture": np.zeros((1, 1, 3), np.uint8)}
 
     monkeypatch.setattr(core.validation, "validate", validate)
-    monkeypatch.setattr(infer, "super_resolve_files", look)
+    monkeypatch.setattr(core.inference, "super_resolve_files", look)
     command("-p", "train", "-c", config_file, "--device", "cpu")
     command("-p", "val", "-c", config_file, "--device", "cpu")
     make_image(8, 8).save(tmp_path / "a.png")
@@ -89,7 +91,7 @@ def test_gpu_ids_are_chosen_before_a_device_is_asked_for(config_file, command, m
         raise UserError(f"sees {os.environ['CUDA_VISIBLE_DEVICES']}")
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    monkeypatch.setattr(sr.Distributed, "from_environment", join)
+    monkeypatch.setattr(Distributed, "from_environment", join)
     for option in ("-gpu", "--gpu_ids"):
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as here:
             said = []
