@@ -21,9 +21,16 @@ from torch import Tensor
 from core.config import Config, check_config
 from core.config.files import parse_json
 from core.errors import UserError
-from core.network_file import NetworkState, load_weights, measured, read_network_file, save_network
+from core.network_file import (
+    NetworkState,
+    load_weights,
+    measured,
+    read_network_file,
+    read_with_network,
+    save_network,
+)
 from core.tensor_files import read_metadata, read_pth, read_safetensors, write_safetensors
-from model import Network, build_network
+from model import Network
 from model.key_steps import EncoderChange
 from model.published import parameter_order, published_names
 from sparse import pack, unpack
@@ -128,9 +135,8 @@ def load_checkpoint(
     the architecture by their shapes, apart from norm_groups (32) and image_size (128), which a config can tell.
     """
     file = find_checkpoint(path).network
-    state = read_network_file(file, config)
+    state, network = read_with_network(file, config)
     config = config or state.config
-    network = build_network(config.model, initialised=False)
     load_weights(network, state.weights, path)
     same_schedule = config.model.beta_schedule.val == state.config.model.beta_schedule.val
     change = state.encoder_change if same_schedule else None

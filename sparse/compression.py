@@ -75,7 +75,8 @@ def decompress(blobs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
     size = math.prod(shape)
     scale = None
     if dtype == torch.int8:
-        scale = _from_planes(stream.read(2 * count_channels(torch.empty(shape, device="meta"))), torch.bfloat16)
+        n_channels = count_channels(torch.empty(()).expand(shape))
+        scale = _from_planes(stream.read(2 * n_channels), torch.bfloat16)
         if not ((scale >= 0) & (scale.float() * 127).isfinite()).all():
             raise SparseError("damaged: its scales are not all finite and positive")
     mask = _read_mask(blobs, size)
