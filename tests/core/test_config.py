@@ -154,8 +154,8 @@ def test_numbers_are_read_as_they_are_meant(small):
 # What is filled in.
 
 
-def test_every_key_is_filled(small):
-    config = load_config(small)
+def test_every_key_is_filled(write):
+    config = load_config(write(SMALL + "distill: {}"))
     missing = [path for path, _ in walk(Config) if not has(config, path)]
     assert missing == []
 
