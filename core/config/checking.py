@@ -8,6 +8,7 @@ from core.config.files import plain_copy
 from core.config.keys import REQUIRED, Key, Section, Subsection, walk
 from core.config.rules import RULES, RUN_RULES
 from core.config.sections import Config
+from core.config.wording import cut, readable, show
 from core.errors import UserError
 
 LONGEST_MESSAGE = 600  # characters
@@ -167,21 +168,3 @@ def nearest(path: str) -> str:
         siblings = [other for other in known if other.rpartition(".")[0] == section]
         matches = get_close_matches(path, siblings, 1) or get_close_matches(path, known, 1, cutoff=0)
     return f"nearest known key: {' or '.join(matches)}"
-
-
-def show(value: Any) -> str:
-    """A value in one short line."""
-    try:
-        line = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
-        line = "a value with a number of thousands of digits"
-    return cut(" ".join(line.split()))
-
-
-def readable(name: Any) -> str:
-    """The name of a key that may be anything, in one short line."""
-    return cut(name) if isinstance(name, str) and name.isprintable() else show(name)
-
-
-def cut(line: str, length: int = 60) -> str:
-    return line if len(line) <= length else line[: length - 3] + "..."

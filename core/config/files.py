@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
+from core.config.wording import cut, readable, show
 from core.errors import UserError
 
 LARGEST_FILE = 100_000  # characters; those of the project have 5,000
@@ -49,8 +50,8 @@ def parse_json(text: str, source: str | Path) -> Any:
 
 
 def strip_comments(text: str) -> str:
-    """JSON without its // comments; strings, and so URLs, stay whole."""
-    return re.sub(r'("(?:\\.|[^"\\\n])*")|//[^\n]*', lambda match: match[1] or "", text)
+    """JSON without its // comments; strings, and so URLs, stay whole, and one that does not end, to its line's end."""
+    return re.sub(r'("(?:\\.|[^"\\\n])*"?)|//[^\n]*', lambda match: match[1] or "", text)
 
 
 def parse_yaml(text: str, source: str | Path) -> Any:
@@ -69,7 +70,7 @@ def parse_yaml(text: str, source: str | Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise UserError(f"{source}: {where}not YAML: {problem}") from None
+        raise UserError(f"{source}: {where}not YAML: {cut(problem, 200)}") from None
     except RecursionError:
         raise nested_without_end(source) from None
     except DuplicateKey as error:
@@ -115,7 +116,7 @@ def unique(pairs: Iterable[tuple[Hashable, Any]]) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise DuplicateKey(str(key)[:60])
+            raise DuplicateKey(readable(key))
         result[key] = value
     return result
 
@@ -128,7 +129,7 @@ class Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
-            problem = f"{str(node.value)[:60]!r} cannot be read as {node.tag.rpartition(':')[2]}"
+            problem = f"{show(node.value)} cannot be read as {node.tag.rpartition(':')[2]}"
             raise ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

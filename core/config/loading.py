@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from core.config.checking import check_config, cut, nearest, section_of, set_value
+from core.config.checking import check_config, nearest, section_of, set_value
 from core.config.files import parse_yaml, read_file
 from core.config.keys import Subsection, walk
 from core.config.sections import Config, DatasetsSection
+from core.config.wording import cut
 from core.errors import UserError
 
 

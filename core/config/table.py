@@ -1,8 +1,8 @@
 """The table of all keys, which `python -m core.config` prints."""
 
-from core.config.checking import show
 from core.config.keys import Derived, Key, walk
 from core.config.sections import Config
+from core.config.wording import show
 
 
 def table_of_keys() -> str:

@@ -1,0 +1,21 @@
+"""How messages show keys and values: each in one short line, whatever it is."""
+
+from typing import Any
+
+
+def show(value: Any) -> str:
+    """A value in one short line."""
+    try:
+        line = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        line = "a value with a number of thousands of digits"
+    return cut(" ".join(line.split()))
+
+
+def readable(name: Any) -> str:
+    """The name of a key that may be anything, in one short line."""
+    return cut(name) if isinstance(name, str) and name.isprintable() else show(name)
+
+
+def cut(line: str, length: int = 60) -> str:
+    return line if len(line) <= length else line[: length - 3] + "..."
