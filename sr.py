@@ -18,7 +18,6 @@ from core.command_line import Parser
 from core.config import Config, config_notices, load_config
 from core.device import show_gpus
 from core.distillation import DistillationTrainer
-from core.distributed import Distributed
 from core.errors import one_line_errors
 from core.experiment import (
     checkpoint_to_resume,
@@ -27,6 +26,7 @@ from core.experiment import (
     remove_unfinished_checkpoints,
 )
 from core.log import start_logging
+from core.processes import Processes
 from core.sampling import Sampling
 from core.training import Trainer
 from core.validation import validate_all
@@ -41,41 +41,41 @@ def main() -> None:
     if arguments.gpu_ids:
         show_gpus(arguments.gpu_ids)
     config = load_config(arguments.config, arguments.overrides, flags(arguments))
-    run = Distributed.from_environment(arguments.device)
-    log = start_logging(experiment_folder(config)("log"), config.phase, run.is_main)
+    processes = Processes.from_environment(arguments.device)
+    log = start_logging(experiment_folder(config)("log"), config.phase, processes.is_main)
     for notice in config_notices(config):
         log.info(notice)
     if arguments.epochs is not None:
         log.info("--epochs has no effect: train.n_iter counts the steps of a run")
-    if arguments.enable_wandb and run.is_main:
+    if arguments.enable_wandb and processes.is_main:
         start_wandb(config.wandb.project, config.name)
     phase = {"train": train, "distill": distill, "val": validate}[config.phase]
-    phase(config, run, log, arguments.resume or config.path.resume_state)
-    run.close()
+    phase(config, processes, log, arguments.resume or config.path.resume_state)
+    processes.close()
 
 
-def train(config: Config, run: Distributed, log: Logger, resume: str | None) -> None:
-    if run.is_main:
+def train(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
+    if processes.is_main:
         remove_unfinished_checkpoints(config)
-    Trainer(config, run, log, of_main(run, checkpoint_to_resume(config, resume))).fit()
+    Trainer(config, processes, log, of_main(processes, checkpoint_to_resume(config, resume))).fit()
 
 
-def distill(config: Config, run: Distributed, log: Logger, resume: str | None) -> None:
-    if run.is_main:
+def distill(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
+    if processes.is_main:
         remove_unfinished_checkpoints(config)
-    DistillationTrainer(config, run, log, of_main(run, checkpoint_to_resume(config, resume))).fit()
+    DistillationTrainer(config, processes, log, of_main(processes, checkpoint_to_resume(config, resume))).fit()
 
 
-def validate(config: Config, run: Distributed, log: Logger, resume: str | None) -> None:
-    checkpoint = of_main(run, checkpoint_to_validate(config, resume))
-    loaded = load_checkpoint(checkpoint, run.device, config)
+def validate(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
+    checkpoint = of_main(processes, checkpoint_to_validate(config, resume))
+    loaded = load_checkpoint(checkpoint, processes.device, config)
     sampling = Sampling.of(config.sample, loaded.network.schedule, loaded.encoder_change)
-    validate_all(loaded.network, config, sampling, run, loaded.step, log, checkpoint=checkpoint)
+    validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)
 
 
-def of_main(run: Distributed, checkpoint: T) -> T:
+def of_main(processes: Processes, checkpoint: T) -> T:
     """The checkpoint that the main process found: a folder that machines share may not look the same on all at once."""
-    return run.gather(checkpoint)[0]
+    return processes.gather(checkpoint)[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from core.checkpoint import TrainingState, load_network, load_training_state, saved_config
 from core.config import Config
-from core.distributed import Distributed
 from core.errors import UserError
+from core.processes import Processes
 from core.training import Trainer
 from model.discriminator import Discriminator
 from model.distillation import DistillationLoss, StudentChain, TeacherFeatures, draw_view
@@ -30,14 +30,14 @@ class DistillationTrainer(Trainer):
     config keeps the teacher's path, so that continuing finds it.
     """
 
-    def __init__(self, config: Config, run: Distributed, log: Logger, resume: str | Path | None = None) -> None:
+    def __init__(self, config: Config, processes: Processes, log: Logger, resume: str | Path | None = None) -> None:
         resume = resume or config.distill.teacher
         if resume is None:
             raise UserError("a distillation begins with a trained network: name its checkpoint with -r")
         teacher = config.distill.teacher or saved_teacher(resume) or str(resume)
         config = config.replace(distill=config.distill.replace(teacher=teacher))
-        self.teacher = TeacherFeatures(load_network(teacher, run.device)[0])
-        super().__init__(config, run, log, resume)
+        self.teacher = TeacherFeatures(load_network(teacher, processes.device)[0])
+        super().__init__(config, processes, log, resume)
         self.parts = torch.zeros_like(self.objective.parts)  # summed since the last line of the log
 
     def load_state(self, resume: str | Path) -> TrainingState:
@@ -49,8 +49,8 @@ class DistillationTrainer(Trainer):
 
     def build_modules(self) -> dict[str, nn.Module]:
         options = self.config.distill
-        heads = Discriminator(self.teacher.channels, options.head_channels, options.pixel_head).to(self.run.device)
-        self.discriminator = heads.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        heads = Discriminator(self.teacher.channels, options.head_channels, options.pixel_head)
+        self.discriminator = heads.to(self.processes.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return {DISCRIMINATOR: self.discriminator}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ class DistillationTrainer(Trainer):
         n_timestep = self.config.model.beta_schedule.val.n_timestep
         plan = SamplingPlan.parse(sample.key_steps, sample.steps, n_timestep)
         assert isinstance(self.network, Network) and sample.start is not None  # as core.config.rules sees to
-        student = StudentChain(self.network, plan, sample.start, sample.consistency, self.run.device)
+        student = StudentChain(self.network, plan, sample.start, sample.consistency, self.processes.device)
         weights = options.feature_weight, options.adversarial_weight
         self.objective = DistillationLoss(student, self.teacher, self.discriminator, *weights)
         return self.objective
@@ -71,7 +71,7 @@ class DistillationTrainer(Trainer):
         """A batch of the data -> ((lr, hr, noise, teacher's noise, its γ, rows, columns), (p,)), for the loss."""
         options, on_host, on_device = self.config.distill, *self.generators()
         lr, hr, scale = self.draw_images(batch, on_host)
-        images, own = self.run.world * len(hr), self.own_share(len(hr))
+        images, own = self.processes.world * len(hr), self.own_share(len(hr))
         low, high = options.teacher_noise
         sigma = low + (high - low) * torch.rand(images, generator=on_host) ** options.teacher_noise_power
         rows = draw_view(images, hr.shape[2], options.shift, False, on_host)
@@ -86,7 +86,7 @@ class DistillationTrainer(Trainer):
 
     def report(self, bar: tqdm) -> None:
         """The parts of the loss, before the line with the whole."""
-        means = (self.run.sum(self.parts) / self.run.world / (self.step - self.since[1])).tolist()
+        means = (self.processes.sum(self.parts) / self.processes.world / (self.step - self.since[1])).tolist()
         self.parts.zero_()
         parts = dict(zip(DistillationLoss.PARTS, means, strict=True))
         self.board.scalars({f"distill/{name}": value for name, value in parts.items()}, self.step)

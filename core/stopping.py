@@ -8,14 +8,14 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from core.distributed import Distributed
+from core.processes import Processes
 
 
 class Stop:
     """Whether this process has been asked to stop, and whether all of them do."""
 
-    def __init__(self, run: Distributed):
-        self.run = run
+    def __init__(self, processes: Processes):
+        self.processes = processes
         self.asked = False
         # Of the step before: (number of processes that were asked to stop, when it is on the host).
         self.vote: tuple[Tensor, torch.cuda.Event | None] | None = None
@@ -25,7 +25,7 @@ class Stop:
 
         One step late, the host need not wait for the device, which still has the step just launched to do.
         """
-        if self.run.world == 1:
+        if self.processes.world == 1:
             return self.asked
         before, self.vote = self.vote, self._ballot()
         if before is None:
@@ -36,9 +36,9 @@ class Stop:
         return bool(votes)
 
     def _ballot(self) -> tuple[Tensor, torch.cuda.Event | None]:
-        device = self.run.device
+        device = self.processes.device
         votes = torch.full((), float(self.asked), device=device)
-        self.run.sum(votes)
+        self.processes.sum(votes)
         if device.type == "cpu":
             return votes, None
         on_host = torch.empty((), pin_memory=True).copy_(votes, non_blocking=True)
@@ -48,12 +48,12 @@ class Stop:
 
 
 @contextmanager
-def stop_requested(run: Distributed) -> Iterator[Stop]:
+def stop_requested(processes: Processes) -> Iterator[Stop]:
     """While inside, Ctrl-C and SIGTERM only ask to stop, so that a step is finished and saved -> Stop.
 
     A second Ctrl-C stops at once; a second SIGTERM does not, as torchrun and SLURM may each send one.
     """
-    stop, before = Stop(run), {}
+    stop, before = Stop(processes), {}
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and stop.asked:

@@ -20,13 +20,13 @@ from core.board import Board
 from core.checkpoint import TrainingState, load_training_state, save_checkpoint
 from core.config import Config
 from core.device import autocast, uses_graphs
-from core.distributed import Distributed
 from core.ema import EMA
 from core.errors import UserError
 from core.experiment import experiment_folder
 from core.gradients import FlatGradients, ForwardBackward
 from core.network_file import load_weights
 from core.optimizer import build_optimizer, learning_rate, load_moments
+from core.processes import Processes
 from core.sampling import Sampling
 from core.sparse_stage import build_masker, masker_counters
 from core.stopping import stop_requested
@@ -46,8 +46,8 @@ class Trainer:
     Another kind of training is a subclass with another `build_objective`, `draw` or `build_modules`.
     """
 
-    def __init__(self, config: Config, run: Distributed, log: Logger, resume: str | Path | None = None):
-        self.config, self.run, self.log = config, run, log
+    def __init__(self, config: Config, processes: Processes, log: Logger, resume: str | Path | None = None):
+        self.config, self.processes, self.log = config, processes, log
         self.options = config.train
         self.folder = experiment_folder(config)
         torch.manual_seed(self.options.seed)
@@ -55,34 +55,34 @@ class Trainer:
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run
         self.network = self.build_network(initialised=saved is None)
         self.modules = self.build_modules()
-        self.optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, run.device)
+        self.optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, processes.device)
         if saved:
             load_weights(self.network, saved.weights, f"{resume}")
             self.load_modules(saved)
             load_moments(self.optimizer, self.trained(), saved.optimizer)
-        self.masker = build_masker(self.network, self.optimizer, config, saved, run.broadcast)
+        self.masker = build_masker(self.network, self.optimizer, config, saved, processes.broadcast)
         self.ema = self.build_ema(saved)
         self.schedule = NoiseSchedule(config.model.beta_schedule.train)
-        run.broadcast(parameter.data for parameter in self.trained().values())
+        processes.broadcast(parameter.data for parameter in self.trained().values())
         self.gradients = FlatGradients(self.trained().values())
         self.forward_backward = ForwardBackward(
             self.build_objective(),
             self.gradients,
-            context=lambda: autocast(run.device, self.options.precision),
-            graphs=uses_graphs(run.device) and self.options.cuda_graphs,
+            context=lambda: autocast(processes.device, self.options.precision),
+            graphs=uses_graphs(processes.device) and self.options.cuda_graphs,
         )
         self.images = SRDataset(config.datasets.train, train=True)
         for images in config.datasets.validation.values():
             SRDataset(images, train=False)  # better an error now than in an hour
-        self.board = Board(self.folder("tb_logger"), run.is_main, purge_step=self.step + 1)
-        self.losses = torch.zeros((), device=run.device)  # summed since the last line of the log
+        self.board = Board(self.folder("tb_logger"), processes.is_main, purge_step=self.step + 1)
+        self.losses = torch.zeros((), device=processes.device)  # summed since the last line of the log
 
     # -----------------------------------------------------------------------------------------------------------------
     # What another kind of training replaces.
 
     def build_network(self, initialised: bool) -> Network:
         """Returns the network, on the device. initialised: False where a checkpoint's weights follow."""
-        return build_network(self.config.model, initialised=initialised).to(self.run.device)
+        return build_network(self.config.model, initialised=initialised).to(self.processes.device)
 
     def build_objective(self) -> Callable[..., Tensor]:
         """Returns the function of what `draw` gives, (*tensors, *constants), whose result, a scalar, is minimised."""
@@ -113,13 +113,13 @@ class Trainer:
         """
         on_host, on_device = self.generators()
         own = self.own_share(len(batch["hr"]))
-        levels = draw_noise_levels(self.schedule, self.run.world * len(batch["hr"]), on_host)[own]
+        levels = draw_noise_levels(self.schedule, self.processes.world * len(batch["hr"]), on_host)[own]
         lr, hr, scale = self.draw_images(batch, on_host)
         return (lr, hr, self.draw_noise(hr, on_device), levels.to(hr.device, non_blocking=True)), (scale,)
 
     def draw_images(self, batch: dict[str, Any], on_host: torch.Generator) -> tuple[Tensor, Tensor, float]:
         """Returns lr and hr on the device, hr in a drawn size where the config says so, and the scale p of that."""
-        lr, hr = (batch[key].to(self.run.device, non_blocking=True) for key in ("lr", "hr"))
+        lr, hr = (batch[key].to(self.processes.device, non_blocking=True) for key in ("lr", "hr"))
         if not self.options.continuous_scale:
             return lr, hr, 1.0
         scale, side = draw_side(lr.shape[-1], hr.shape[-1], self.options.scale_step, on_host)
@@ -127,12 +127,12 @@ class Trainer:
 
     def draw_noise(self, hr: Tensor, on_device: torch.Generator) -> Tensor:
         """Returns Gaussian noise in the shape of hr."""
-        shape = (self.run.world * len(hr), *hr.shape[1:])
+        shape = (self.processes.world * len(hr), *hr.shape[1:])
         return torch.randn(shape, generator=on_device, device=hr.device)[self.own_share(len(hr))]
 
     def own_share(self, images: int) -> slice:
         """Returns where the images of this process are in what is drawn for the batch of all processes."""
-        return slice(self.run.rank * images, (self.run.rank + 1) * images)
+        return slice(self.processes.rank * images, (self.processes.rank + 1) * images)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Setting up, afresh or from a checkpoint.
@@ -173,16 +173,16 @@ class Trainer:
 
     def batches(self) -> Iterable[dict[str, Any]]:
         """The batches of this process from the current step on, for ever."""
-        images, run = self.config.datasets.train, self.run
+        images, processes = self.config.datasets.train, self.processes
         return train_loader(
             self.images,
             images.batch_size * self.options.accumulate,
             self.options.seed,
-            run.rank,
-            run.world,
+            processes.rank,
+            processes.world,
             self.step,
             workers=images.num_workers,
-            pin_memory=run.device.type == "cuda",
+            pin_memory=processes.device.type == "cuda",
         )
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -197,9 +197,11 @@ class Trainer:
             return
         self.log.info(self.summary())
         remaining = itertools.islice(self.batches(), end - self.step)
-        bar = tqdm(remaining, total=end, initial=self.step, disable=None if self.run.is_main else True, unit="step")
+        bar = tqdm(
+            remaining, total=end, initial=self.step, disable=None if self.processes.is_main else True, unit="step"
+        )
         self.since = time.perf_counter(), self.step
-        with stop_requested(self.run) as stop:
+        with stop_requested(self.processes) as stop:
             for batch in bar:
                 self.train_step(batch)
                 stopping = stop.agreed()
@@ -221,9 +223,10 @@ class Trainer:
         self.gradients.zero()
         accumulate = self.options.accumulate
         tensors, constants = self.draw(batch)
+        weight = 1 / (accumulate * self.processes.world)
         for part in zip(*(tensor.chunk(accumulate) for tensor in tensors), strict=True):
-            self.losses += self.forward_backward(part, constants, weight=1 / (accumulate * self.run.world)) / accumulate
-        self.run.sum(self.gradients.buffer)
+            self.losses += self.forward_backward(part, constants, weight) / accumulate
+        self.processes.sum(self.gradients.buffer)
         if self.options.grad_clip:
             self.gradients.clip(self.options.grad_clip)
         self.optimizer.step()
@@ -238,8 +241,8 @@ class Trainer:
         """Returns the sources of all that this step draws, on the host and on the device, equal in all processes; and
         sets that of dropout, which each process draws for itself."""
         seed = int(np.random.SeedSequence((self.options.seed, self.step)).generate_state(1, np.uint64)[0] >> 1)
-        torch.manual_seed(seed + self.run.rank)
-        return torch.Generator().manual_seed(seed), torch.Generator(self.run.device).manual_seed(seed)
+        torch.manual_seed(seed + self.processes.rank)
+        return torch.Generator().manual_seed(seed), torch.Generator(self.processes.device).manual_seed(seed)
 
     # -----------------------------------------------------------------------------------------------------------------
     # What is written on the way.
@@ -248,7 +251,7 @@ class Trainer:
         """Loss since the last line, learning rate, speed; the only place where the host waits for the device."""
         (start, first), self.since = self.since, (time.perf_counter(), self.step)
         steps = self.step - first
-        loss = (self.run.sum(self.losses) / self.run.world / steps).item()
+        loss = (self.processes.sum(self.losses) / self.processes.world / steps).item()
         self.losses.zero_()
         if not np.isfinite(loss):
             raise UserError(f"the loss is {loss} at step {self.step}: lower train.optimizer.lr or set train.grad_clip")
@@ -271,21 +274,23 @@ class Trainer:
     def validate(self) -> None:
         """Metrics and pictures of the EMA network on every validation set of the config."""
         sampling = Sampling.of(self.config.sample, self.ema.network.schedule)
-        reports = validate_all(self.ema.network, self.config, sampling, self.run, self.step, self.log, self.density)
+        reports = validate_all(
+            self.ema.network, self.config, sampling, self.processes, self.step, self.log, self.density
+        )
         release(self.ema.network)
         for name, report in reports.items():
             self.board.scalars({f"{name}/{key}": value for key, value in report["mean"].items()}, self.step)
-            if self.run.is_main:
+            if self.processes.is_main:
                 self.board.image(f"{name}/lr_bicubic_sr_hr", report["picture"], self.step)
         self.since = time.perf_counter(), self.step
 
     def save(self) -> None:
         """A checkpoint of this step, by the main process."""
-        if self.run.is_main:
+        if self.processes.is_main:
             prefix = self.folder("checkpoint") / f"I{self.step}_E{self.epoch}"
             save_checkpoint(prefix, self.config, self.state())
             self.log.info(f"saved {prefix}_gen.safetensors")
-        self.run.barrier()
+        self.processes.barrier()
 
     @property
     def epoch(self) -> int:
@@ -295,7 +300,7 @@ class Trainer:
     @property
     def images_per_step(self) -> int:
         """Of all processes together."""
-        return self.config.datasets.train.batch_size * self.options.accumulate * self.run.world
+        return self.config.datasets.train.batch_size * self.options.accumulate * self.processes.world
 
     @property
     def density(self) -> float:
@@ -308,6 +313,6 @@ class Trainer:
         images = self.config.datasets.train
         return (
             f"training {self.config.name}: {parameters:,} parameters, {sparsity}; {len(self.images)} images, "
-            f"batch {images.batch_size} × {self.run.world} on {self.run.device}; "
+            f"batch {images.batch_size} × {self.processes.world} on {self.processes.device}; "
             f"step {self.step} → {self.options.n_iter}"
         )

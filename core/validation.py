@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from core.config import Config
 from core.device import describe, synchronize, versions
-from core.distributed import Distributed
 from core.experiment import experiment_folder
 from core.metrics import load_lpips, lr_consistency, psnr, sharpness, spectral_distance, ssim
+from core.processes import Processes
 from core.report import comparison, grid, table, write_json
 from core.sampling import Callback, Sampling, super_resolve
 from data import SRDataset
@@ -53,14 +53,14 @@ def validate_all(
     network: Network,  # on run.device
     config: Config,
     sampling: Sampling,
-    run: Distributed,
+    processes: Processes,
     step: int,  # training steps behind the network
     log: logging.Logger,
     density: float | None = None,  # active share of the prunable weights; None: counted
     checkpoint: str | Path | None = None,  # where the network came from, for the report
 ) -> dict[str, Report]:
     """Validates on `datasets.val` and every other validation set -> {its key: what `validate` returns}."""
-    rest = run, step, log, density, checkpoint
+    rest = processes, step, log, density, checkpoint
     return {key: validate(network, config, sampling, key, *rest) for key in config.datasets.validation}
 
 
@@ -69,7 +69,7 @@ def validate(
     config: Config,
     sampling: Sampling,
     key: str,  # the set: "val", or another one of config.datasets
-    run: Distributed,  # process r validates images r, r + world, ...
+    processes: Processes,  # process r validates images r, r + world, ...
     step: int,
     log: logging.Logger,
     density: float | None = None,
@@ -88,10 +88,10 @@ def validate(
     images = config.datasets.validation[key]
     dataset = SRDataset(images, train=False)
     folders = output_folders(config, key)
-    lpips = load_lpips(run.device, log)
-    shard = range(run.rank, len(dataset), run.world)
+    lpips = load_lpips(processes.device, log)
+    shard = range(processes.rank, len(dataset), processes.world)
     results: list[Result] = []
-    for indices in batches(shard, images.batch_size, images.name, run, log):
+    for indices in batches(shard, images.batch_size, images.name, processes, log):
         samples = [dataset[index] for index in indices]
         sr, stages, seconds = super_resolve_samples(network, sampling, samples, config.magnification)
         timing = {"seconds": seconds, "first_batch": not results}
@@ -100,9 +100,9 @@ def validate(
             save(pictures, [x0[n] for x0 in stages], folders, step, sample["index"])
             entry = identity(sample, sampling) | measure(pictures, lpips) | timing
             results.append(Result(entry, pictures if sample["index"] < COMPARED else None))
-    results = sorted(chain(*run.gather(results)), key=lambda result: result.entry["index"])
-    report = describe_run(network, config, sampling, key, run, step, density, checkpoint) | summary(results)
-    return publish(report, results, folders, log) if run.is_main else report
+    results = sorted(chain(*processes.gather(results)), key=lambda result: result.entry["index"])
+    report = describe_run(network, config, sampling, key, processes, step, density, checkpoint) | summary(results)
+    return publish(report, results, folders, log) if processes.is_main else report
 
 
 def output_folders(config: Config, key: str) -> dict[str, Path]:
@@ -115,10 +115,10 @@ def output_folders(config: Config, key: str) -> dict[str, Path]:
     return folders
 
 
-def batches(shard: range, batch_size: int, name: str, run: Distributed, log: logging.Logger) -> Iterator[range]:
+def batches(shard: range, batch_size: int, name: str, processes: Processes, log: logging.Logger) -> Iterator[range]:
     """The indices of a shard, batch by batch, under a progress bar; where no terminal shows it, every tenth of the way
     is a line of the log."""
-    with tqdm(total=len(shard), desc=name, unit="image", disable=None if run.is_main else True) as bar:
+    with tqdm(total=len(shard), desc=name, unit="image", disable=None if processes.is_main else True) as bar:
         for start in range(0, len(shard), batch_size):
             indices = shard[start : start + batch_size]
             yield indices
@@ -213,7 +213,7 @@ def describe_run(
     config: Config,
     sampling: Sampling,
     key: str,
-    run: Distributed,
+    processes: Processes,
     step: int,
     density: float | None,
     checkpoint: str | Path | None,
@@ -230,8 +230,8 @@ def describe_run(
         "sampling": sampling.describe(),
         "key_steps": str(sampling.executed),
         "settings": {**sampling.settings, "batch_size": images.batch_size},
-        "device": describe(run.device),
-        "processes": run.world,
+        "device": describe(processes.device),
+        "processes": processes.world,
         "versions": versions(("numpy", "pillow", "scikit-image")),
     }
 

@@ -27,8 +27,8 @@ from benchmarks.helpers.reports import matching, publish, start_log
 from core.config import Config, changed, load_config
 from core.config.sections import SparseSection
 from core.device import pick_device, synchronize
-from core.distributed import Distributed
 from core.errors import UserError
+from core.processes import Processes
 from core.report import write_json
 from core.sampling import Sampling
 from core.training import Trainer
@@ -131,7 +131,7 @@ def load(arguments: Namespace, folder: Path, log: logging.Logger) -> Setting:
     sets = {key: SRDataset(images, train=False) for key, images in config.datasets.validation.items()}
     if not sets:
         raise UserError(f"{arguments.config}: datasets.val is missing: the variants are compared on its images")
-    return Setting(config, sets, arguments.images, Distributed(0, 1, pick_device(arguments.device)), log)
+    return Setting(config, sets, arguments.images, Processes(0, 1, pick_device(arguments.device)), log)
 
 
 def stages_of(variant: Variant, name: str, config: Config, folder: Path) -> list[Stage]:
@@ -184,7 +184,7 @@ def train_stages(setting: Setting, stages: Sequence[Stage], label: str) -> tuple
     for config, end in stages:
         begins, trainer = trainer is None, None  # its memory, and that of the variant before, is given back first
         free()
-        trainer = Trainer(config, setting.run, setting.log, resume)
+        trainer = Trainer(config, setting.processes, setting.log, resume)
         if begins and trainer.masker:
             first = dict(trainer.masker.masks)
         seconds += train(trainer, end, losses, label)
@@ -211,7 +211,7 @@ def train(trainer: Trainer, end: int, losses: list[float], label: str) -> float:
                 if bar.disable:
                     rate = (trainer.step - first) / (time.perf_counter() - began)
                     trainer.log.info(f"{label}: step {before}/{steps}, loss {losses[-1]:.4f}, {rate:.2f} steps/s")
-    synchronize(trainer.run.device)
+    synchronize(trainer.processes.device)
     trainer.board.close()
     return time.perf_counter() - began
 
@@ -248,7 +248,7 @@ def validation_losses(trainer: Trainer, setting: Setting, label: str) -> dict[st
     objective = DiffusionLoss(trainer.ema.network, config.train.loss)
     for key, dataset in setting.sets.items():
         shown = f"{label}, loss on {config.datasets[key].name}"
-        samples = (dataset[i] for (i,) in batches(range(len(dataset)), 1, shown, setting.run, setting.log))
+        samples = (dataset[i] for (i,) in batches(range(len(dataset)), 1, shown, setting.processes, setting.log))
         losses[key] = [image_loss(objective, sample, trainer.schedule, config.magnification) for sample in samples]
     mean = fmean(itertools.chain(*losses.values()))
     if not math.isfinite(mean):
@@ -288,7 +288,7 @@ def sampled_quality(network: Network, setting: Setting, config: Config, label: s
     for key, dataset in setting.sets.items():
         spec, shard = config.datasets[key], range(min(setting.images, len(dataset)))
         entries[key] = []
-        for indices in batches(shard, spec.batch_size, f"{label}, {spec.name}", setting.run, setting.log):
+        for indices in batches(shard, spec.batch_size, f"{label}, {spec.name}", setting.processes, setting.log):
             samples = [dataset[index] for index in indices]
             sr, _, _ = super_resolve_samples(network, sampling, samples, config.magnification)
             entries[key] += [measure(pictures_of(sample, image)) for sample, image in zip(samples, sr, strict=True)]

@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.helpers.comparison import Comparison
 from benchmarks.helpers.reports import environment, read_report, show, table
 from core.config import Config
-from core.distributed import Distributed
 from core.errors import UserError
+from core.processes import Processes
 from core.sampling import Sampling
 from data import SRDataset
 from model import build_network
@@ -31,7 +31,7 @@ class Setting:
     config: Config
     sets: dict[str, SRDataset]  # key of a validation set -> SRDataset
     images: int  # of each of them that are sampled
-    run: Distributed
+    processes: Processes
     log: logging.Logger
 
 
@@ -44,7 +44,7 @@ def describe(comparison: Comparison, setting: Setting, arguments: Namespace, noi
     config, network = setting.config, build_network(setting.config.model, initialised=False)
     return {
         "benchmark": comparison.name,
-        **environment(setting.run.device),
+        **environment(setting.processes.device),
         "config": config.name,
         "overrides": arguments.overrides,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

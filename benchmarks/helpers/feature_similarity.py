@@ -21,9 +21,9 @@ from core.checkpoint import load_network, step_of
 from core.config import Config
 from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision, is_out_of_memory, pick_device
-from core.distributed import Distributed
 from core.errors import UserError
 from core.inference import target_size
+from core.processes import Processes
 from core.sampling import sampling_settings
 from core.validation import batches, counted_density
 from model.calibration import Feature, chain_features, cosine_similarity, relative_distance
@@ -46,11 +46,11 @@ Similarities = dict[tuple[str, str], Similarity]  # (half of the UNet, where in 
 
 def answer(arguments: Namespace) -> None:
     """Measures what the command line asks for, prints the table, writes the report and the picture."""
-    run = Distributed(0, 1, pick_device(arguments.device))
-    network, config, images = load_inputs(arguments, run.device)
+    processes = Processes(0, 1, pick_device(arguments.device))
+    network, config, images = load_inputs(arguments, processes.device)
     settings = sampling_settings(config, {"solver": arguments.solver})
     measured = []
-    for (n,) in batches(range(len(images)), 1, "feature similarity", run, start_log("feature similarity")):
+    for (n,) in batches(range(len(images)), 1, "feature similarity", processes, start_log("feature similarity")):
         seeded = settings.replace(seed=settings.seed + n)
         timesteps, similarities = measure(network, images[n], seeded, config.magnification, arguments.steps)
         measured.append(similarities)

@@ -50,7 +50,7 @@ def measure_chains(arguments: Namespace, log: logging.Logger) -> dict[str, Any]:
     for why, names in by_reason(left_out).items():
         log.info(f"left out: {names} ({why})")
     report = describe(setting, arguments) | {"left_out": left_out, "bicubic": None, "rows": []}
-    lpips = load_lpips(setting.run.device, log)
+    lpips = load_lpips(setting.processes.device, log)
     for number, (name, sampling) in enumerate(chains.items(), start=1):
         try:
             measures, pictures = measure_chain(setting, sampling, f"{number}/{len(chains)} {name}", lpips, log)
@@ -88,7 +88,7 @@ def measure_chain(
     entries: list[dict[str, float]] = []
     pictures: list[Pictures] = []
     seconds: list[float] = []
-    for indices in batches(range(len(setting.samples)), setting.batch, label, setting.run, log):
+    for indices in batches(range(len(setting.samples)), setting.batch, label, setting.processes, log):
         samples = [setting.samples[index] for index in indices]
         sr, taken = sample_batch(network, setting, sampling, samples)
         if len(samples) == setting.batch:  # a smaller last one is captured anew, and slower for each image
@@ -112,10 +112,10 @@ def sample_batch(
     network: Network, setting: Setting, sampling: Sampling, samples: Sequence[dict[str, Any]]
 ) -> tuple[torch.Tensor, float]:
     """(SR (B,3,H,W), seconds for each of its images)"""
-    lr = torch.stack([sample["lr"] for sample in samples]).to(setting.run.device)
+    lr = torch.stack([sample["lr"] for sample in samples]).to(setting.processes.device)
     seeds = [sampling.settings.seed + sample["index"] for sample in samples]
-    synchronize(setting.run.device)
+    synchronize(setting.processes.device)
     began = time.perf_counter()
     sr = super_resolve(network, lr, samples[0]["hr"].shape[-2:], sampling, seeds, setting.config.magnification)
-    synchronize(setting.run.device)
+    synchronize(setting.processes.device)
     return sr, (time.perf_counter() - began) / len(samples)

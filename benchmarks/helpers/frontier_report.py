@@ -62,7 +62,7 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
     precision = config.sample.precision
     return {
         "benchmark": "frontier",
-        **environment(setting.run.device),
+        **environment(setting.processes.device),
         "config": config.name,
         "checkpoint": arguments.checkpoint,
         "step": step_of(arguments.checkpoint) if arguments.checkpoint else None,
@@ -72,7 +72,7 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
         "dataset": {"key": arguments.data, **{name: spec[name] for name in told}},
         "images": len(setting.samples),
         "batch": setting.batch,
-        "precision": automatic_precision(setting.run.device, True) if precision == "auto" else precision,
+        "precision": automatic_precision(setting.processes.device, True) if precision == "auto" else precision,
         "settings": config.sample.to_dict(),
     }
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from core.device import synchronize
-from core.distributed import Distributed
+from core.processes import Processes
 
 Name = TypeVar("Name")
 
@@ -18,7 +18,7 @@ PEAK_SIDE = 8192  # of the matrices whose product shows what the device can do
 
 
 def time_in_turn(
-    functions: Mapping[Name, Callable[[], Any]], repeats: int, run: Distributed
+    functions: Mapping[Name, Callable[[], Any]], repeats: int, processes: Processes
 ) -> dict[Name, list[float]]:
     """{name: function} -> {name: seconds of each of its calls}, after one call of each that is not timed.
 
@@ -30,11 +30,11 @@ def time_in_turn(
     seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            synchronize(run.device)
-            run.barrier()
+            synchronize(processes.device)
+            processes.barrier()
             start = time.perf_counter()
             function()
-            synchronize(run.device)
+            synchronize(processes.device)
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -49,12 +49,12 @@ def repeated(function: Callable[[], Any], count: int) -> Callable[[], None]:
     return block
 
 
-def matrix_peak(run: Distributed, repeats: int) -> float | None:
+def matrix_peak(processes: Processes, repeats: int) -> float | None:
     """TFLOP/s of a large product of random bf16 matrices; None on the CPU."""
-    if run.device.type != "cuda":
+    if processes.device.type != "cuda":
         return None
-    a, b = torch.randn(2, PEAK_SIDE, PEAK_SIDE, device=run.device).bfloat16()
-    seconds = time_in_turn({"product": repeated(lambda: a @ b, 10)}, repeats, run)
+    a, b = torch.randn(2, PEAK_SIDE, PEAK_SIDE, device=processes.device).bfloat16()
+    seconds = time_in_turn({"product": repeated(lambda: a @ b, 10)}, repeats, processes)
     return 10 * 2 * PEAK_SIDE**3 / median(seconds["product"]) / 1e12
 
 

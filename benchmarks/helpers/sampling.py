@@ -35,7 +35,7 @@ from benchmarks.helpers.reports import (
 from core.checkpoint import load_network
 from core.config import Config, load_config
 from core.device import autocast, automatic_precision, is_out_of_memory, pick_device, synchronize
-from core.distributed import Distributed
+from core.processes import Processes
 from model import build_network
 from model.fast import make_plain
 from model.network import Network
@@ -118,11 +118,11 @@ class Setting:
     config: Config
     lr_side: int
     hr_side: int
-    run: Distributed
+    processes: Processes
     repeats: int
 
     def copy(self, way: str) -> Network:
-        network = deepcopy(self.network).to(self.run.device)
+        network = deepcopy(self.network).to(self.processes.device)
         return make_plain(network) if way == "plain" else network
 
     def plan(self, chain: Chain, steps: int | None = None) -> SamplingPlan:
@@ -131,7 +131,7 @@ class Setting:
 
 def load(arguments: Namespace) -> Setting:
     """The network of the command line, with random weights where that names a config."""
-    run = Distributed(0, 1, pick_device(arguments.device))
+    processes = Processes(0, 1, pick_device(arguments.device))
     if Path(arguments.network).suffix in (".yaml", ".yml", ".json"):
         torch.manual_seed(0)
         config = load_config(arguments.network, flags={"phase": "train"})
@@ -139,12 +139,12 @@ def load(arguments: Namespace) -> Setting:
     else:
         network, config = load_network(arguments.network)
     hr_side = config.model.diffusion.image_size
-    return Setting(network, config, round(hr_side / config.magnification), hr_side, run, arguments.repeats)
+    return Setting(network, config, round(hr_side / config.magnification), hr_side, processes, arguments.repeats)
 
 
 def chains_of(setting: Setting, small: bool) -> dict[str, Chain]:
     """{name: chain} to measure on the device, none longer than the schedule."""
-    on_cpu = setting.run.device.type == "cpu"
+    on_cpu = setting.processes.device.type == "cpu"
     chains = (CHAINS if small or not on_cpu else {}) | ({"short": SHORT} if on_cpu else {})
     if small:
         chains = {name: shortened(chain) for name, chain in chains.items()}
@@ -160,11 +160,11 @@ def sampler(network: Network, setting: Setting, chain: Chain, batch: int) -> Cal
     """A function that samples a batch in as many steps as are measured: -> (B, 3, H, W)."""
     plan = setting.plan(chain, chain.measured_steps(batch))
     shape, size = (batch, 3, setting.lr_side, setting.lr_side), (setting.hr_side, setting.hr_side)
-    lr = (2 * torch.rand(shape, generator=torch.Generator().manual_seed(0)) - 1).to(setting.run.device)
+    lr = (2 * torch.rand(shape, generator=torch.Generator().manual_seed(0)) - 1).to(setting.processes.device)
     options: dict[str, Any] = {"solver": chain.solver, "decode": chain.decode, "compiled": chain.way == "fast"}
 
     def block() -> torch.Tensor:
-        with default_arithmetic() if chain.way == "plain" else autocast(setting.run.device, sampling=True):
+        with default_arithmetic() if chain.way == "plain" else autocast(setting.processes.device, sampling=True):
             return sample(network, lr, size, plan, seeds=range(batch), **options)
 
     return block
@@ -176,12 +176,12 @@ def sampler(network: Network, setting: Setting, chain: Chain, batch: int) -> Cal
 
 def measure(setting: Setting, chains: Mapping[str, Chain], arguments: Namespace) -> dict[str, Any]:
     """The measured part of the report."""
-    first = first_images(arguments, setting.run.device)  # these two with nothing else on the device
+    first = first_images(arguments, setting.processes.device)  # these two with nothing else on the device
     allocated, reserved = peak_memory_of_one_image(setting, chains.get("ddpm", SHORT))
     compared = chains.get("ddim") or chains["short"]
     figures = {name: sum(first[name].values()) if name in first else None for name in FIRST}
     figures |= {"psnr": similarity(setting, compared), "peak_allocated": allocated, "peak_reserved": reserved}
-    figures["matrix_peak"] = matrix_peak(setting.run, setting.repeats)
+    figures["matrix_peak"] = matrix_peak(setting.processes, setting.repeats)
 
     times = time_all(setting, chains.values(), arguments.batches)
     together = {decoded(group, chain) for chain in chains.values() for group in setting.plan(chain).groups}
@@ -229,7 +229,7 @@ def time_chains(setting: Setting, chains: Sequence[Chain], batch: int) -> Times:
     networks = {way: setting.copy(way) for way in {chain.way for chain in chains}}
     blocks = {chain: sampler(networks[chain.way], setting, chain, batch) for chain in chains}
     times = {}
-    for chain, seconds in time_in_turn(blocks, setting.repeats, setting.run).items():
+    for chain, seconds in time_in_turn(blocks, setting.repeats, setting.processes).items():
         scale = chain.steps / chain.measured_steps(batch)
         times[chain, batch] = [scale * value for value in seconds]
     return times
@@ -260,7 +260,7 @@ def peak_memory_of_one_image(setting: Setting, chain: Chain, steps: int = 20) ->
     def block() -> None:
         sampler(setting.copy(chain.way), setting, replace(chain, measured=(steps, steps)), 1)()
 
-    return peak_memory(block, setting.run.device)
+    return peak_memory(block, setting.processes.device)
 
 
 def first_images(arguments: Namespace, device: torch.device) -> dict[str, dict[str, float]]:
@@ -283,11 +283,11 @@ def first_image(arguments: Namespace) -> dict[str, float]:
     """In a new process: samples an image of a short chain -> seconds of each phase."""
     times = [arguments.started, time.time()]
     setting = load(arguments)
-    network = setting.network.to(setting.run.device)
-    synchronize(setting.run.device)
+    network = setting.network.to(setting.processes.device)
+    synchronize(setting.processes.device)
     times.append(time.time())
     sampler(network, setting, replace(SHORT, way=arguments.way), 1)()
-    synchronize(setting.run.device)
+    synchronize(setting.processes.device)
     times.append(time.time())
     phases = ("import", "network", "sample")
     return {phase: after - before for phase, (before, after) in zip(phases, pairwise(times), strict=True)}
@@ -339,13 +339,13 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
     """What is measured, where and how."""
     return {
         "benchmark": "sampling",
-        **environment(setting.run.device),
+        **environment(setting.processes.device),
         "config": setting.config.name,
         "network": arguments.network,
         "parameters": sum(parameter.numel() for parameter in setting.network.parameters()),
         "l_resolution": setting.lr_side,
         "r_resolution": setting.hr_side,
-        "precision": automatic_precision(setting.run.device, sampling=True),
+        "precision": automatic_precision(setting.processes.device, sampling=True),
         "batches": arguments.batches,
         "measurements": setting.repeats,
     }

@@ -11,9 +11,9 @@ from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint
 from core.config import Config, check_config, load_config
 from core.config.loading import override
 from core.device import pick_device
-from core.distributed import Distributed
 from core.errors import UserError
 from core.network_file import read_network_file
+from core.processes import Processes
 from data import SRDataset
 from data.demo import make_demo
 from model import build_network
@@ -30,27 +30,27 @@ class Setting:
     encoder_change: EncoderChange | None  # what calibration measured of it
     samples: list[dict[str, Any]]  # of the dataset
     batch: int
-    run: Distributed
+    processes: Processes
 
 
 def load(arguments: Namespace, folder: Path) -> Setting:
     """The network and the images of the command line; the demo's images, without a checkpoint, go to the folder."""
-    run = Distributed(0, 1, pick_device(arguments.device))
+    processes = Processes(0, 1, pick_device(arguments.device))
     if arguments.checkpoint:
-        loaded = load_checkpoint(arguments.checkpoint, run.device, config_of(arguments))
+        loaded = load_checkpoint(arguments.checkpoint, processes.device, config_of(arguments))
     else:
         make_demo(folder, count=1)
         flags = {"phase": "val", f"datasets.{arguments.data}.dataroot": str(folder / "val")}
         config = load_config(arguments.config or "config/demo.yaml", arguments.overrides, flags)
         torch.manual_seed(0)
-        loaded = LoadedNetwork(build_network(config.model).to(run.device).eval(), config, None, step=0)
+        loaded = LoadedNetwork(build_network(config.model).to(processes.device).eval(), config, None, step=0)
     config = loaded.config
     if arguments.data not in config.datasets:
         raise UserError(f"--data {arguments.data}: no such set in the config; it has {', '.join(config.datasets)}")
     dataset = SRDataset(config.datasets[arguments.data], train=False)
     samples = [dataset[index] for index in range(min(arguments.images, len(dataset)))]
     batch = min(arguments.batch, len(samples))
-    return Setting(loaded.network, config, loaded.encoder_change, samples, batch, run)
+    return Setting(loaded.network, config, loaded.encoder_change, samples, batch, processes)
 
 
 def config_of(arguments: Namespace) -> Config:

@@ -35,7 +35,7 @@ from benchmarks.helpers.reports import (
     table,
 )
 from core.config import Config, changed, load_config
-from core.distributed import Distributed
+from core.processes import Processes
 from core.training import Trainer
 from data.images import resize, save_png
 from model import build_network
@@ -69,13 +69,13 @@ FIGURES = {  # what else is told: its name, how it is written, the target (for t
 @record
 def answer(arguments: Namespace) -> None:
     """Measures what the command line asks for; the first process prints the table and writes the report."""
-    run = Distributed.from_environment(arguments.device)
+    processes = Processes.from_environment(arguments.device)
     with TemporaryDirectory() as folder:
         config = benchmark_config(arguments, Path(folder))
-        report = describe(config, run, arguments) | measure(config, run, arguments.steps, arguments.repeats)
-    if run.is_main:
+        report = describe(config, processes, arguments) | measure(config, processes, arguments.steps, arguments.repeats)
+    if processes.is_main:
         publish(title(report), as_table(report), report, arguments.json)
-    run.close()
+    processes.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,10 +110,10 @@ def make_images(folder: Path, l_resolution: int, r_resolution: int, count: int =
             save_png(resize(hr, (side, side)), folder / f"{kind}_{side}" / f"{number}.png")
 
 
-def make_trainer(config: Config, run: Distributed, section: str | None = None, **changes: Any) -> Trainer:
+def make_trainer(config: Config, processes: Processes, section: str | None = None, **changes: Any) -> Trainer:
     """The project's trainer, with changes to a section of the config."""
     config = changed(config, {f"{section}.{key}": value for key, value in changes.items()})
-    return Trainer(config, run, logging.getLogger("benchmarks"))
+    return Trainer(config, processes, logging.getLogger("benchmarks"))
 
 
 def training_steps(trainer: Trainer, batch: dict[str, Any], count: int) -> Callable[[], None]:
@@ -127,12 +127,12 @@ def training_steps(trainer: Trainer, batch: dict[str, Any], count: int) -> Calla
     return block
 
 
-def plain_step(config: Config, run: Distributed, batch: dict[str, Any]) -> Callable[[], None]:
+def plain_step(config: Config, processes: Processes, batch: dict[str, Any]) -> Callable[[], None]:
     """A function that does one step as the published code does: eager, in float32, one parameter after the other."""
-    options, device = config.train, run.device
+    options, device = config.train, processes.device
     network = build_network(config.model, fast=False).to(device)
     objective: torch.nn.Module = DiffusionLoss(network, options.loss)
-    if run.world > 1:
+    if processes.world > 1:
         objective = DistributedDataParallel(objective, device_ids=[device] if device.type == "cuda" else None)
     optimizer = torch.optim.Adam(network.parameters(), lr=options.optimizer.lr, foreach=False)
     schedule = NoiseSchedule(config.model.beta_schedule.train)
@@ -159,43 +159,44 @@ def prunable(network: Network) -> Iterable[torch.nn.Parameter]:
 # The measurements.
 
 
-def measure(config: Config, run: Distributed, steps: int, repeats: int) -> dict[str, Any]:
+def measure(config: Config, processes: Processes, steps: int, repeats: int) -> dict[str, Any]:
     """The measured part of the report."""
-    trainer = make_trainer(config, run)
+    trainer = make_trainer(config, processes)
     masker = trainer.masker
     assert masker is not None, "benchmark_config trains sparse"
     batch = next(iter(trainer.batches()))
-    images, density = run.world * len(batch["hr"]), masker.density
-    figures = {"peak_memory": peak_memory(training_steps(trainer, batch, steps), run.device)[0]}  # with nothing beside
+    images, density = processes.world * len(batch["hr"]), masker.density
+    peak, _ = peak_memory(training_steps(trainer, batch, steps), processes.device)  # with nothing beside
+    figures: dict[str, float | None] = {"peak_memory": peak}
 
     def time_steps(steps: int, **blocks: Callable[[], Any]) -> Seconds:
-        return per_call(time_in_turn(blocks, repeats, run), steps)
+        return per_call(time_in_turn(blocks, repeats, processes), steps)
 
-    ways = {"sparse": trainer, "dense": make_trainer(config, run, "sparse", enabled=False)}
-    if run.world > 1:
-        ways["alone"] = make_trainer(config, replace(run, rank=0, world=1))
+    ways = {"sparse": trainer, "dense": make_trainer(config, processes, "sparse", enabled=False)}
+    if processes.world > 1:
+        ways["alone"] = make_trainer(config, replace(processes, rank=0, world=1))
     seconds = time_steps(steps, **{name: training_steps(way, batch, steps) for name, way in ways.items()})
-    figures |= time_masker(masker, repeats, run)
+    figures |= time_masker(masker, repeats, processes)
     del trainer, masker, ways
     free()
-    continuous = make_trainer(config, run, "train", continuous_scale=True)
+    continuous = make_trainer(config, processes, "train", continuous_scale=True)
     seconds |= time_steps(DRAWS * steps, continuous=training_steps(continuous, batch, DRAWS * steps))
     del continuous
     free()
     with default_arithmetic():
-        seconds |= time_steps(steps, plain=repeated(plain_step(config, run, batch), steps))
+        seconds |= time_steps(steps, plain=repeated(plain_step(config, processes, batch), steps))
     free()
 
     sparse, dense = median(seconds["sparse"]), median(seconds["dense"])
     figures |= {"rate": 1 / sparse, "mask_cost": 100 * (sparse - dense) / sparse}
-    figures |= {"matrix_peak": matrix_peak(run, repeats), "scaling": scaling(seconds, run)}
+    figures |= {"matrix_peak": matrix_peak(processes, repeats), "scaling": scaling(seconds, processes)}
     flops = forward_flops(config)
-    comparable = run.device.type == "cuda" and config.name == "faces_16_128" and len(batch["hr"]) == 32
+    comparable = processes.device.type == "cuda" and config.name == "faces_16_128" and len(batch["hr"]) == 32
     return {
         "images_per_step": images,
         "density": density,
         "forward_gflop_per_image": flops / 1e9,
-        "steps": describe_ways(seconds, images, 3 * flops * images / run.world, figures["matrix_peak"]),
+        "steps": describe_ways(seconds, images, 3 * flops * images / processes.world, figures["matrix_peak"]),
         "figures": describe_figures(FIGURES, figures, comparable),
     }
 
@@ -205,10 +206,10 @@ def per_call(seconds: Seconds, count: int) -> Seconds:
     return {name: [value / count for value in values] for name, values in seconds.items()}
 
 
-def time_masker(masker: Masker, repeats: int, run: Distributed, count: int = 20) -> dict[str, float]:
+def time_masker(masker: Masker, repeats: int, processes: Processes, count: int = 20) -> dict[str, float]:
     """Milliseconds of what the masker does after every step, and of an update."""
-    apply = per_call(time_in_turn({"apply": repeated(masker.apply, count)}, repeats, run), count)["apply"]
-    update = time_in_turn({"update": masker.update}, repeats, run)["update"]
+    apply = per_call(time_in_turn({"apply": repeated(masker.apply, count)}, repeats, processes), count)["apply"]
+    update = time_in_turn({"update": masker.update}, repeats, processes)["update"]
     return {"mask_apply": 1e3 * median(apply), "update": 1e3 * median(update)}
 
 
@@ -222,25 +223,25 @@ def forward_flops(config: Config) -> int:
     return counter.get_total_flops()
 
 
-def scaling(seconds: Seconds, run: Distributed) -> float | None:
+def scaling(seconds: Seconds, processes: Processes) -> float | None:
     """Rate of all processes together, in % of the sum of what each does by itself; None for one process."""
-    if run.world == 1:
+    if processes.world == 1:
         return None
-    return 100 * fmean(run.gather(median(seconds["alone"]))) / median(seconds["sparse"])
+    return 100 * fmean(processes.gather(median(seconds["alone"]))) / median(seconds["sparse"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The report.
 
 
-def describe(config: Config, run: Distributed, arguments: Namespace) -> dict[str, Any]:
+def describe(config: Config, processes: Processes, arguments: Namespace) -> dict[str, Any]:
     """What is measured, where and how."""
     network = build_network(config.model, initialised=False)
     images = config.datasets.train
     return {
         "benchmark": "training",
-        **environment(run.device),
-        "processes": run.world,
+        **environment(processes.device),
+        "processes": processes.world,
         "config": config.name,
         "overrides": arguments.overrides,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

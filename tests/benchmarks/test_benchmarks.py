@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.helpers import measuring, reports, sampling
 from benchmarks.helpers.training import FIGURES, STEPS, forward_flops
 from core.config import load_config
-from core.distributed import Distributed
+from core.processes import Processes
 from model import build_network
 from model.diffusion import DiffusionLoss
 
@@ -220,7 +220,7 @@ def test_batches_grow_until_memory_is_short(monkeypatch):
 def test_measurements_take_turns():
     calls = []
     functions = {name: (lambda name=name: calls.append(name)) for name in "ab"}
-    seconds = measuring.time_in_turn(functions, 2, Distributed(0, 1, torch.device("cpu")))
+    seconds = measuring.time_in_turn(functions, 2, Processes(0, 1, torch.device("cpu")))
     assert "".join(calls) == "ababab"  # one round of each that is not timed
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from benchmarks.helpers import frontier_chains, frontier_report, trained_network
 from core.config import PRESETS, changed, load_config
-from core.distributed import Distributed
 from core.errors import UserError
+from core.processes import Processes
 from core.report import write_json
 from model import build_network
 from model.key_steps import EncoderChange
@@ -52,7 +52,7 @@ def start(pytestconfig, tmp_path):
 def setting(pytestconfig):
     config = changed(load_config(pytestconfig.rootpath / "config" / "demo.yaml"), {"sample.start": None})
     network = build_network(config["model"], initialised=False).eval()
-    return trained_network.Setting(network, config, None, [], 1, Distributed(0, 1, torch.device("cpu")))
+    return trained_network.Setting(network, config, None, [], 1, Processes(0, 1, torch.device("cpu")))
 
 
 def test_small_run(start, tmp_path):

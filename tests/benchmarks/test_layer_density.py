@@ -17,7 +17,7 @@ from benchmarks import layer_density as script
 from benchmarks.helpers import layer_density
 from core.board import Board
 from core.config import changed, load_config
-from core.distributed import Distributed
+from core.processes import Processes
 from core.training import Trainer
 from data.demo import make_demo
 from model import build_network
@@ -66,7 +66,7 @@ def trained(pytestconfig, tmp_path_factory):
     log = logging.getLogger(os.devnull)
     for n_iter, resume in ((6, None), (8, folder / "demo" / "checkpoint" / "I4_E2")):
         config = changed(config, {"train.n_iter": n_iter})
-        trainer = Trainer(config, Distributed.from_environment("cpu"), log, resume)
+        trainer = Trainer(config, Processes.from_environment("cpu"), log, resume)
         trainer.fit()
     return folder / "demo", trainer
 

@@ -13,8 +13,8 @@ import core.validation
 import infer
 import sr
 from core.device import pick_device
-from core.distributed import Distributed
 from core.errors import UserError
+from core.processes import Processes
 
 MATMUL, CONVOLUTION = torch.backends.cuda.matmul, torch.backends.cudnn
 
@@ -91,7 +91,7 @@ def test_gpu_ids_are_chosen_before_a_device_is_asked_for(config_file, command, m
         raise UserError(f"sees {os.environ['CUDA_VISIBLE_DEVICES']}")
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    monkeypatch.setattr(Distributed, "from_environment", join)
+    monkeypatch.setattr(Processes, "from_environment", join)
     for option in ("-gpu", "--gpu_ids"):
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as here:
             said = []

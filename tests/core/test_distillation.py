@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from core.checkpoint import TrainingState, load_network, save_checkpoint
 from core.config import check_config
 from core.distillation import DistillationTrainer
-from core.distributed import Distributed
 from core.errors import UserError
 from core.log import start_logging
 from core.network_file import read_network_file
+from core.processes import Processes
 from sparse import Masker
 
 TRAIN = {
@@ -55,7 +55,7 @@ def distil(config, name, resume=None):
     """Trains to the end -> the trainer."""
     log = start_logging(os.devnull + "-none", "distill", is_main=False)
     checked = check_config(config | {"name": name}, for_run=True)
-    trainer = DistillationTrainer(checked, Distributed.from_environment("cpu"), log, resume)
+    trainer = DistillationTrainer(checked, Processes.from_environment("cpu"), log, resume)
     trainer.fit()
     return trainer
 
@@ -104,7 +104,7 @@ def test_the_student_learns(config, teacher):
     config["sparse"] = {"enabled": False}
     log = start_logging(os.devnull + "-none", "distill", is_main=False)
     trainer = DistillationTrainer(
-        check_config(config | {"name": "learns"}), Distributed.from_environment("cpu"), log, teacher
+        check_config(config | {"name": "learns"}), Processes.from_environment("cpu"), log, teacher
     )
     pixels = []
     for _, batch in zip(range(40), trainer.batches(), strict=False):
@@ -178,7 +178,7 @@ def test_graphs_compute_what_eager_mode_does(config, teacher):
     for graphs in (True, False):
         config["train"]["cuda_graphs"] = graphs
         checked = check_config(config | {"name": f"graphs_{graphs}"}, for_run=True)
-        trainer = DistillationTrainer(checked, Distributed.from_environment("cuda"), log, teacher)
+        trainer = DistillationTrainer(checked, Processes.from_environment("cuda"), log, teacher)
         trainer.fit()
         networks.append(trainer.network.state_dict())
     for name, tensor in networks[0].items():

@@ -20,8 +20,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from core.attempt_store import agree_on_prefix
 from core.config import check_config
-from core.distributed import Distributed
 from core.errors import UserError, one_line_errors
+from core.processes import Processes
 from core.stopping import stop_requested
 
 TRAIN = {
@@ -204,7 +204,7 @@ def test_a_missing_process_is_named():
 
 def test_the_second_interrupt_stops_at_once():
     before = signal.getsignal(signal.SIGINT)
-    with stop_requested(Distributed(0, 1, torch.device("cpu"))) as stop:
+    with stop_requested(Processes(0, 1, torch.device("cpu"))) as stop:
         assert not stop.agreed()
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)

@@ -19,10 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from core.checkpoint import load_network, load_training_state
 from core.config import check_config
-from core.distributed import Distributed
 from core.gradients import FlatGradients
 from core.log import start_logging
 from core.optimizer import build_optimizer, learning_rate
+from core.processes import Processes
 from core.training import Trainer
 
 TRAIN = {
@@ -53,7 +53,7 @@ def fit(config, name, resume=None, kind=Trainer):
     """Trains to the end -> the trainer."""
     config = check_config(config | {"name": name})
     log = start_logging(os.devnull + "-none", "train", is_main=False)
-    trainer = kind(config, Distributed.from_environment("cpu"), log, resume)
+    trainer = kind(config, Processes.from_environment("cpu"), log, resume)
     trainer.fit()
     return trainer
 
@@ -198,7 +198,7 @@ class WithCritic(Trainer):
     """Trains a module beside the network, on numbers of its own, at a tenth of the learning rate."""
 
     def build_modules(self):
-        return {"critic": torch.nn.Linear(3, 1).to(self.run.device)}
+        return {"critic": torch.nn.Linear(3, 1).to(self.processes.device)}
 
     def parameter_groups(self):
         network, critic = super().parameter_groups()
@@ -352,21 +352,21 @@ def test_two_processes_train_as_one(config, tmp_path, pytestconfig):
 RANKS_AGREE = """
 import sys, torch
 from core.config import load_config
-from core.distributed import Distributed
+from core.processes import Processes
 from core.log import start_logging
 from core.training import Trainer
 
-run = Distributed.from_environment("cpu")
-trainer = Trainer(load_config(sys.argv[1]), run, start_logging("none", "none", is_main=False))
-torch.manual_seed(run.rank)
+processes = Processes.from_environment("cpu")
+trainer = Trainer(load_config(sys.argv[1]), processes, start_logging("none", "none", is_main=False))
+torch.manual_seed(processes.rank)
 trainer.masker.update(0.5)  # before the first step growth is random
 trainer.fit()
 state = {"mask " + n: m for n, m in trainer.masker.masks.items()} | dict(trainer.network.state_dict())
 for name, tensor in state.items():
-    first, second = run.gather(tensor)
+    first, second = processes.gather(tensor)
     assert torch.equal(first, second), name
 print("equal:", len(state))
-run.close()
+processes.close()
 """
 
 
@@ -491,7 +491,7 @@ def test_a_step_on_cuda_is_that_on_the_cpu(config, exact_float32):
     log = start_logging(os.devnull + "-none", "train", is_main=False)
     weights, drawn = {}, None
     for device in ("cpu", "cuda"):
-        trainer = Trainer(check_config(config | {"name": device}), Distributed(0, 1, torch.device(device)), log)
+        trainer = Trainer(check_config(config | {"name": device}), Processes(0, 1, torch.device(device)), log)
         batch = next(iter(trainer.batches()))
         drawn = trainer.draw(batch) if drawn is None else drawn  # the generators of the two devices differ
         trainer.draw = lambda batch, d=drawn, to=device: (tuple(tensor.to(to) for tensor in d[0]), d[1])
@@ -512,7 +512,7 @@ def test_graphs_train_as_eager_steps_do(config, exact_float32):
     for graphs in (False, True):
         own = copy.deepcopy(config) | {"name": f"graphs-{graphs}"}
         own["train"]["cuda_graphs"] = graphs
-        trainer = Trainer(check_config(own), Distributed(0, 1, torch.device("cuda")), log)
+        trainer = Trainer(check_config(own), Processes(0, 1, torch.device("cuda")), log)
         trainer.fit()
         assert len(trainer.forward_backward.graphs or ()) == (3 if graphs else 0)
         weights[graphs] = trainer.network.state_dict()

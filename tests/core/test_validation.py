@@ -15,15 +15,15 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from core.config import changed
-from core.distributed import Distributed
 from core.metrics import sharpness, spectral_distance
+from core.processes import Processes
 from core.sampling import Sampling
 from core.validation import CHAINS, COMPARED
 from core.validation import validate_all as validate_with
 from data import DataError
 
 LOG = logging.getLogger("smfdm.test")
-ALONE = Distributed(0, 1, torch.device("cpu"))
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def validate_all(network, config, *rest, **told):
@@ -145,19 +145,19 @@ import json, logging, sys
 import torch
 from core.checkpoint import load_network
 from core.config import check_config
-from core.distributed import Distributed
+from core.processes import Processes
 from core.sampling import Sampling
 from core.validation import validate_all
 
 torch.set_num_threads(1)
 checkpoint, config = sys.argv[1], check_config(json.loads(sys.argv[2]))
-run = Distributed.from_environment("cpu")
-network, _ = load_network(checkpoint, run.device, config)
+processes = Processes.from_environment("cpu")
+network, _ = load_network(checkpoint, processes.device, config)
 sampling = Sampling.of(config.sample, network.schedule)
-reports = validate_all(network, config, sampling, run, 7, logging.getLogger("smfdm"))
+reports = validate_all(network, config, sampling, processes, 7, logging.getLogger("smfdm"))
 assert all(report["processes"] == 2 for report in reports.values())
 print(json.dumps({key: report["per_image"] for key, report in reports.items()}))
-run.close()
+processes.close()
 """
 
 

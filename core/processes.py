@@ -15,15 +15,15 @@ from core.device import pick_device
 
 
 @dataclass(frozen=True)
-class Distributed:
-    """This process among `world` processes: `rank` in 0..world-1 and the device that it runs on."""
+class Processes:
+    """The `world` processes that work together, as this one sees them: its `rank`, in 0..world-1, and its device."""
 
     rank: int
     world: int
     device: torch.device
 
     @classmethod
-    def from_environment(cls, device: str = "auto") -> "Distributed":
+    def from_environment(cls, device: str = "auto") -> "Processes":
         """Joins the processes that torchrun started (its environment says which), or is the only one."""
         own = pick_device(device)
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
