@@ -171,7 +171,9 @@ class _Inflating:
 
     def __init__(self, blob: Tensor, what: str) -> None:
         if blob.dtype != torch.uint8 or blob.ndim != 1:
-            raise SparseError(f"its {what} are {blob.dtype} {tuple(blob.shape)}, not a blob of torch.uint8")
+            raise SparseError(
+                f"the blob of its {what} is {blob.dtype} {tuple(blob.shape)}, not one dimension of torch.uint8"
+            )
         self.what = what
         self.limit = MOST_INFLATED * len(blob)
         self.rest: bytes | memoryview = blob.cpu().contiguous().numpy().data
@@ -185,7 +187,7 @@ class _Inflating:
         try:
             content = self.inflating.decompress(self.rest, n_bytes)
         except zlib.error as error:
-            raise SparseError(f"damaged: its {self.what} cannot be inflated ({error})") from None
+            raise SparseError(f"damaged: the blob of its {self.what} cannot be inflated ({error})") from None
         self.rest = self.inflating.unconsumed_tail
         return content
 
@@ -193,10 +195,10 @@ class _Inflating:
         """Return the next n_bytes."""
         content = self.read_at_most(n_bytes)
         if len(content) < n_bytes:
-            raise SparseError(f"damaged: its {self.what} end too early")
+            raise SparseError(f"damaged: the blob of its {self.what} ends too early")
         return content
 
     def end(self) -> None:
         """Raise SparseError unless all was read, and the checksum is right."""
         if self.read_at_most(1) or not self.inflating.eof or self.inflating.unused_data:
-            raise SparseError(f"damaged: its {self.what} do not end where they should")
+            raise SparseError(f"damaged: the blob of its {self.what} does not end where it should")

@@ -184,16 +184,16 @@ def test_damaged_blobs(key, sparse):
         flipped = blob.clone()
         flipped[position] ^= 1 << position % 8
         refused(packed | {key: flipped}, damaged)
-    refused(packed | {key: torch.cat([blob, blob])}, "do not end")
-    refused(packed | {key: blob[None]}, "not a blob")
-    refused(packed | {key: blob.int()}, "not a blob")
+    refused(packed | {key: torch.cat([blob, blob])}, "does not end")
+    refused(packed | {key: blob[None]}, "not one dimension")
+    refused(packed | {key: blob.int()}, "not one dimension")
 
 
 def test_entries_that_do_not_fit_each_other(sparse):
     packed = pack(*sparse, torch.int8, compressed=True)
-    refused(packed | {"usual::int8": packed["half::int8"]}, "packed tensor usual: damaged: its values do not end")
-    refused(packed | {"usual::int8": packed["none::int8"]}, "packed tensor usual: damaged: its values end too early")
-    refused(packed | {"usual::active": packed["most::pruned"]}, "packed tensor usual: damaged: its values")
+    refused(packed | {"usual::int8": packed["half::int8"]}, "usual: damaged: the blob of its values does not end")
+    refused(packed | {"usual::int8": packed["none::int8"]}, "usual: damaged: the blob of its values ends too early")
+    refused(packed | {"usual::active": packed["most::pruned"]}, "usual: damaged: the blob of its values")
     refused(packed | {"usual::pruned": packed["usual::active"]}, "not those of one tensor")
     refused(packed | {"usual::float16": packed["usual::int8"]}, "not those of one tensor")
     refused({"usual::active": packed["usual::active"]}, "not those of one tensor")
@@ -218,7 +218,7 @@ def test_blobs_that_inflate_to_gigabytes():
     gigabyte = torch.from_numpy(np.frombuffer(blob, np.uint8).copy())
     assert len(gigabyte) < 2**21
     small = values((4, 4), ONES)
-    refused({"w::int8": small, "w::active": gigabyte}, "mask do not end")
+    refused({"w::int8": small, "w::active": gigabyte}, "mask does not end")
     refused({"w::int8": gigabyte}, "damaged")
     refused({"w::int8": values((2**34,)), "w::pruned": gigabyte}, "compressed too far")
     refused({"w::float32": values((2**34,), bytes(2**24))}, "compressed too far")
@@ -230,8 +230,8 @@ def test_masks_and_values_that_are_forged():
     assert unpack(whole)[1]["w"].flatten().nonzero().flatten().tolist() == [0, 1, 5, 8, 15]
     refused(whole | {"w::active": deflated(bytes([0, 0, 3, 2, 7]))}, "longer than the 16 weights")
     refused(whole | {"w::active": deflated(bytes([255]))})
-    refused(whole | {"w::active": deflated(bytes(9))}, "mask do not end")
-    refused(whole | {"w::int8": values((4, 4), ONES + five + b"\1")}, "values do not end")
+    refused(whole | {"w::active": deflated(bytes(9))}, "mask does not end")
+    refused(whole | {"w::int8": values((4, 4), ONES + five + b"\1")}, "values does not end")
     for scale in (0x7F80, 0x7FC0, 0xBF80, 0x7F00):  # infinite, not a number, negative, 127 times too large
         refused(whole | {"w::int8": values((4, 4), scales(scale) + five)}, "scales")
     refused({"w::float16": values((1, 2), bytes([0, 0, 0x7C, 0]))}, "not finite")
