@@ -76,6 +76,7 @@ run_tests() {
         echo "error: not formatted as all else: ruff format . mends it" >&2
         exit 1
     }
+    "$python" -m mypy
     "$python" -m pytest "$@"
 }
 

@@ -15,62 +15,20 @@ Exit code: 0; or 2, one line says why, and no checkpoint was written.
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple, TypeVar
 
-import torch
-from torch import Tensor
-
-from core.checkpoint import find_checkpoint, load_checkpoint, save_encoder_change
-from core.command_line import Parser, add_sample_flags, count, sample_flags
-from core.config import Config
-from core.config.sections import SampleSection
-from core.device import autocast, is_out_of_memory, pick_device
-from core.errors import UserError, one_line_errors
-from core.inference import find_images, show, target_size
-from core.network_file import writable_network_file
-from core.report import heat_map
-from core.sampling import Sampling, sampling_settings
-from data import DataError, SRDataset
-from data.images import read_rgb, save_png, to_tensor
-from model import Network
-from model.calibration import encoder_change
-from model.conditioning import relative_scale
-from model.key_steps import EncoderChange
-from model.schedule import NoiseSchedule
+from core.command_line import Parser, add_sample_flags, count
+from core.errors import one_line_errors
 
 SETTINGS = ("solver", "consistency", "seed", "precision")
-
-
-T = TypeVar("T")
-
-
-class LRImage(NamedTuple):
-    name: str
-    pixels: Tensor  # (3, h, w) in [-1, 1]
 
 
 @one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
-    device = pick_device(arguments.device)
-    source = find_checkpoint(arguments.checkpoint).network
-    target = target_file(source, arguments.output)
-    loaded = load_checkpoint(source, device)
-    network, config = loaded.network, loaded.config
-    settings = sampling_settings(config, sample_flags(arguments))
-    if arguments.input:
-        images = images_of_files(arguments.input, arguments.images)
-    else:
-        images = images_of_config(config, arguments.images)
-    change = measure(network, images, settings, config.magnification, arguments.timesteps)
-    picture = target.with_name(target.stem.removesuffix("_gen") + "_encoder_change.png")
-    save_png(heat_map(change.distance.numpy()), picture)
-    save_encoder_change(source, replace(loaded, encoder_change=change), target)
-    tell(change, network.schedule, settings, target, picture)
+    from core.calibration import calibrate  # here, as torch takes a second to import, for which --help need not wait
+
+    calibrate(arguments)
 
 
 def parser() -> Parser:
@@ -87,96 +45,6 @@ def parser() -> Parser:
     sampling = parser.add_argument_group("the chain (other defaults: the `sample` section of the checkpoint's config)")
     add_sample_flags(sampling, SETTINGS, solver="ddim")  # good for chains of all solvers
     return parser
-
-
-def target_file(source: Path, output: str | None) -> Path:
-    """The file to write, in a folder that is there. Raises UserError where it cannot hold a measurement."""
-    if output is None and source.suffix == ".pth":
-        raise UserError(f"{source}: published files hold no measurement; with -o FILE, a native one is written")
-    return writable_network_file(source if output is None else output)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The images.
-
-
-def images_of_files(paths: Sequence[str | Path], most: int) -> list[LRImage]:
-    files = [file for file, _ in find_images(paths)]
-    if not files:
-        raise UserError(f"no image in {', '.join(map(str, paths))}")
-    return [LRImage(str(file), to_tensor(read_rgb(file))) for file in spread(files, most)]
-
-
-def images_of_config(config: Config, most: int) -> list[LRImage]:
-    """Of the set to train on where there is one, else of another."""
-    name = "train" if "train" in config.datasets else next(iter(config.datasets), None)
-    if name is None:
-        raise UserError(f"{config.name}: no datasets in the config of the checkpoint; give LR images with -i")
-    try:
-        dataset = SRDataset(config.datasets[name], train=name == "train")
-        samples = [dataset[index] for index in spread(range(len(dataset)), most)]
-    except DataError as error:
-        raise UserError(f"{error}; or give LR images with -i") from None
-    return [LRImage(sample["name"], sample["lr"]) for sample in samples]
-
-
-def spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of the items, at even distances."""
-    n = min(most, len(items))
-    return [items[i * len(items) // n] for i in range(n)]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The measurement.
-
-
-def measure(
-    network: Network, images: Sequence[LRImage], settings: SampleSection, magnification: float, timesteps: int
-) -> EncoderChange:
-    """The mean change over the images, each with noise of its own; a line on stdout for each."""
-    changes = []
-    for n, image in enumerate(images):
-        began = time.perf_counter()
-        height, width = image.pixels.shape[1:]
-        lr_size = width, height
-        size = target_size(lr_size, magnification)
-        seeded = settings.replace(seed=settings.seed + n)
-        changes.append(measure_one(network, image, (size[1], size[0]), seeded, magnification, timesteps))
-        seconds = time.perf_counter() - began
-        print(f"[{n + 1}/{len(images)}] {image.name}  {show(lr_size)} -> {show(size)}  {seconds:.2f} s", flush=True)
-    return EncoderChange(changes[0].timesteps, torch.stack([change.distance for change in changes]).mean(dim=0))
-
-
-def measure_one(
-    network: Network,
-    image: LRImage,
-    size: tuple[int, int],
-    settings: SampleSection,
-    magnification: float,
-    timesteps: int,
-) -> EncoderChange:
-    """The change for one image, super-resolved to size (H, W). Raises UserError where the memory is too small."""
-    device = next(network.parameters()).device
-    lr = image.pixels[None].to(device)
-    scale = relative_scale(size, lr.shape[-2:], magnification)
-    chain = {key: settings[key] for key in ("solver", "seed", "consistency")}
-    try:
-        with autocast(device, settings.precision, sampling=True):
-            return encoder_change(network, lr, size, timesteps, scale=scale, **chain)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(f"{image.name}: out of memory at {size[1]}x{size[0]}; give smaller images with -i") from None
-
-
-def tell(change: EncoderChange, schedule: NoiseSchedule, settings: SampleSection, target: Path, picture: Path) -> None:
-    """What there is now, and what key steps it makes of the chain of the settings."""
-    print(f"{target}: now with the encoder's change between {len(change.timesteps)} timesteps, seen in {picture}")
-    steps = Sampling.of(settings.replace(key_steps="none"), schedule).executed.steps
-    for n in (5, 10, 20):
-        if n <= steps:
-            plan = Sampling.of(settings.replace(key_steps=f"auto:{n}"), schedule, change).executed
-            print(f"auto:{n} in {plan.steps} steps: {','.join(map(str, plan.key_steps))}")
 
 
 if __name__ == "__main__":

@@ -16,17 +16,17 @@ Biases and the weights of normalisations stay float32. Training continues best f
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from core.checkpoint import find_checkpoint, step_of
 from core.command_line import Parser
 from core.config import PRESETS, changed
 from core.errors import UserError, one_line_errors
-from core.network_file import NetworkState, read_network_file, save_network, writable_network_file
-from sparse import SparseError
+from sparse.errors import SparseError
 
-VALUES = {"int8": torch.int8, "fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}
+if TYPE_CHECKING:
+    from core.network_file import NetworkState
+
+VALUES = {"int8": "int8", "fp16": "float16", "bf16": "bfloat16", "float32": "float32"}  # -> their names in torch
 # They have few values and cause most of what 8 bits cost: with them in 8 bits too, the small face network loses 0.17 dB
 # in place of 0.01. The first tells apart noise levels that differ little.
 SENSITIVE = ("embedding.expand.weight", "encoder.input.weight", "decoder.output.weight")
@@ -35,13 +35,20 @@ SENSITIVE = ("embedding.expand.weight", "encoder.input.weight", "decoder.output.
 @one_line_errors()
 def main(argv: list[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
+
+    # Here, as torch takes a second to import, for which --help need not wait.
+    import torch
+
+    from core.checkpoint import find_checkpoint, step_of
+    from core.network_file import read_network_file, save_network, writable_network_file
+
     source = find_checkpoint(arguments.checkpoint).network
     state = read_network_file(source)
     if arguments.preset:
         preset = {f"sample.{key}": value for key, value in PRESETS[arguments.preset].items()}
         state.config = changed(state.config, preset, str(source))
     target = writable_network_file(arguments.output)
-    dtypes = dict.fromkeys(state.weights, VALUES[arguments.values])
+    dtypes = dict.fromkeys(state.weights, getattr(torch, VALUES[arguments.values]))
     if arguments.values == "int8":
         dtypes |= dict.fromkeys(SENSITIVE, torch.float16)
     try:
@@ -63,7 +70,7 @@ def parser() -> Parser:
     return parser
 
 
-def tell(state: NetworkState, target: Path) -> None:
+def tell(state: "NetworkState", target: Path) -> None:
     total = sum(value.numel() for value in state.weights.values())
     masked = sum(mask.numel() for mask in state.masks.values())
     active = total - masked + sum(int(mask.sum()) for mask in state.masks.values())

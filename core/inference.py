@@ -18,7 +18,8 @@ from core.errors import UserError
 from core.sampling import Sampling, super_resolve
 from data import DataError
 from data.errors import reason
-from data.images import is_image, read_rgba, resize, save_png, to_image, to_tensor
+from data.images import is_image, read_rgba, resize, save_png
+from data.tensors import to_image, to_tensor
 from model import Network
 
 Size = tuple[int, int]  # (width, height), in pixels

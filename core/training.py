@@ -50,6 +50,9 @@ class Trainer:
         self.config, self.processes, self.log = config, processes, log
         self.options = config.train
         self.folder = experiment_folder(config)
+        self.images = SRDataset(config.datasets.train, train=True)
+        for images in config.datasets.validation.values():
+            SRDataset(images, train=False)  # better an error now than in an hour
         torch.manual_seed(self.options.seed)
         saved = self.load_state(resume) if resume else None
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run
@@ -71,9 +74,6 @@ class Trainer:
             context=lambda: autocast(processes.device, self.options.precision),
             graphs=uses_graphs(processes.device) and self.options.cuda_graphs,
         )
-        self.images = SRDataset(config.datasets.train, train=True)
-        for images in config.datasets.validation.values():
-            SRDataset(images, train=False)  # better an error now than in an hour
         self.board = Board(self.folder("tb_logger"), processes.is_main, purge_step=self.step + 1)
         self.losses = torch.zeros((), device=processes.device)  # summed since the last line of the log
 

@@ -22,7 +22,8 @@ from core.processes import Processes
 from core.report import comparison, grid, table, write_json
 from core.sampling import Callback, Sampling, super_resolve
 from data import SRDataset
-from data.images import resize, save_png, to_image
+from data.images import resize, save_png
+from data.tensors import to_image
 from model import Network
 
 COMPARED = 8  # images in the comparison picture

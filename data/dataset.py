@@ -11,9 +11,10 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from data.errors import DataError
-from data.images import centre_square, resize, to_tensor
+from data.images import centre_square, resize
 from data.stores import FolderStore, LmdbStore, PairStore
 from data.stream import Draw
+from data.tensors import to_tensor
 
 
 class SRDataset(Dataset):

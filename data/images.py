@@ -1,11 +1,10 @@
-"""Pixels between files, Pillow images and tensors: decoding to 8-bit RGB, cropping, resizing, encoding."""
+"""Pixels between files and Pillow images: decoding to 8-bit RGB, cropping, resizing, encoding."""
 
 import functools
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.errors import DataError, reason
@@ -100,27 +99,6 @@ def centre_square(image: Image.Image) -> Image.Image:
 def resize(image: Image.Image, size: tuple[int, int], resample: str = "bicubic") -> Image.Image:
     """Pillow's antialiased resize to (width, height); an image of that size already is kept exactly."""
     return image if image.size == tuple(size) else image.resize(size, RESAMPLE[resample])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Pillow image <-> tensor.
-
-
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    """RGB image -> float32 (3, H, W) in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-    return pixels.float() / 127.5 - 1
-
-
-def to_uint8(tensor: torch.Tensor) -> np.ndarray:
-    """(3, H, W) in [-1, 1] -> uint8 (H, W, 3), clamped and rounded to the nearest level."""
-    levels = (tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
-    return levels.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-
-def to_image(tensor: torch.Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] -> RGB image, clamped and rounded to the nearest level."""
-    return Image.fromarray(to_uint8(tensor))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

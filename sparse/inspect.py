@@ -6,82 +6,9 @@ Reads safetensors, packed or dense, and published .pth files (without running an
 import argparse
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from sparse.errors import SparseError
-from sparse.packing import group_entries, unpack
-
-
-class Row(NamedTuple):
-    """One weight of a checkpoint."""
-
-    name: str
-    shape: tuple[int, ...]
-    active: int  # of a packed weight those in its mask, of a dense one those that are not 0
-    total: int
-    n_bytes: int  # as stored
-    masked: bool = False
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file, or of a dict of tensors that torch.save wrote."""
-    if not path.is_file():
-        raise SparseError("there is no such file")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except SafetensorError as error:
-        raise SparseError(f"not a whole safetensors file ({error})") from None
-    except Exception:  # torch.load raises whatever its zip and pickle readers do, in many lines
-        raise SparseError("not a file of tensors that torch.load reads with weights_only=True") from None
-    if not isinstance(content, Mapping):
-        raise SparseError(f"holds a {type(content).__name__}, not tensors by name")
-    return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-
-
-def tabulate(stored: Mapping[str, Tensor]) -> list[Row]:
-    """Return a row for every convolution and linear weight, in the file's order of packed or dense tensors."""
-    tensors, masks = unpack(stored)
-    entries_of = group_entries(stored)
-    rows = []
-    for name, tensor in tensors.items():
-        masked = name in masks
-        if masked or (name.endswith("weight") and tensor.ndim >= 2 and tensor.is_floating_point()):
-            active = masks[name].sum() if masked else tensor.count_nonzero()
-            n_bytes = sum(entry.nbytes for entry in entries_of.get(name, {"dense": tensor}).values())
-            rows.append(Row(name, tuple(tensor.shape), int(active), tensor.numel(), n_bytes, masked))
-    return rows
-
-
-def total_of(rows: list[Row], what: str) -> Row:
-    """Return the sum of the rows as one row."""
-    sums = (sum(getattr(row, field) for row in rows) for field in ("active", "total", "n_bytes"))
-    return Row(f"{what} ({len(rows)})", (), *sums)
-
-
-def format_table(rows: list[Row]) -> str:
-    """Lay the rows out as a table; totals come last, those of masked weights apart where others are dense."""
-    totals = [total_of(rows, "total")]
-    masked = [row for row in rows if row.masked]
-    if 0 < len(masked) < len(rows):
-        totals.insert(0, total_of(masked, "masked"))
-    cells = [("weight", "shape", "active", "total", "density", "bytes")]
-    for row in [*rows, *totals]:
-        density = f"{row.active / max(1, row.total):.4f}"
-        shape = "×".join(map(str, row.shape))
-        cells.append((row.name, shape, f"{row.active:,}", f"{row.total:,}", density, f"{row.n_bytes:,}"))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for name, *numbers in cells:
-        padded = [f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=True)]
-        lines.append("  ".join([f"{name:<{widths[0]}}", *padded]))
-    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,6 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sparse.inspect", description=__doc__.partition(":")[0])
     parser.add_argument("file", type=Path, help="a checkpoint: .safetensors, .pth or .pt")
     path = parser.parse_args(arguments).file
+    from sparse.contents import format_table, read_tensors, tabulate  # import torch, for which --help need not wait
+
     try:
         rows = tabulate(read_tensors(path))
         if not rows:

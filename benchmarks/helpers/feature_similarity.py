@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.helpers.pictures import make_logarithmic, new_picture, save
 from benchmarks.helpers.reports import environment, publish, show, start_log, table
 from benchmarks.helpers.trained_network import config_of, load
-from core.calibrate import LRImage, images_of_files
+from core.calibration import LRImage, images_of_files
 from core.checkpoint import load_network, step_of
 from core.config import Config
 from core.config.sections import SampleSection

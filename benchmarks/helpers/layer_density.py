@@ -17,8 +17,8 @@ from benchmarks.helpers.pictures import PALE, new_picture, save
 from benchmarks.helpers.reports import publish, read_report, show, table
 from core.checkpoint import find_checkpoint, latest_prefix, step_of
 from core.errors import UserError
+from sparse.contents import read_tensors, tabulate
 from sparse.errors import SparseError
-from sparse.inspect import read_tensors, tabulate
 
 Densities = Mapping[str, Sequence[float]]  # layer -> its density after each update (U,)
 
@@ -98,7 +98,7 @@ def read_densities(folder: Path) -> tuple[list[int], Densities]:
 
 
 def read_sizes(checkpoint: str, layers: Iterable[str]) -> dict[str, Size]:
-    """{layer: its row of `sparse.inspect`} of these layers. Raises UserError where a checkpoint has not all of them."""
+    """{layer: its size} of these layers. Raises UserError where a checkpoint has not all of them."""
     file = find_checkpoint(checkpoint).network
     try:
         rows = {row.name: row for row in tabulate(read_tensors(file))}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from data.images import write_atomically
+from data.files import write_atomically
 
 try:
     import matplotlib

@@ -12,8 +12,8 @@ from PIL import Image
 
 from benchmarks import feature_similarity as script
 from benchmarks.helpers import feature_similarity
-from core.calibrate import LRImage
-from core.calibrate import measure as calibrate
+from core.calibration import LRImage
+from core.calibration import measure as calibrate
 from core.checkpoint import load_network, save_checkpoint
 from core.config import load_config
 from model import build_network

@@ -10,9 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import core.calibrate
+import core.calibration
 import infer
-from core.calibrate import images_of_config, main, spread
+from core.calibrate import main
+from core.calibration import images_of_config, spread
 from core.checkpoint import (
     TrainingState,
     load_checkpoint,
@@ -121,7 +122,7 @@ def test_settings_are_heard(run, checkpoint, monkeypatch):
         seen.update(options, size=size, timesteps=timesteps)
         return EncoderChange((19,), torch.zeros(1, 1))
 
-    monkeypatch.setattr(core.calibrate, "encoder_change", note)
+    monkeypatch.setattr(core.calibration, "encoder_change", note)
     assert run("-r", checkpoint, "--images", 1, "--solver", "ddpm", "--consistency", 2)[0] == 0
     assert seen == {
         "solver": "ddpm", "seed": 0, "consistency": 2, "scale": 1.0, "size": (32, 32), "timesteps": 100,
@@ -205,7 +206,7 @@ def test_out_of_memory_is_one_line(run, checkpoint, monkeypatch):
     def fail(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried")
 
-    monkeypatch.setattr(core.calibrate, "encoder_change", fail)
+    monkeypatch.setattr(core.calibration, "encoder_change", fail)
     code, _, stderr = run("-r", checkpoint)
     assert code == 2 and "out of memory at 32x32" in stderr and len(stderr.splitlines()) == 1
 

@@ -154,10 +154,10 @@ def test_a_stopped_run_is_saved(torchrun, config, tmp_path):
 def test_a_process_that_fails_ends_all_with_its_traceback(torchrun, tmp_path):
     script = tmp_path / "fails.py"
     script.write_text(
-        "import os, time, sr\n"
+        "import os, time, sr, core.phases\n"
         "def train(*arguments):\n"
         "    time.sleep(60) if os.environ['RANK'] == '0' else 1 / 0\n"
-        "sr.train = train\n"
+        "core.phases.train = train\n"
         "sr.main()\n"
     )
     with torchrun(script=script) as run:

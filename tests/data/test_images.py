@@ -6,18 +6,8 @@ import torch
 from PIL import Image
 
 from data.errors import DataError
-from data.images import (
-    centre_square,
-    encode_png,
-    image_extensions,
-    read_rgb,
-    read_rgba,
-    resize,
-    save_png,
-    to_image,
-    to_tensor,
-    to_uint8,
-)
+from data.images import centre_square, encode_png, image_extensions, read_rgb, read_rgba, resize, save_png
+from data.tensors import to_image, to_tensor, to_uint8
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 

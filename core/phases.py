@@ -1,0 +1,68 @@
+"""The phases of a run: what sr.py does once its flags are read."""
+
+from argparse import Namespace
+from logging import Logger
+from typing import TypeVar
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from core.board import start_wandb
+from core.checkpoint import load_checkpoint
+from core.config import Config, config_notices
+from core.device import show_gpus
+from core.distillation import DistillationTrainer
+from core.experiment import (
+    checkpoint_to_resume,
+    checkpoint_to_validate,
+    experiment_folder,
+    remove_unfinished_checkpoints,
+)
+from core.log import start_logging
+from core.processes import Processes
+from core.sampling import Sampling
+from core.training import Trainer
+from core.validation import validate_all
+
+T = TypeVar("T")
+
+
+@record  # a traceback reaches the report of torchrun
+def run_phase(config: Config, arguments: Namespace) -> None:
+    """Trains, distils or validates, as the config's phase says; `arguments` are those of sr.py."""
+    if arguments.gpu_ids:
+        show_gpus(arguments.gpu_ids)
+    processes = Processes.from_environment(arguments.device)
+    log = start_logging(experiment_folder(config)("log"), config.phase, processes.is_main)
+    for notice in config_notices(config):
+        log.info(notice)
+    if arguments.epochs is not None:
+        log.info("--epochs has no effect: train.n_iter counts the steps of a run")
+    if arguments.enable_wandb and processes.is_main:
+        start_wandb(config.wandb.project, config.name)
+    phase = {"train": train, "distill": distill, "val": validate}[config.phase]
+    phase(config, processes, log, arguments.resume or config.path.resume_state)
+    processes.close()
+
+
+def train(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
+    if processes.is_main:
+        remove_unfinished_checkpoints(config)
+    Trainer(config, processes, log, of_main(processes, checkpoint_to_resume(config, resume))).fit()
+
+
+def distill(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
+    if processes.is_main:
+        remove_unfinished_checkpoints(config)
+    DistillationTrainer(config, processes, log, of_main(processes, checkpoint_to_resume(config, resume))).fit()
+
+
+def validate(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
+    checkpoint = of_main(processes, checkpoint_to_validate(config, resume))
+    loaded = load_checkpoint(checkpoint, processes.device, config)
+    sampling = Sampling.of(config.sample, loaded.network.schedule, loaded.encoder_change)
+    validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)
+
+
+def of_main(processes: Processes, checkpoint: T) -> T:
+    """The checkpoint that the main process found: a folder that machines share may not look the same on all at once."""
+    return processes.gather(checkpoint)[0]
