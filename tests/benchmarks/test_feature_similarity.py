@@ -14,7 +14,7 @@ from benchmarks import feature_similarity as script
 from benchmarks.helpers import feature_similarity
 from core.calibration import LRImage
 from core.calibration import measure as calibrate
-from core.checkpoint import load_network, save_checkpoint
+from core.checkpoint import TrainingState, load_network, save_checkpoint
 from core.config import load_config
 from model import build_network
 from model.blocks import ResidualBlock
@@ -43,7 +43,7 @@ def network(config):
 def checkpoint(config, network, tmp_path_factory):
     prefix = tmp_path_factory.mktemp("checkpoint") / "I7_E1"
     weights = network.state_dict()
-    save_checkpoint(prefix, config, 7, weights, weights, {}, {}, {})
+    save_checkpoint(prefix, config, TrainingState(weights, weights, step=7))
     return prefix
 
 
@@ -74,11 +74,13 @@ def run(tmp_path, monkeypatch, capsys):
 # What is measured.
 
 
-def test_features_are_those_that_sampling_computes(network, lr_image, monkeypatch):
-    """Found by another way: all blocks of the network note what they return, and what is encoded is noted too."""
+def test_features_are_those_that_sampling_computes(config, network, lr_image, monkeypatch):
+    """Found by another way: all blocks of the plain network note what they return, and what is encoded is noted too."""
     steps, size, solver = 3, (32, 32), "ddpm"
     timesteps, features = chain_features(network, lr_image, size, steps, solver, seed=3, buckets=10**6)
 
+    plain = build_network(config.model, fast=False).eval()
+    plain.load_state_dict(network.state_dict())
     states, outputs, forward = [], {}, ResidualBlock.forward
 
     def note(block, *inputs):
@@ -87,23 +89,23 @@ def test_features_are_those_that_sampling_computes(network, lr_image, monkeypatc
         return output
 
     class Noting(torch.nn.Module):
-        schedule, prediction = network.schedule, network.prediction
-        condition, decode = network.condition, network.decode
+        schedule, prediction = plain.schedule, plain.prediction
+        condition, decode = plain.condition, plain.decode
 
         def encode(self, *inputs):
-            state = network.encode(*inputs)
+            state = plain.encode(*inputs)
             states.append([*state.skips, state.bottleneck])
             return state
 
     monkeypatch.setattr(ResidualBlock, "forward", note)
     generator = torch.Generator().manual_seed(3)
-    plan = SamplingPlan.parse("none", steps, network.schedule.n_timestep)
+    plan = SamplingPlan.parse("none", steps, plain.schedule.n_timestep)
     sample(
-        Noting(), lr_image, size, plan, solver, start=float(network.schedule.noise_levels[-1]),
+        Noting(), lr_image, size, plan, solver, start=float(plain.schedule.noise_levels[-1]),
         noise=lambda i, shape: torch.randn(shape, generator=generator),
     )  # fmt: skip
 
-    blocks = [module for name, module in network.named_modules() if module in outputs and name.startswith("decoder")]
+    blocks = [module for name, module in plain.named_modules() if module in outputs and name.startswith("decoder")]
     expected = [*zip(*states, strict=True), *(outputs[block] for block in blocks)]
     assert timesteps == plan.timesteps and len(features) == len(expected) == 7 + 6
     assert [feature.part for feature in features] == ["skip"] * 6 + ["bottleneck"] + ["decoder"] * 6
