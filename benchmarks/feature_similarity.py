@@ -18,7 +18,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.options import fill_defaults
+from benchmarks.helpers.options import fill_defaults, need_matplotlib
 from core.command_line import Parser, count
 from core.errors import UserError, one_line_errors
 
@@ -29,6 +29,7 @@ SMALL = {"images": 2, "steps": 10}
 @one_line_errors()
 def main() -> None:
     arguments = parse_arguments()
+    need_matplotlib()
     from benchmarks.helpers.feature_similarity import answer  # after the flags are read: --help must not wait for torch
 
     answer(arguments)

@@ -17,6 +17,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from benchmarks.helpers.options import need_matplotlib
 from core.command_line import Parser
 from core.errors import one_line_errors
 
@@ -24,6 +25,7 @@ from core.errors import one_line_errors
 @one_line_errors()
 def main() -> None:
     arguments = parse_arguments()
+    need_matplotlib()
     from benchmarks.helpers.layer_density import answer  # after the flags are read: --help must not wait for torch
 
     answer(arguments)

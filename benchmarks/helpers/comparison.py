@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.helpers.options import fill_defaults
+from benchmarks.helpers.options import fill_defaults, need_matplotlib
 from core.command_line import Parser, count
 
 FULL = {"config": "config/faces_16_128_small.yaml", "images": 100}
@@ -52,6 +52,7 @@ def parser(name: str, manual: str | None, variants: str) -> Parser:
 
 def ask(comparison: Comparison, arguments: argparse.Namespace) -> None:
     """Trains the variants of the command line, or joins reports, and tells what came out."""
+    need_matplotlib()
     from benchmarks.helpers.equal_trainings import answer  # after the flags are read: --help must not wait for torch
 
     answer(comparison, fill_defaults(arguments, SMALL if arguments.small else FULL))

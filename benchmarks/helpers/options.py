@@ -2,7 +2,10 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
+
+from core.errors import UserError
 
 
 def fill_defaults(arguments: Namespace, defaults: Mapping[str, Any]) -> Namespace:
@@ -11,3 +14,9 @@ def fill_defaults(arguments: Namespace, defaults: Mapping[str, Any]) -> Namespac
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     return arguments
+
+
+def need_matplotlib() -> None:
+    """Raises UserError where matplotlib is missing: better before hours of measurement than after them."""
+    if find_spec("matplotlib") is None:
+        raise UserError("this benchmark draws with matplotlib: pip install -r benchmarks/requirements.txt")

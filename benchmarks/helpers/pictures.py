@@ -1,27 +1,19 @@
-"""What the pictures of the benchmarks share: their style, logarithmic axes with plain numbers, names beside points.
-
-Importing it raises UserError where matplotlib is missing: better before hours of measurement than after.
-"""
+"""What the pictures of the benchmarks share: their style, logarithmic axes with plain numbers, names beside points."""
 
 import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from core.errors import UserError
-from data.files import write_atomically
-
-try:
-    import matplotlib
-    from cycler import cycler
-except ModuleNotFoundError:
-    raise UserError("this benchmark draws with matplotlib: pip install -r benchmarks/requirements.txt") from None
-
+import matplotlib
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
+
+from data.files import write_atomically
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe & Ito: for all eyes
 PALE = "#777777"

@@ -39,6 +39,7 @@ def start(pytestconfig, script, *arguments, launcher=()):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_training(run_benchmark, processes):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2") if processes == 2 else ()
@@ -72,6 +73,7 @@ def test_training(run_benchmark, processes):
     assert all(figure["met"] is None for figure in report["figures"].values())  # the targets are not the CPU's
 
 
+@pytest.mark.slow
 def test_sampling(run_benchmark):
     report, printed = run_benchmark("sampling.py")
     assert report["config"] == "demo" and "CPU" in report["device"] and report["versions"]["torch"] == torch.__version__
@@ -125,6 +127,7 @@ def check_row(row):
     assert row["share_of_peak"] is None and row["met"] is None  # nor are the targets this network's
 
 
+@pytest.mark.slow
 def test_data(run_benchmark):
     report, printed = run_benchmark("data.py", "--workers", "0,2")
     assert report["images"] == {"folder": 12, "lmdb": 12} and report["size"] == [16, 128]
@@ -136,6 +139,7 @@ def test_data(run_benchmark):
         assert 0 < rate["least"] <= rate["median"] <= rate["most"] and f"{rate['median']:.0f}" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "told"),
     [

@@ -81,6 +81,7 @@ def rows_of(report):
     return {row["variant"]: row for row in report["rows"]}
 
 
+@pytest.mark.slow
 def test_small_run(first, pytestconfig, folder):
     printed, report, _ = first
     rows = rows_of(report)
@@ -118,6 +119,7 @@ def test_small_run(first, pytestconfig, folder):
     assert len(np.unique(np.asarray(Image.open(folder / "plots" / "first.png")))) > 10
 
 
+@pytest.mark.slow
 def test_shares_of_two_processes_are_joined(first, second, main, capsys):
     one, other = rows_of(first[1]), rows_of(second[0])
     assert all(row["difference"] is None for row in other.values())  # the reference is in the other report
@@ -136,6 +138,7 @@ def test_shares_of_two_processes_are_joined(first, second, main, capsys):
     assert rows_of(json.loads(main("--merge", first[2]).read_text())) == one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -162,6 +165,7 @@ def test_reports_of_other_settings_are_not_joined(first, tmp_path, path, value):
     assert f"other.json: {path} is" in str(error.value) and f"{value} in the other" in str(error.value)
 
 
+@pytest.mark.slow
 def test_images_may_lie_elsewhere(first, tmp_path):
     _, report, file = first
     changed = json.loads(json.dumps(report))

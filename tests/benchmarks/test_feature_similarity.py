@@ -180,6 +180,7 @@ def test_the_mean_over_images_is_what_key_steps_are_chosen_by(run, checkpoint, t
 # The command.
 
 
+@pytest.mark.slow
 def test_small_run(pytestconfig, tmp_path):
     script = pytestconfig.rootpath / "benchmarks" / "feature_similarity.py"
     file, picture = tmp_path / "a.json", tmp_path / "new" / "a.png"

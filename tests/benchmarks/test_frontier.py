@@ -55,6 +55,7 @@ def setting(pytestconfig):
     return trained_network.Setting(network, config, None, [], 1, Processes(0, 1, torch.device("cpu")))
 
 
+@pytest.mark.slow
 def test_small_run(start, tmp_path):
     printed, report, picture = start("--small", "--save", str(tmp_path / "saved"))
     rows = {row["chain"].removeprefix("ddim10-"): row for row in report["rows"]}
@@ -85,6 +86,7 @@ def test_small_run(start, tmp_path):
         assert -10 * np.log10(np.mean((sr - hr) ** 2)) == pytest.approx(row["per_image"][2]["psnr"])
 
 
+@pytest.mark.slow
 def test_chains_of_a_file_and_one_batch(start, tmp_path):
     chains = {"quick": {"solver": "dpm++", "steps": 3, "key_steps": "uniform:3", "decode": "first"}}
     (tmp_path / "chains.json").write_text(json.dumps(chains))
@@ -105,6 +107,7 @@ def test_chains_of_a_file_and_one_batch(start, tmp_path):
     assert row["settings"]["consistency"] == 0 and report["batch"] == 2 and len(row["batch_seconds"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

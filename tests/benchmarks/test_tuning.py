@@ -45,6 +45,7 @@ def trained(start):
     return {row["variant"]: row for row in report["rows"]}, report
 
 
+@pytest.mark.slow
 def test_each_change_is_made(trained):
     rows, report = trained
     assert list(rows) == ["reference", *CHANGES] and report["benchmark"] == "tuning"
@@ -57,6 +58,7 @@ def test_each_change_is_made(trained):
     assert rows["half-twice"]["changes"] == CHANGES["half-twice"] and len(curves["half-twice"]) == 10
 
 
+@pytest.mark.slow
 def test_a_first_stage_changes_the_first_steps_alone(trained):
     rows, _ = trained
     assert (rows["stages"]["first"], rows["stages"]["until"]) == ({"train.continuous_scale": True}, 0.5)
@@ -64,6 +66,7 @@ def test_a_first_stage_changes_the_first_steps_alone(trained):
     assert len(rows["stages"]["train_losses"]) == 8
 
 
+@pytest.mark.slow
 def test_two_stages_alike_are_one(trained):
     rows, _ = trained
     staged, whole = rows["stages-alike"], rows["reference"]
@@ -71,6 +74,7 @@ def test_two_stages_alike_are_one(trained):
     assert staged["loss"] == pytest.approx(whole["loss"], rel=1e-5) and staged["kept"] == whole["kept"] < 1
 
 
+@pytest.mark.slow
 def test_losses_are_paired_and_shown(trained):
     rows, report = trained
     for row in rows.values():
@@ -80,6 +84,7 @@ def test_losses_are_paired_and_shown(trained):
     assert len(np.unique(np.asarray(Image.open(report["picture"])))) > 10
 
 
+@pytest.mark.slow
 def test_shares_are_joined(trained, start, capsys):
     rows, report = trained
     share = start("--small", "--device", "cpu", "--set", "train.continuous_scale=false", "--variants", "ema-0")

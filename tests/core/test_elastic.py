@@ -110,6 +110,7 @@ def tensors(experiment, prefix):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes in /proc")
 def test_a_killed_process_is_restarted(torchrun, tmp_path):
     """Both processes start again, continue the last checkpoint, and end where an undisturbed run ends, to the bit."""
@@ -135,6 +136,7 @@ def test_a_killed_process_is_restarted(torchrun, tmp_path):
     assert (experiment / "logs" / "train.log").read_text().count("step 4 → 12") == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_saved(torchrun, config, tmp_path):
     """All processes stop after the same step, with readers that were sent the signal too."""
     images = config["datasets"]["train"] | {"num_workers": 1}
@@ -151,6 +153,7 @@ def test_a_stopped_run_is_saved(torchrun, config, tmp_path):
     assert saved.name.startswith(f"I{last}_")
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_all_with_its_traceback(torchrun, tmp_path):
     script = tmp_path / "fails.py"
     script.write_text(

@@ -204,6 +204,7 @@ def test_refusals(sparse_checkpoint, tmp_path, capsys):
     assert not list(tmp_path.glob("x.*"))
 
 
+@pytest.mark.slow
 def test_as_a_program(pytestconfig):
     command = [sys.executable, "-m", "core.export", "--help"]
     done = subprocess.run(command, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=60)

@@ -146,6 +146,7 @@ def test_presets(infer, photos, tmp_path, small_config):
         assert sampling_settings(small_config, {}, preset) == {**small_config.sample, **changes}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "file", "most_bytes"),
     [([], SHIPPED, 48e6), (["-r", str(SMALL)], SMALL, 6e6)],
@@ -336,6 +337,7 @@ def test_wrong_paths(infer, photos, tmp_path, small_checkpoint):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_as_a_program(photos, tmp_path, small_checkpoint):
     """Run from elsewhere, the script ends with these exit codes and without a traceback."""
 

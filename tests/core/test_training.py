@@ -272,6 +272,7 @@ def test_dense_training_and_its_files(config):
     assert all(torch.equal(tensor, averages[name]) for name, tensor in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_training_learns(config):
     """On five images and a wide enough network the loss falls well below that of predicting nothing (0.8 for ε)."""
     config["train"] |= {"n_iter": 150, "save_checkpoint_freq": 1000, "print_freq": 50}
@@ -325,6 +326,7 @@ def sr(pytestconfig, *arguments, launcher=(), **options):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(config, tmp_path, pytestconfig):
     """The same images and noise, so the same losses and masks, with half of each batch in each of two processes."""
     config["model"]["unet"]["dropout"] = 0.0  # each process draws its own
@@ -370,6 +372,7 @@ processes.close()
 """
 
 
+@pytest.mark.slow
 def test_masks_and_weights_are_equal_on_all_ranks(config, tmp_path, pytestconfig):
     config["sparse"] |= {"growth": "random", "update_every": 2}
     (tmp_path / "script.py").write_text(RANKS_AGREE)
@@ -380,6 +383,7 @@ def test_masks_and_weights_are_equal_on_all_ranks(config, tmp_path, pytestconfig
     assert done.returncode == 0 and done.stdout.count("equal:") == 2, done.stderr
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_saved_and_continues(config, tmp_path, pytestconfig):
     config["train"] |= {"n_iter": 100_000, "save_checkpoint_freq": 100_000, "print_freq": 1}
     file = write(config, tmp_path)
@@ -401,6 +405,7 @@ def test_a_stopped_run_is_saved_and_continues(config, tmp_path, pytestconfig):
     assert more.returncode == 0 and f"step {saved} → {saved + 2}" in more.stdout, more.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_whole_files(config, tmp_path, pytestconfig):
     config["train"] |= {"n_iter": 100_000, "save_checkpoint_freq": 1, "print_freq": 1}
     file = write(config, tmp_path)
@@ -419,12 +424,14 @@ def test_a_killed_run_leaves_whole_files(config, tmp_path, pytestconfig):
         assert state.step == int(path.name[1:].split("_")[0]) and state.optimizer
 
 
+@pytest.mark.slow
 def test_wrong_options_are_one_line(pytestconfig):
     for options, told in (((), "-c/--config"), (("-c", "x.yaml", "--lr", "fast"), "--lr: invalid float value")):
         done = sr(pytestconfig, *options)
         assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_command_line_flags(config, tmp_path, pytestconfig):
     """--dense and the sparse rules reach the checkpoint's config."""
     config["train"]["n_iter"] = 1

@@ -211,6 +211,7 @@ def test_shapes_that_no_file_can_hold(shape):
         refused({"w::float32": values(shape)})
 
 
+@pytest.mark.slow
 def test_blobs_that_inflate_to_gigabytes():
     """A megabyte of them is a gigabyte; where their shape says so, too."""
     bomb = zlib.compressobj(9)

@@ -29,6 +29,7 @@ def check_budget(masker, density):
         assert (weight[~mask] == 0).all(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", [0.02, 0.15, 0.9, 1.0])
 @pytest.mark.parametrize("prune", PRUNE_RULES)
 def test_budget_is_exact_with_every_rule(prune, density, make, train):
