@@ -51,7 +51,7 @@ class Result(NamedTuple):
 
 
 def validate_all(
-    network: Network,  # on run.device
+    network: Network,  # on processes.device
     config: Config,
     sampling: Sampling,
     processes: Processes,
