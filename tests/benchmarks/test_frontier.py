@@ -246,6 +246,7 @@ A = {"ddim10-u5": ("uniform:5", 2, 1.0, 20.0), "mine": ("uniform:3", 4, 3.0, 19.
 B = {"ddim10-none": ("none", 10, 4.0, 22.0), "ddim10-u2": ("uniform:2", 5, 2.0, math.nan)}
 
 
+@pytest.mark.slow
 def test_merged_reports_are_compared_anew(start, write_report):
     a = write_report("one.json", A, left_out={"ddim10-none": "out of memory", "x": "too long"})
     _, report, picture = start("--merge", a, write_report("two.json", B))

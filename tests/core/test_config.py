@@ -1,6 +1,7 @@
 """Configs: what loads, what is filled in, and the one line that each mistake gets."""
 
 import copy
+import itertools
 import json
 import pickle
 import re
@@ -444,6 +445,7 @@ def bomb(first, again):
         ("a.yaml", SMALL.replace("  val:", "  val/../../x:"), ["unknown key datasets.val/../../x"]),
         ("a.yaml", SMALL.replace("  val:", '  "val\\0":'), [r"unknown key datasets.'val\x00'"]),
     ],
+    ids=itertools.count(),  # texts of thousands of lines make no names
 )
 def test_hostile_files_are_one_line_and_soon(write, name, text, words):
     """What would take for ever, or end in a traceback: the test fails by its time, or by another error."""

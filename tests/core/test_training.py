@@ -121,6 +121,7 @@ def staged(config):
     return config
 
 
+@pytest.mark.slow
 def test_a_sparse_stage_after_a_dense_one_has_its_own_schedule(staged):
     """Four dense steps of eight, then half of the four that are left update the masks; wherever it is interrupted."""
     fit(staged | {"sparse": {"enabled": False}}, "dense")
@@ -136,6 +137,7 @@ def test_a_sparse_stage_after_a_dense_one_has_its_own_schedule(staged):
         assert not [key for key in whole if not torch.equal(whole[key], again[key])]
 
 
+@pytest.mark.slow
 def test_a_longer_run_stretches_the_schedule_from_the_same_start(staged):
     fit(staged, "short")
     assert updates_of(staged, "short") == pytest.approx({step: linear(step / 4) for step in (1, 2, 3, 4)})
@@ -144,6 +146,7 @@ def test_a_longer_run_stretches_the_schedule_from_the_same_start(staged):
     assert updates_of(staged, "long") == pytest.approx({step: linear(step / 8) for step in (5, 6, 7, 8)})
 
 
+@pytest.mark.slow
 def test_a_longer_sparse_stage_keeps_its_start(staged):
     fit(staged | {"sparse": {"enabled": False}}, "dense")
     fit(staged, "sparse", resume=checkpoint(staged, "dense", "I4_E2"))
@@ -152,6 +155,7 @@ def test_a_longer_sparse_stage_keeps_its_start(staged):
     assert updates_of(staged, "long") == pytest.approx({9: linear(5 / 6), 10: linear(1)})
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_begins_its_sparse_stage_at_its_step(staged, published):
     """PREFIX_opt.pth tells step 7: of the four steps that are left of eleven, the first half updates the masks."""
     prefix, _, _ = published
@@ -163,6 +167,7 @@ def test_a_published_checkpoint_begins_its_sparse_stage_at_its_step(staged, publ
     assert trainer.optimizer.state[trainer.network.encoder.input.weight]["step"] == 7 + 4
 
 
+@pytest.mark.slow
 def test_a_network_file_alone_begins_at_step_0_with_its_masks(staged):
     fit(staged, "first")
     network_file = Path(checkpoint(staged, "first", "I8_E4_gen.safetensors"))

@@ -80,6 +80,7 @@ def test_one_measured_timestep_tells_no_difference():
     assert np.array_equal(EncoderChange((0,), torch.zeros(1, 1)).between([3, 1]), np.zeros((2, 2)))
 
 
+@pytest.mark.slow
 def test_long_chains_take_seconds():
     change = random_change(100)
     change = EncoderChange(SamplingPlan(100, 2000, ()).timesteps, change.distance)

@@ -170,6 +170,7 @@ def test_autocast_changes_nothing(device):
             assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @devices
 def test_compiles_without_a_break(device):
     leaves, dy = draw((2, 32, 8, 8), device)
