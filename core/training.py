@@ -51,8 +51,8 @@ class Trainer:
         self.options = config.train
         self.folder = experiment_folder(config)
         self.images = SRDataset(config.datasets.train, train=True)
-        for images in config.datasets.validation.values():
-            SRDataset(images, train=False)  # better an error now than in an hour
+        for name, images in config.datasets.validation.items():
+            SRDataset(images, train=False, section=f"datasets.{name}")  # better an error now than in an hour
         torch.manual_seed(self.options.seed)
         saved = self.load_state(resume) if resume else None
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run

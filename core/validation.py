@@ -87,7 +87,7 @@ def validate(
     index, so that no result depends on processes or batches.
     """
     images = config.datasets.validation[key]
-    dataset = SRDataset(images, train=False)
+    dataset = SRDataset(images, train=False, section=f"datasets.{key}")
     folders = output_folders(config, key)
     lpips = load_lpips(processes.device, log)
     shard = range(processes.rank, len(dataset), processes.world)

@@ -10,9 +10,11 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
+from data.augmentation import Jitter, draw_jitter, place, turn
+from data.degradation import Degradation, degrade
 from data.errors import DataError
 from data.images import centre_square, resize
-from data.stores import FolderStore, LmdbStore, PairStore
+from data.stores import CachedStore, FolderStore, LmdbStore, PairStore
 from data.stream import Draw
 from data.tensors import to_tensor
 
@@ -25,21 +27,34 @@ class SRDataset(Dataset):
     l_resolution, r_resolution      sides of the LR and HR images in pixels
     use_crop        cut r_resolution squares out of larger images: anywhere in training, the centre in validation
     augment         flip horizontally with probability 1/2, in training
+    rotate          turn by a random multiple of 90 degrees, in training
+    jitter          {option of data.augmentation.Jitter: value}, in training: move, magnify and turn whole images
+    degradation     {option of data.degradation.Degradation: value}: how LR is made of the r x r HR image; without it,
+                    by bicubic resizing, of the image as it is stored
     data_len        only the first so many images by name; -1 for all
     weights         {pattern of names: weight}, in training: how often an image is drawn, compared with others. The
                     first pattern (fnmatch) that fits its name counts, 1 without any; 0 leaves it out of the dataset
-    mode            LRHR, or HR to ignore stored LR images and make them from the HR ones
+    cache_mb        in training, memory for images that stay decoded, see `fill_cache`
+    mode            LRHR, or HR to ignore stored LR images and make them from the HR ones, as jitter and degradation do
 
     `dataset[Draw(index, seed)]` is a training sample, which the seed alone determines; `dataset[int]` has nothing
-    random about it. Both give {"lr": float32 (3, l, l), "hr": float32 (3, r, r), "index": int, "name": str}.
+    random about it but its degradation, which follows from the index. Both give {"lr": float32 (3, l, l),
+    "hr": float32 (3, r, r), "index": int, "name": str}.
     `dataset.weights` is float64 (len(dataset),), all above 0, or None where all images are drawn alike.
-    Raises DataError for missing, unreadable and wrongly sized images: an image is never replaced by another one.
+    `section` is what errors call the section. Raises DataError for missing, unreadable and wrongly sized images: an
+    image is never replaced by another one.
     """
 
-    def __init__(self, spec: Mapping[str, Any], train: bool):
+    store: PairStore | LmdbStore | CachedStore
+
+    def __init__(self, spec: Mapping[str, Any], train: bool, section: str | None = None):
         self.l, self.r = spec["l_resolution"], spec["r_resolution"]
-        self.train, self.augment, self.use_crop = train, bool(spec.get("augment")), bool(spec.get("use_crop"))
-        section = "datasets.train" if train else "datasets.val"
+        self.train, self.use_crop = train, bool(spec.get("use_crop"))
+        self.augment, self.rotate = train and bool(spec.get("augment")), train and bool(spec.get("rotate"))
+        self.jitter = Jitter(**spec["jitter"]) if train and "jitter" in spec else None
+        self.degradation = Degradation(**spec["degradation"]) if "degradation" in spec else None
+        self.cache_mb = spec.get("cache_mb", 0) if train else 0
+        section = section or ("datasets.train" if train else "datasets.val")
         self.store = open_store(spec, section)
         self.indices = range(len(self.store))  # of the dataset's images in the store
         if (limit := spec.get("data_len", -1)) != -1:
@@ -57,36 +72,51 @@ class SRDataset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def fill_cache(self) -> None:
+        """Decodes images into memory, as many as `cache_mb` holds: 1000 for 770 photographs of 480×480 pixels."""
+        if self.cache_mb and not isinstance(self.store, CachedStore):
+            self.store = CachedStore(self.store, self.indices, self.cache_mb)
+
     def __getitem__(self, item: Draw | int) -> dict:
         index = item.index if isinstance(item, Draw) else int(item)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        rng = Random(item.seed) if self.train and isinstance(item, Draw) else None
-        flip = self.augment and rng is not None and rng.random() < 0.5
+        seed = item.seed if self.train and isinstance(item, Draw) else None
         stored = self.indices[index]
-        lr, hr = self._pair(stored, rng)
-        if flip:
-            lr, hr = ImageOps.mirror(lr), ImageOps.mirror(hr)
+        lr, hr = self._draw_pair(stored, Random(seed) if seed is not None else None)
+        full, hr = hr, hr if self.store.sized else resize(hr, (self.r, self.r))
+        if self.degradation:
+            rng = np.random.default_rng(index if seed is None else seed)
+            lr = degrade(hr, (self.l, self.l), self.degradation, rng)
+        elif lr is None:  # from the full square, as prepare_data.py does
+            lr = resize(full, (self.l, self.l))
+        self._require_sizes(stored, lr, hr)
         return {"lr": to_tensor(lr), "hr": to_tensor(hr), "index": index, "name": self.store.names[stored]}
 
-    def _pair(self, index: int, rng: Random | None) -> tuple[Image.Image, Image.Image]:
-        """The LR and HR image of the store's index in their final sizes."""
+    def _draw_pair(self, index: int, rng: Random | None) -> tuple[Image.Image | None, Image.Image]:
+        """The stored LR image, if there is one, and the HR image of the store's index, squares of the same part."""
+        flip = self.augment and rng is not None and rng.random() < 0.5
         lr, hr = self.store.read(index)
+        if self.jitter and rng:
+            hr = place(hr, *draw_jitter(self.jitter, rng))
         if self.use_crop:
             lr, hr = self._crop(index, lr, hr, rng)
         elif not self.store.sized:
             hr = centre_square(hr)
-        if lr is None:  # from the full square, as prepare_data.py does
-            lr = resize(hr, (self.l, self.l))
-        if not self.store.sized:
-            hr = resize(hr, (self.r, self.r))
+        if flip:
+            lr, hr = lr and ImageOps.mirror(lr), ImageOps.mirror(hr)
+        if self.rotate and rng:
+            quarters = rng.randrange(4)
+            lr, hr = lr and turn(lr, quarters), turn(hr, quarters)
+        return lr, hr
+
+    def _require_sizes(self, index: int, lr: Image.Image, hr: Image.Image) -> None:
         for image, side, source in zip((lr, hr), (self.l, self.r), self.store.sources(index), strict=True):
             if image.size != (side, side):
                 raise DataError(
                     f"{source} is {_size(image)}, not {side}x{side}: set l_resolution and r_resolution to the data's, "
                     "or use_crop: true to cut squares out of larger images"
                 )
-        return lr, hr
 
     def _crop(
         self, index: int, lr: Image.Image | None, hr: Image.Image, rng: Random | None
@@ -116,7 +146,8 @@ class SRDataset(Dataset):
 
 def open_store(spec: Mapping[str, Any], section: str) -> PairStore | LmdbStore:
     """The store that a dataset section describes. Raises DataError that names the configuration key."""
-    is_lmdb, with_lr = spec.get("datatype", "img") == "lmdb", spec.get("mode", "LRHR") != "HR"
+    is_lmdb = spec.get("datatype", "img") == "lmdb"
+    with_lr = spec.get("mode", "LRHR") != "HR" and not {"degradation", "jitter"} & set(spec)
     l_resolution, r_resolution = spec["l_resolution"], spec["r_resolution"]
     if spec.get("hr_dataroot"):
         for key in ("hr_dataroot", "lr_dataroot"):

@@ -10,7 +10,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from data.errors import DataError, reason
 from data.files import write_atomically
 
-RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESAMPLE = {  # all antialiased; area is the mean over the pixels that a new one covers
+    "area": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow knows by name and cannot read by itself
 
 

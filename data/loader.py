@@ -23,8 +23,9 @@ def train_loader(
 ) -> DataLoader:
     """The endless batches of one process from a step on: {"lr": float32 (B, 3, l, l), "hr": float32 (B, 3, r, r), ...}.
 
-    They are the same whatever `workers` is.
+    They are the same whatever `workers` is. Here the dataset's cache is filled, which the readers share.
     """
+    images.fill_cache()
     return DataLoader(
         images,
         batch_sampler=TrainStream(len(images), batch_size, seed, rank, world, start_step, images.weights),

@@ -6,7 +6,7 @@ configured resolutions. None of them holds an open file when it is pickled or fo
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,6 +108,35 @@ class LmdbStore:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_env": None, "_pid": None}
+
+
+class CachedStore:
+    """Another store, of which images are kept decoded in memory: as many as fit, in the order of `indices`.
+
+    Processes forked after it was made share that memory.
+    """
+
+    BYTES_PER_PIXEL = 4  # of an RGB image in Pillow
+
+    def __init__(self, store: PairStore | LmdbStore, indices: Iterable[int], megabytes: int):
+        self.store, self.sized, self.names = store, store.sized, store.names
+        self._decoded: dict[int, tuple[Image.Image | None, Image.Image]] = {}
+        left = megabytes * 1_000_000
+        for index in indices:
+            pair = store.read(index)
+            left -= sum(image.width * image.height * self.BYTES_PER_PIXEL for image in pair if image)
+            if left < 0:
+                break
+            self._decoded[index] = pair
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def sources(self, index: int) -> tuple[str | None, str]:
+        return self.store.sources(index)
+
+    def read(self, index: int) -> tuple[Image.Image | None, Image.Image]:
+        return self._decoded.get(index) or self.store.read(index)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -106,8 +106,8 @@ def read_section(given: Mapping[Any, Any], cls: type[Section], prefix: str, repo
     for name, entry in entries.items():
         path = prefix + name
         if isinstance(entry, Subsection):
-            section = given.get(name, {})
-            if name not in given and entry.optional:
+            section = given.get(name, None if entry.optional else {})
+            if section is None and entry.optional:
                 continue
             if isinstance(section, dict):
                 values[name] = read_section(section, entry.section, path + ".", report)

@@ -8,7 +8,7 @@ from typing import Any
 from core.config.checking import check_config, nearest, section_of, set_value
 from core.config.files import parse_yaml, read_file
 from core.config.keys import Subsection, walk
-from core.config.sections import Config, DatasetsSection
+from core.config.sections import Config, DatasetsSection, is_validation_set
 from core.config.wording import cut
 from core.errors import UserError
 
@@ -18,7 +18,8 @@ def load_config(
     overrides: Iterable[str] = (),  # "KEY=VALUE", VALUE as in YAML, KEY a key's full path or an unambiguous tail of it
     flags: Mapping[str, Any] | None = None,  # {full path: value} of other command-line flags; None: not given
 ) -> Config:
-    """The config of a run. Overrides win over flags, and these over the file.
+    """The config of a run. Overrides win over flags, and these over the file. Null for an optional section, or for the
+    root of a set of validation images, leaves it out.
 
     Raises UserError, with one line that names the file (or the override), the key and what is allowed.
     """
@@ -28,6 +29,7 @@ def load_config(
             set_value(given, key, value)
             origins[key] = "command line"
     origins |= override(given, overrides)
+    leave_out_sets(given)
     return check_config(given, str(path), origins, for_run=True)
 
 
@@ -46,11 +48,22 @@ def parse_override(text: str, given: Mapping[str, Any]) -> tuple[str, Any]:
     key, equals, value = (part.strip() for part in text.partition("="))
     if not key or not equals:
         raise UserError(f"--set {cut(text)}: must be KEY=VALUE, as in --set train.optimizer.lr=2e-4")
-    return full_path(key, given), parse_yaml(value, f"--set {cut(text)}")
+    new = parse_yaml(value, f"--set {cut(text)}")
+    return full_path(key, given, may_be_section=new is None), new
 
 
-def full_path(key: str, given: Mapping[str, Any]) -> str:
-    """The only path that is `key` or ends with it."""
+def leave_out_sets(given: dict[str, Any]) -> None:
+    """Removes the sets of validation images of which every root that is named is null."""
+    sets = section_of(given, "datasets")
+    for name in filter(is_validation_set, list(sets)):
+        images = section_of(sets, name)
+        roots = [images[key] for key in ("dataroot", "hr_dataroot") if key in images]
+        if roots and not any(roots):
+            del sets[name]
+
+
+def full_path(key: str, given: Mapping[str, Any], may_be_section: bool = False) -> str:
+    """The only path that is `key` or ends with it: a key's, or where it may be, an optional section's."""
     sets = [*section_of(given, "datasets"), *re.findall(r"^datasets\.([^.]+)\.", key)]
     entries = dict(walk(Config)) | dict(walk(DatasetsSection, dict.fromkeys(sets), "datasets."))
     matches = [key] if key in entries else [path for path in entries if path.endswith("." + key)]
@@ -58,6 +71,7 @@ def full_path(key: str, given: Mapping[str, Any]) -> str:
         raise UserError(f"--set {cut(key)}: unknown key ({nearest(key)})")
     if len(matches) > 1:
         raise UserError(f"--set {key}: which one? {', '.join(matches)}")
-    if isinstance(entry := entries[matches[0]], Subsection):
+    entry = entries[matches[0]]
+    if isinstance(entry, Subsection) and not (entry.optional and may_be_section):
         raise UserError(f"--set {key}: a section; set the keys in it, {', '.join(entry.section.entries())}")
     return matches[0]

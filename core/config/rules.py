@@ -5,7 +5,8 @@ Each rule takes a config whose keys are right one by one, and yields (full path 
 
 from collections.abc import Iterator
 
-from core.config.sections import Config
+from core.config.sections import Config, DegradationSection
+from core.config.wording import show
 
 MOST_CALLS = 8  # steps of a student: all of them are in memory at once
 Problems = Iterator[tuple[str, str]]
@@ -52,6 +53,22 @@ def check_images(config: Config) -> Problems:
             yield f"{path}.datatype", "is lmdb, but must be img for hr_dataroot, or dataroot the LMDB"
         if images.lr_dataroot and images.use_crop and high % low:
             yield f"{path}.r_resolution", f"is {high}, but must be a multiple of l_resolution, {low}: crops align"
+        for section in ("degradation", "jitter"):
+            if images.lr_dataroot and images.mode == "LRHR" and section in images:
+                yield f"{path}.lr_dataroot", f"is given beside {section}, which makes LR of HR: leave one of them out"
+        if "degradation" in images:
+            yield from check_degradation(images.degradation, f"{path}.degradation")
+
+
+def check_degradation(degradation: DegradationSection, path: str) -> Problems:
+    if degradation.blur_kernel_size % 2 == 0:
+        yield f"{path}.blur_kernel_size", f"is {degradation.blur_kernel_size}, but must be odd: a kernel has a centre"
+    for key in ("kernel_prob", "resize_prob"):
+        if not sum(degradation[key]):
+            yield f"{path}.{key}", f"is {show(degradation[key])}, but one of its weights must be above 0"
+    low, high = degradation.resize_range
+    if not low <= 1 <= high:
+        yield f"{path}.resize_range", f"is [{low:g}, {high:g}], but 1 must be between: from there images go up or down"
 
 
 def check_unet(config: Config) -> Problems:
@@ -118,8 +135,6 @@ def check_distillation(config: Config) -> Problems:
     for key in ("decode", "prior_noise"):
         if sample[key] not in ("every", 0):
             yield f"sample.{key}", f"is {sample[key]}, which a student is not trained for"
-    if "distill" in config and config.distill.teacher_noise[0] > config.distill.teacher_noise[1]:
-        yield "distill.teacher_noise", "has its limits in the wrong order: give the lower first"
 
 
 RULES = (check_images, check_unet, check_betas, check_sparse, check_sampling)

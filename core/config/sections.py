@@ -21,6 +21,7 @@ from core.config.value_types import (
     folder_name,
     inner_path,
     is_folder_name,
+    limits,
     list_of,
     mapping,
     number,
@@ -49,6 +50,52 @@ class PathSection(Section):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class DegradationSection(Section):
+    """The options of `data.degradation.Degradation`, which has the same defaults."""
+
+    blur_prob: float = key(number("[0, 1]"), 0.0, "how often HR is blurred")
+    kernel_prob: Sequence[float] = key(
+        list_of(number("[0, inf)"), 2, 2), [0.65, 0.35], "weights of isotropic and anisotropic Gaussian kernels"
+    )
+    blur_kernel_size: int = key(whole("[3, 99]"), 21, "side of a kernel, odd")
+    blur_sigma: Sequence[float] = key(limits(number("(0, inf)")), [0.2, 3.0], "range of its σ, in pixels of HR")
+    resize_prob: Sequence[float] = key(
+        list_of(number("[0, inf)"), 3, 3), [0.0, 0.0, 1.0], "weights of a first resize up, down, and none"
+    )
+    resize_range: Sequence[float] = key(
+        limits(number("(0, 4]")), [0.15, 1.5], "its factors, on HR: the smallest down, the largest up"
+    )
+    resize_modes: Sequence[str] = key(
+        list_of(choice("area", "bilinear", "bicubic"), least=1),
+        ["bicubic"],
+        "what each resize draws from, that to LR too; all antialiased",
+    )
+    noise_prob: float = key(number("[0, 1]"), 0.0, "how often noise is added, at the size of the first resize")
+    gaussian_noise_prob: float = key(number("[0, 1]"), 0.5, "how much of the noise is Gaussian; the rest: Poisson")
+    noise_range: Sequence[float] = key(
+        limits(number("[0, inf)")), [1.0, 30.0], "range of the σ of Gaussian noise, in levels of 255"
+    )
+    poisson_scale_range: Sequence[float] = key(
+        limits(number("[0, inf)")), [0.05, 3.0], "range of s of Poisson noise, whose σ at level v of 255 is s·sqrt(v)"
+    )
+    gray_noise_prob: float = key(number("[0, 1]"), 0.4, "how much of the noise is the same in all channels")
+    jpeg_prob: float = key(number("[0, 1]"), 0.0, "how often the image is saved as JPEG")
+    jpeg_range: Sequence[int] = key(limits(whole("[1, 100]")), [30, 95], "range of its quality")
+    jpeg_last_prob: float = key(
+        number("[0, 1]"), 1.0, "how often that is LR; else it is the image before the resize to LR"
+    )
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class JitterSection(Section):
+    """The options of `data.augmentation.Jitter`, which has the same defaults."""
+
+    shift: float = key(number("[0, 1]"), 0.0, "most that an image is moved, as a share of its side")
+    scale: Sequence[float] = key(limits(number("[0.1, 10]")), [1.0, 1.0], "range of its magnification")
+    rotate: float = key(number("[0, 180]"), 0.0, "most degrees that it is turned, either way")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImagesSection(Section):
     """A set of images."""
 
@@ -69,6 +116,9 @@ class ImagesSection(Section):
     use_shuffle: bool = key(flag, False, "accepted; training always shuffles, validation never does")
     use_crop: bool = key(flag, False, "crop images (at random in training, the centre in validation), not resize them")
     data_len: int = key(either(exactly(-1), count), -1, "use the first so many images; -1: all")
+    degradation: DegradationSection = section(
+        "of LR made of HR, as in Real-ESRGAN; absent: bicubic alone", optional=True
+    )
 
     @property
     def magnification(self) -> float:
@@ -80,9 +130,12 @@ class ImagesSection(Section):
 class TrainingImagesSection(ImagesSection):
     batch_size: int = key(count, REQUIRED, "images of a step, in each process")
     augment: bool = key(flag, True, "flip images at random")
+    rotate: bool = key(flag, False, "turn images by multiples of 90° at random")
     weights: Mapping[str, float] = key(
         mapping(number("[0, inf)")), {}, "how often to draw images, by patterns (fnmatch) of names; else 1"
     )
+    cache_mb: int = key(count_or_zero, 0, "memory for decoded images, in each process with its readers; 0: none")
+    jitter: JitterSection = section("of whole images, reflected at their border; absent: none", optional=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -301,7 +354,7 @@ class DistillSection(Section):
     feature_weight: float = key(number("[0, inf)"), 1.0, "of the distance between the teacher's features")
     adversarial_weight: float = key(number("[0, inf)"), 0.1, "of what the discriminator says")
     teacher_noise: Sequence[float] = key(
-        list_of(number("(0, 1)"), 2, 2), [0.02, 0.47], "range of the noise σ under which the teacher looks at images"
+        limits(number("(0, 1)")), [0.02, 0.47], "range of the noise σ under which the teacher looks at images"
     )
     teacher_noise_power: float = key(number("(0, inf)"), 2.0, "σ = low + (high - low)·u^power, u ~ U(0, 1)")
     head_channels: int = key(whole("[1, 4096]"), 64, "channels inside the heads of the discriminator")

@@ -66,6 +66,16 @@ def list_of(item: ValueType, least: int = 0, most: float = math.inf) -> ValueTyp
     return ValueType(f"a list{length}, each {item.allowed}", read)
 
 
+def limits(item: ValueType) -> ValueType:
+    """Two values of one type, the lower first."""
+
+    def read(value: Any) -> list[Any]:
+        low, high = list_of(item, 2, 2).read(value)
+        return accept([low, high], low <= high)
+
+    return ValueType(f"a list of 2, the lower first, each {item.allowed}", read)
+
+
 def mapping(item: ValueType) -> ValueType:
     """Any texts, each with a value of one type."""
 

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, asdict, fields
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,20 @@ from core.config import changed, check_config, config_notices, load_config
 from core.config.__main__ import main
 from core.config.files import dump_config, strip_comments
 from core.config.keys import Key, Section, Subsection, walk
-from core.config.sections import BetaScheduleSection, Config, SampleSection, SparseSection
+from core.config.sections import (
+    BetaScheduleSection,
+    Config,
+    DegradationSection,
+    JitterSection,
+    SampleSection,
+    SparseSection,
+)
 from core.config.table import table_of_keys
 from core.errors import UserError, one_line_errors
 from core.optimizer import build_optimizer
 from data import DataError
+from data.augmentation import Jitter
+from data.degradation import Degradation
 from model import ModelError, build_network
 from model.sampler import DECODES
 from model.schedule import SCHEDULES
@@ -156,7 +165,8 @@ def test_numbers_are_read_as_they_are_meant(small):
 
 
 def test_every_key_is_filled(write):
-    config = load_config(write(SMALL + "distill: {}"))
+    overrides = [f"datasets.{name}.jpeg_prob=0" for name in ("train.degradation", "val.degradation")]
+    config = load_config(write(SMALL + "distill: {}"), [*overrides, "datasets.train.jitter.shift=0"])
     missing = [path for path, _ in walk(Config) if not has(config, path)]
     assert missing == []
 
@@ -321,6 +331,14 @@ def test_magnification_is_that_of_the_training_images(small):
         ("weights={a*: often}", ["datasets.train.weights", "'often'", "0 or more"]),
         ("weights={7: 1}", ["datasets.train.weights", "{7: 1}", "mapping from text"]),
         ("weights=[1, 2]", ["datasets.train.weights", "[1, 2]", "mapping from text"]),
+        ("train.degradation.jpeg_range=[95, 30]", ["degradation.jpeg_range", "[95, 30]", "the lower first"]),
+        ("train.degradation.jpeg_range=[0, 30]", ["degradation.jpeg_range", "[1, 100]"]),
+        ("val.degradation.blur_prob=1.5", ["datasets.val.degradation.blur_prob", "1.5", "[0, 1]"]),
+        ("val.degradation.blur_kernel_size=20", ["blur_kernel_size", "20", "odd"]),
+        ("val.degradation.resize_prob=[0, 0, 0]", ["resize_prob", "[0.0, 0.0, 0.0]", "above 0"]),
+        ("val.degradation.resize_range=[1.1, 1.5]", ["resize_range", "[1.1, 1.5]", "1 must be between"]),
+        ("val.degradation.resize_modes=[nearest]", ["resize_modes", "area | bilinear | bicubic"]),
+        ("jitter.scale=[0, 1]", ["datasets.train.jitter.scale", "[0.1, 10]"]),
     ],
 )
 def test_impossible_values_are_one_line(small, override, words):
@@ -531,6 +549,35 @@ def test_further_validation_sets(small):
     added = [f"datasets.val_ffhq.{pair}" for pair in ("dataroot=ffhq", "l_resolution=8", "r_resolution=32")]
     assert list(load_config(small, added)["datasets"]) == ["train", "val", "val_ffhq"]
     assert "datasets.val_ffhq.r_resolution is missing" in error_of(small, *added[:2])
+
+
+def test_validation_sets_can_be_left_out(small):
+    """By null for the section or for the root that it names; a set that names none is a mistake."""
+    others = [f"datasets.val_x.{pair}" for pair in ("hr_dataroot=x", "l_resolution=8", "r_resolution=32")]
+    assert list(load_config(small, ["datasets.val=null", *others]).datasets) == ["train", "val_x"]
+    for left_out in ("datasets.val_x=null", "datasets.val_x.hr_dataroot=null"):
+        assert list(load_config(small, [*others, left_out]).datasets) == ["train", "val"]
+    assert "datasets.val_x.dataroot is missing" in error_of(small, *others[1:])
+    assert "datasets.train.dataroot is missing" in error_of(small, "datasets.train.dataroot=null")
+    assert "a section" in error_of(small, "datasets=null")
+
+
+def test_degradation_and_jitter_make_lr_of_hr(small):
+    """So stored LR images beside them are a contradiction, unless the set says to ignore these."""
+    general = ["datasets.val.dataroot=null", "datasets.train.dataroot=null", "datasets.train.hr_dataroot=x"]
+    general.append("datasets.train.lr_dataroot=y")
+    for asked in ("datasets.train.degradation.jpeg_prob=1", "jitter.shift=0.1"):
+        assert "datasets.train.lr_dataroot is given beside" in error_of(small, *general, asked)
+        load_config(small, [*general, asked, "datasets.train.mode=HR"])
+
+
+@pytest.mark.parametrize(("section", "options"), [(DegradationSection, Degradation), (JitterSection, Jitter)])
+def test_options_of_images_are_those_that_there_are(section, options):
+    """By name and default."""
+    defaults = {name: entry.default for name, entry in section.entries().items()}
+    assert list(defaults) == [each.name for each in fields(options)]
+    for name, value in asdict(options()).items():
+        assert (list(value) if isinstance(value, tuple) else value) == defaults[name]
 
 
 def test_notices_name_what_has_no_effect(small):
