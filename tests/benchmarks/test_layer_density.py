@@ -71,6 +71,7 @@ def trained(pytestconfig, tmp_path_factory):
     return folder / "demo", trainer
 
 
+@pytest.mark.slow
 def test_a_resumed_run(trained, pytestconfig, tmp_path):
     folder, trainer = trained
     assert len(list((folder / "tb_logger").iterdir())) == 2
@@ -104,6 +105,7 @@ def test_a_resumed_run(trained, pytestconfig, tmp_path):
     assert len(np.unique(np.asarray(Image.open(tmp_path / "a.png")))) > 50
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_parts_are_means_over_layers(trained, run):
     folder, _ = trained
     code, stdout, _, report, picture = run(folder / "tb_logger")

@@ -98,6 +98,7 @@ def test_continuing_is_exact_and_finds_the_teacher(config, teacher):
     assert any(key.startswith("optimizer/discriminator/") for key in whole)
 
 
+@pytest.mark.slow
 def test_the_student_learns(config, teacher):
     """Forty steps on five images bring it nearer to the truth."""
     config["train"] = TRAIN | {"n_iter": 40, "print_freq": 100, "save_checkpoint_freq": 100}
@@ -153,6 +154,7 @@ def run(*arguments, cwd="."):
     return subprocess.run([sys.executable, "sr.py", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_the_command(config, teacher, tmp_path):
     """As a user types it: without a teacher one line; with one, it trains; then -r auto has nothing left to do."""
     file = tmp_path / "config.yaml"

@@ -449,6 +449,7 @@ def test_command_line_flags(config, tmp_path, pytestconfig):
     assert wanted.items() <= saved["sparse"].items() and saved["train"]["optimizer"]["lr"] == 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
