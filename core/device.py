@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from importlib.metadata import version
 
 import torch
+from torch import Tensor
 
 from core.errors import UserError
 
@@ -87,3 +88,29 @@ def describe(device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
     return f"{name}{threads}, torch {torch.__version__}"
+
+
+class LateReading:
+    """Numbers that each step leaves on the device, read one step late: the host then need not wait for the step that it
+    has just launched."""
+
+    def __init__(self) -> None:
+        self.on_its_way: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def exchange(self, values: Tensor) -> Tensor:
+        """Takes the numbers of this step -> those of the step before, on the host; zeros at the first."""
+        before, self.on_its_way = self.on_its_way, self._send(values)
+        if before is None:
+            return torch.zeros(values.shape)
+        numbers, arrived = before
+        if arrived:
+            arrived.synchronize()
+        return numbers
+
+    def _send(self, values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        if values.device.type != "cuda":
+            return values.to("cpu", copy=True), None
+        on_host = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return on_host, arrived

@@ -13,7 +13,7 @@ from core.checkpoint import TrainingState, load_network, load_training_state, sa
 from core.config import Config
 from core.errors import UserError
 from core.processes import Processes
-from core.training import Trainer
+from core.training import Drawn, Trainer
 from model.discriminator import Discriminator
 from model.distillation import DistillationLoss, StudentChain, TeacherFeatures, draw_view
 from model.network import Network
@@ -67,7 +67,7 @@ class DistillationTrainer(Trainer):
         self.objective = DistillationLoss(student, self.teacher, self.discriminator, *weights)
         return self.objective
 
-    def draw(self, batch: dict[str, Any]) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
+    def draw(self, batch: dict[str, Any]) -> Drawn:
         """A batch of the data -> ((lr, hr, noise, teacher's noise, its γ, rows, columns), (p,)), for the loss."""
         options, on_host, on_device = self.config.distill, *self.generators()
         lr, hr, scale = self.draw_images(batch, on_host)
@@ -80,13 +80,13 @@ class DistillationTrainer(Trainer):
         noise, teacher_noise = self.draw_noise(hr, on_device), self.draw_noise(hr, on_device)
         return (lr, hr, noise, teacher_noise, *drawn), (scale,)
 
-    def train_step(self, batch: dict[str, Any]) -> None:
+    def train_step(self, batch: dict[str, Any] | None) -> None:
         super().train_step(batch)
-        self.parts += self.objective.parts
+        self.parts += self.objective.parts.masked_fill(self.skips.in_a_row > 0, 0)
 
     def report(self, bar: tqdm) -> None:
         """The parts of the loss, before the line with the whole."""
-        means = (self.processes.sum(self.parts) / self.processes.world / (self.step - self.since[1])).tolist()
+        means = (self.processes.sum(self.parts) / self.processes.world / self.skips.kept).tolist()
         self.parts.zero_()
         parts = dict(zip(DistillationLoss.PARTS, means, strict=True))
         self.board.scalars({f"distill/{name}": value for name, value in parts.items()}, self.step)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,14 @@ from typing import TextIO
 
 class UserError(Exception):
     """A config, a checkpoint or a command line is wrong: one line that says what, where, and how to mend it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to stop, and it has done what there was to do first."""
+
+    def __init__(self, number: int = signal.SIGINT):
+        super().__init__()
+        self.number = number
 
 
 def is_of_user(error: Exception) -> bool:
@@ -29,7 +38,9 @@ def is_of_user(error: Exception) -> bool:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """For `main`, as `@one_line_errors()`: the errors above become one line on stderr and exit code 2, Ctrl-C 130.
+    """For `main`, as `@one_line_errors()`: the errors above become one line on stderr and exit code 2.
+
+    A signal ends it with 128 and its number: 130 for Ctrl-C, 143 for SIGTERM.
 
     Where nobody reads stdout any more, as after `| head`, the program ends without a word (141).
     """
@@ -46,9 +57,9 @@ def one_line_errors() -> Iterator[None]:
             raise
         say_once(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         say_once("interrupted")
-        sys.exit(130)
+        sys.exit(128 + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT))
 
 
 def is_read(stream: TextIO) -> bool:

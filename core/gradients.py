@@ -1,10 +1,13 @@
-"""All gradients of a network in one buffer, and the forward and backward pass that fills it."""
+"""All gradients of a network in one buffer, the passes that fill it, and whether a step may be made of it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from core.device import LateReading
 
 Constants = tuple[float, ...]
 Captured = tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]  # the graph, its inputs, where it writes the loss
@@ -13,13 +16,15 @@ Captured = tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]  # the graph, its i
 class FlatGradients:
     """Gives every parameter a gradient that is a view into one buffer, laid out in memory as the parameter is.
 
-    Clearing, averaging over processes and clipping are then one operation each, and the addresses never change, as a
-    CUDA graph needs it. Nothing may set a gradient to None.
+    Clearing, adding over processes and clipping are then one operation each, and the addresses never change, as a
+    CUDA graph needs it. The last number of the buffer is the loss, so that the sum over processes tells each of them
+    the whole loss too. Nothing may set a gradient to None.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
         parameters = list(parameters)
-        self.buffer = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+        self.buffer = torch.zeros(sum(p.numel() for p in parameters) + 1, device=parameters[0].device)
+        self.values, self.loss = self.buffer[:-1], self.buffer[-1]
         offset = 0
         for parameter in parameters:
             parameter.grad = self.buffer.as_strided(parameter.shape, parameter.stride(), offset)
@@ -28,9 +33,39 @@ class FlatGradients:
     def zero(self) -> None:
         self.buffer.zero_()
 
-    def clip(self, max_norm: float) -> None:
-        """Scales all gradients so that their common norm is at most max_norm, without telling the host."""
-        self.buffer *= (max_norm / (self.buffer.norm() + 1e-6)).clamp(max=1)
+    def clip(self, max_norm: float | None) -> Tensor:
+        """Scales all gradients so that their common norm is at most max_norm, where there is one, without telling the
+        host -> 1 where that norm or the loss is not finite, else 0, on the device."""
+        norm = self.values.norm()
+        if max_norm is not None:
+            self.values *= (max_norm / (norm + 1e-6)).clamp(max=1)
+        return (~(norm.isfinite() & self.loss.isfinite())).float()
+
+
+class Skips:
+    """Steps that changed nothing, as their loss or gradient was not finite: told on the device, counted there."""
+
+    def __init__(self, device: torch.device):
+        self.in_a_row = torch.zeros((), device=device)  # steps skipped up to the last
+        self.kept = torch.zeros((), device=device)  # steps not skipped since the last line of the log
+        self.known = 0  # in_a_row as the host knows it: on a GPU, that of the step before
+        self._reading = LateReading()
+
+    def count(self, skip: Tensor) -> None:
+        """Counts a step; skip: what `FlatGradients.clip` says of it."""
+        self.in_a_row = (self.in_a_row + 1) * skip
+        self.kept += 1 - skip
+        self.known = int(self.in_a_row if skip.device.type == "cpu" else self._reading.exchange(self.in_a_row))
+
+
+def step_unless(skip: Tensor, optimizer: Optimizer) -> None:
+    """An optimiser step that changes nothing where skip is 1; fused kernels, as on a GPU, look for themselves, so that
+    the host need not wait."""
+    if optimizer.defaults["fused"]:
+        optimizer.found_inf = skip  # type: ignore[attr-defined]
+        optimizer.step()
+    elif not skip:
+        optimizer.step()
 
 
 class ForwardBackward:

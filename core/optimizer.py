@@ -17,13 +17,23 @@ MOMENTS = {  # what training cannot go on without
 }
 
 
-def build_optimizer(parameters: Iterable[Any], options: OptimizerSection, device: torch.device) -> Optimizer:
-    """`train.optimizer` of a config -> Adam, AdamW or SGD over the parameters, or groups of them."""
+def build_optimizer(
+    parameters: Iterable[Any], options: OptimizerSection, device: torch.device, fused: bool | None = None
+) -> Optimizer:
+    """`train.optimizer` of a config -> Adam, AdamW or SGD over the parameters, or groups of them.
+
+    Its kernels are fused, by default on a GPU: `core.gradients.step_unless` can tell them there to leave out a step.
+    """
     kind, lr, decay = options.type, options.lr, options.weight_decay
+    fused = device.type == "cuda" if fused is None else fused
     if kind == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=options.momentum, weight_decay=decay)
+        sgd = torch.optim.SGD(parameters, lr=lr, momentum=options.momentum, weight_decay=decay, fused=fused)
+        if fused and options.momentum:  # else a first step that is left out leaves what was in memory
+            for parameter in (p for group in sgd.param_groups for p in group["params"]):
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+        return sgd
     adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
-    return adam(parameters, lr=lr, betas=tuple(options.betas), weight_decay=decay, fused=device.type == "cuda")
+    return adam(parameters, lr=lr, betas=tuple(options.betas), weight_decay=decay, fused=fused)
 
 
 def learning_rate(step: int, train: TrainSection) -> float:

@@ -2,9 +2,9 @@
 
 import datetime
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import distributed as dist
 
 from core.attempt_store import attempt_store
 from core.device import pick_device
+from core.errors import UserError, is_of_user
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,22 @@ class Processes:
         values = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What the main process gets by some work of its own, on every process; what the user can mend of what goes
+        wrong with it is raised on all of them."""
+        result, problem = None, ""
+        if self.is_main:
+            try:
+                result = work()
+            except Exception as error:
+                if not is_of_user(error):
+                    raise
+                problem = str(error)
+        result, problem = self.gather((result, problem))[0]
+        if problem:
+            raise UserError(problem)
+        return cast(T, result)
 
     def barrier(self) -> None:
         if self.world > 1:

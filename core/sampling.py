@@ -14,6 +14,7 @@ from torch import Tensor
 from core.config import PRESETS, Config, changed
 from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision
+from core.errors import UserError
 from model import Network
 from model.conditioning import relative_scale
 from model.key_steps import EncoderChange
@@ -84,7 +85,7 @@ def super_resolve(
 ) -> Tensor:  # (B, 3, H, W) float32 in [-1, 1]
     """Super-resolves a batch on the network's device, in the precision that the settings ask for.
 
-    Raises ModelError for a setting that the sampler cannot work with.
+    Raises ModelError for a setting that the sampler cannot work with, and UserError where the result is not finite.
     """
     device = next(network.parameters()).device
     options = sampling.options() | {"scale": relative_scale(size, lr.shape[-2:], magnification), "callback": callback}
@@ -99,4 +100,6 @@ def super_resolve(
     if precision != "float32" and not sr.isfinite().all():
         warnings.warn(f"values beyond the range of {precision}: sampled again in float32", stacklevel=2)
         sr = sampled("float32")
+    if not sr.isfinite().all():
+        raise UserError("the network makes values that are not finite (NaN or infinite), and no image")
     return sr.clamp(-1, 1)

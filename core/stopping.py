@@ -1,67 +1,106 @@
-"""Stopping a run so that nothing is lost: a signal is a wish, and all processes stop after the same step."""
+"""Signals during training, so that nothing is lost: each is a wish, and all processes grant it after the same step.
+
+Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: save and stop. SIGUSR1: save and go on.
+"""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
+from core.device import LateReading
+from core.errors import Interrupted, UserError
 from core.processes import Processes
+from data import DataError
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+SAVING = signal.SIGUSR1
+
+T = TypeVar("T")
 
 
 class Stop:
-    """Whether this process has been asked to stop, and whether all of them do."""
+    """Whether this process has been asked to stop or to save, and whether all of them do."""
 
     def __init__(self, processes: Processes):
         self.processes = processes
-        self.asked = False
-        # Of the step before: (number of processes that were asked to stop, when it is on the host).
-        self.vote: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self.signal = 0  # that asked to stop
+        self.problem: DataError | None = None  # why there are no more batches
+        self.save_asked = False
+        self.at_once = False  # whether a signal interrupts what is running
+        self.votes = LateReading()
 
-    def agreed(self) -> bool:
-        """Called by all processes after each step: whether any of them had been asked by the end of the step before.
+    @property
+    def asked(self) -> bool:
+        return bool(self.signal or self.problem)
 
-        One step late, the host need not wait for the device, which still has the step just launched to do.
+    def agreed(self, last: bool = False) -> tuple[bool, bool]:
+        """Called by all processes after each step -> (whether to stop, whether to save).
+
+        That is so if any process had been asked by the end of the step before: one step late, the host need not wait
+        for the device. At the last step it waits.
         """
+        wishes = self.asked, self.save_asked
+        self.save_asked = False
         if self.processes.world == 1:
-            return self.asked
-        before, self.vote = self.vote, self._ballot()
-        if before is None:
-            return False
-        votes, counted = before
-        if counted:
-            counted.synchronize()
-        return bool(votes)
+            return wishes
+        votes = self.processes.sum(torch.tensor(wishes, dtype=torch.float32).to(self.processes.device))
+        before = self.votes.exchange(votes)
+        stop, save = (before + votes.cpu() if last else before).tolist()
+        return bool(stop), bool(save)
 
-    def _ballot(self) -> tuple[Tensor, torch.cuda.Event | None]:
-        device = self.processes.device
-        votes = torch.full((), float(self.asked), device=device)
-        self.processes.sum(votes)
-        if device.type == "cpu":
-            return votes, None
-        on_host = torch.empty((), pin_memory=True).copy_(votes, non_blocking=True)
-        counted = torch.cuda.Event()
-        counted.record()
-        return on_host, counted
+    def batches(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches; from an unreadable image on, None, so that this process takes part in steps, which then change
+        nothing, until all have agreed to stop."""
+        try:
+            yield from batches
+        except DataError as error:
+            self.problem = error
+        while self.problem:
+            yield None
+
+    def until_asked(self, work: Callable[[], T]) -> T | None:
+        """Does some work -> its result, or None where a signal to stop came before its end."""
+        self.at_once = True
+        try:
+            return None if self.asked else work()
+        except Interrupted:
+            return None
+        finally:
+            self.at_once = False
+
+    def raise_cause(self) -> None:
+        """Raises, in all processes alike, what one of them stopped for."""
+        asked = self.processes.gather((self.signal, str(self.problem or "")))
+        for problem in filter(None, (problem for _, problem in asked)):
+            raise UserError(problem)
+        if number := max(number for number, _ in asked):
+            raise Interrupted(number)
 
 
 @contextmanager
 def stop_requested(processes: Processes) -> Iterator[Stop]:
-    """While inside, Ctrl-C and SIGTERM only ask to stop, so that a step is finished and saved -> Stop.
+    """While inside, signals only ask to stop or to save, so that a step is finished and saved -> Stop.
 
     A second Ctrl-C stops at once; a second SIGTERM does not, as torchrun and SLURM may each send one.
     """
-    stop, before = Stop(processes), {}
+    stop = Stop(processes)
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if number == SAVING:
+            stop.save_asked = True
+            return
         if number == signal.SIGINT and stop.asked:
             raise KeyboardInterrupt
-        stop.asked = True
+        stop.signal = stop.signal or number
+        if stop.at_once:
+            stop.at_once = False
+            raise Interrupted(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, handle)
+    before = {number: signal.signal(number, handle) for number in (*STOPPING, SAVING)}
     try:
         yield stop
     finally:

@@ -25,9 +25,22 @@ def read_pth(file: Path) -> Any:
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """-> (tensors by name, metadata)."""
+    """-> (tensors by name, metadata). All values are finite."""
     with opened(file) as content:
-        return {key: content.get_tensor(key) for key in content.keys()}, content.metadata() or {}  # noqa: SIM118
+        tensors, metadata = {key: content.get_tensor(key) for key in content.keys()}, content.metadata() or {}  # noqa: SIM118
+    if name := not_finite(tensors):
+        raise UserError(f"{file}: {name} has values that are not finite (NaN or infinite): of a training that diverged")
+    return tensors, metadata
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that has a value which is not finite; None where there is none."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel():
+            lowest, highest = (tensor if tensor.element_size() > 1 else tensor.float()).aminmax()  # NaN if one is NaN
+            if not lowest.isfinite() or not highest.isfinite():
+                return name
+    return None
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -47,7 +60,9 @@ def opened(file: Path) -> Iterator[Any]:
 
 
 def write_safetensors(file: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file, whole or not at all."""
+    """Writes a safetensors file, whole or not at all; not at all where a value is not finite."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if name := not_finite(on_host):
+        raise UserError(f"{file} is not written: {name} has values that are not finite (NaN or infinite)")
     write_atomically(file, to_bytes(on_host, {"format": FORMAT, **metadata}))

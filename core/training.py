@@ -4,6 +4,7 @@ Nothing random is carried from step to step: what is drawn in a step follows fro
 sees from its number, so a run continues exactly, and one process draws what several would.
 """
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterable
@@ -21,23 +22,25 @@ from core.checkpoint import TrainingState, load_training_state, save_checkpoint
 from core.config import Config
 from core.device import autocast, uses_graphs
 from core.ema import EMA
-from core.errors import UserError
+from core.errors import Interrupted, UserError
 from core.experiment import experiment_folder
-from core.gradients import FlatGradients, ForwardBackward
+from core.gradients import FlatGradients, ForwardBackward, Skips, step_unless
 from core.network_file import load_weights
 from core.optimizer import build_optimizer, learning_rate, load_moments
 from core.processes import Processes
 from core.sampling import Sampling
 from core.sparse_stage import build_masker, masker_counters
-from core.stopping import stop_requested
+from core.stopping import Stop, stop_requested
 from core.validation import validate_all
-from data import SRDataset, train_loader
+from data import DataError, SRDataset, train_loader
 from model import Network, build_network
 from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side
 from model.fast import release
 from model.resampling import resample
 from model.schedule import NoiseSchedule
 from sparse import Masker, UpdateReport
+
+Drawn = tuple[tuple[Tensor, ...], tuple[float, ...]]  # what an objective takes: tensors and constants
 
 
 class Trainer:
@@ -76,6 +79,8 @@ class Trainer:
         )
         self.board = Board(self.folder("tb_logger"), processes.is_main, purge_step=self.step + 1)
         self.losses = torch.zeros((), device=processes.device)  # summed since the last line of the log
+        self.skips = Skips(processes.device)
+        self.saved_step, self.last_checkpoint = self.step, resume  # of the last checkpoint that is known to be good
 
     # -----------------------------------------------------------------------------------------------------------------
     # What another kind of training replaces.
@@ -105,7 +110,7 @@ class Trainer:
         """Returns what a checkpoint holds to go on from."""
         return load_training_state(resume, self.config)
 
-    def draw(self, batch: dict[str, Any]) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
+    def draw(self, batch: dict[str, Any]) -> Drawn:
         """A batch of the data -> (tensors, constants), what the objective takes, on the device.
 
         Here the tensors are (lr, hr, noise, noise level), of B images each, and the constant is the scale. Each
@@ -202,40 +207,63 @@ class Trainer:
         )
         self.since = time.perf_counter(), self.step
         with stop_requested(self.processes) as stop:
-            for batch in bar:
+            for batch in stop.batches(bar):
                 self.train_step(batch)
-                stopping = stop.agreed()
-                last = self.step == end or stopping
+                last = self.step == end
+                stopping, saving = stop.agreed(last)
+                if stopping:
+                    self.leave(bar, stop)
+                if self.skips.known >= self.options.max_skipped:
+                    raise UserError(f"{self.skips.known} steps in a row, up to step {self.step}, {self.diverged()}")
                 if self.step % self.options.print_freq == 0 or last:
                     self.report(bar)
-                if self.step % self.options.save_checkpoint_freq == 0 or last:
-                    self.save()
-                if stopping:
-                    raise KeyboardInterrupt
-                if self.step % self.options.val_freq == 0 or last:
-                    self.validate()
+                if self.step % self.options.save_checkpoint_freq == 0 or last or saving:
+                    saved = self.save()
+                    if last and not saved:
+                        raise UserError(f"no checkpoint of the last step, {self.step}: its weights {self.diverged()}")
+                if (self.step % self.options.val_freq == 0 or last) and not self.validate(stop):
+                    self.leave(bar, stop)
         self.board.close()
 
-    def train_step(self, batch: dict[str, Any]) -> None:
-        """One optimiser step: loss, gradients, weights, masks, average."""
+    def train_step(self, batch: dict[str, Any] | None) -> None:
+        """One optimiser step: loss, gradients, weights, masks, average.
+
+        Where the loss or the gradient is not finite, or there is no batch, it changes nothing but the count of steps.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.options) * group.get("lr_scale", 1.0)
-        self.gradients.zero()
-        accumulate = self.options.accumulate
-        tensors, constants = self.draw(batch)
-        weight = 1 / (accumulate * self.processes.world)
-        for part in zip(*(tensor.chunk(accumulate) for tensor in tensors), strict=True):
-            self.losses += self.forward_backward(part, constants, weight) / accumulate
-        self.processes.sum(self.gradients.buffer)
-        if self.options.grad_clip:
-            self.gradients.clip(self.options.grad_clip)
-        self.optimizer.step()
+        if batch is not None:
+            self.drawn = self.draw(batch)
+        skip = self.compute_gradients(None if batch is None else self.drawn)
+        self.losses += self.gradients.loss.masked_fill(skip.bool(), 0)
+        step_unless(skip, self.optimizer)
         self.step += 1
-        update = self.masker.step(self.step) if self.masker else None
-        self.ema.update(self.network, self.step)
+        self.skips.count(skip)
+        update = self.update_masks(skip)
+        self.ema.update(self.network, self.step, skip)
         if self.masker and update:
             self.ema.mask(self.masker)
             self.report_update(self.masker, update)
+
+    def compute_gradients(self, drawn: Drawn | None) -> Tensor:
+        """The gradients of all processes' batches -> 1 where they or the loss are not finite, else 0, on the device."""
+        self.gradients.zero()
+        if drawn is None:
+            self.gradients.loss.fill_(torch.nan)
+        else:
+            accumulate, (tensors, constants) = self.options.accumulate, drawn
+            weight = 1 / (accumulate * self.processes.world)
+            for part in zip(*(tensor.chunk(accumulate) for tensor in tensors), strict=True):
+                self.gradients.loss.add_(self.forward_backward(part, constants, weight), alpha=weight)
+        self.processes.sum(self.gradients.buffer)
+        return self.gradients.clip(self.options.grad_clip)
+
+    def update_masks(self, skip: Tensor) -> UpdateReport | None:
+        """Keeps to the masks after a step, and updates them when it is time -> what that changed. A step that was
+        skipped has no update."""
+        if self.masker is None or (self.masker.schedule.is_due(self.step) and skip):
+            return None
+        return self.masker.step(self.step)
 
     def generators(self) -> tuple[torch.Generator, torch.Generator]:
         """Returns the sources of all that this step draws, on the host and on the device, equal in all processes; and
@@ -248,19 +276,21 @@ class Trainer:
     # What is written on the way.
 
     def report(self, bar: tqdm) -> None:
-        """Loss since the last line, learning rate, speed; the only place where the host waits for the device."""
+        """Loss since the last line, learning rate, speed; here the host waits for the device."""
         (start, first), self.since = self.since, (time.perf_counter(), self.step)
-        steps = self.step - first
-        loss = (self.processes.sum(self.losses) / self.processes.world / steps).item()
+        steps, kept = self.step - first, int(self.skips.kept)
+        loss = self.losses.item() / kept if kept else np.nan
         self.losses.zero_()
-        if not np.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {self.step}: lower train.optimizer.lr or set train.grad_clip")
+        self.skips.kept.zero_()
         rate = steps * self.images_per_step / (self.since[0] - start)
         lr = self.optimizer.param_groups[0]["lr"]
-        self.board.scalars({"train/loss": loss, "train/lr": lr, "train/images_per_second": rate}, self.step)
+        told = {"train/loss": loss} if kept else {}
+        told |= {"train/lr": lr, "train/images_per_second": rate, "train/skipped": steps - kept}
+        self.board.scalars(told, self.step)
         bar.set_postfix(loss=f"{loss:.4f}")
         where = f"step {self.step}/{self.options.n_iter}  epoch {self.epoch}"
-        self.log.info(f"{where}  loss {loss:.4f}  lr {lr:.2e}  {rate:.1f} images/s")
+        skipped = f"  {steps - kept} skipped: loss or gradient not finite" if kept < steps else ""
+        self.log.info(f"{where}  loss {loss:.4f}  lr {lr:.2e}  {rate:.1f} images/s{skipped}")
 
     def report_update(self, masker: Masker, update: UpdateReport) -> None:
         """A prune-and-regrow update, by layer."""
@@ -271,26 +301,62 @@ class Trainer:
         self.board.scalars({f"regrown/{name}": count for name, count in update.regrown.items()}, self.step)
         self.board.scalars({"sparse/density": masker.density, "sparse/prune_rate": update.prune_rate}, self.step)
 
-    def validate(self) -> None:
-        """Metrics and pictures of the EMA network on every validation set of the config."""
-        sampling = Sampling.of(self.config.sample, self.ema.network.schedule)
-        reports = validate_all(
-            self.ema.network, self.config, sampling, self.processes, self.step, self.log, self.density
-        )
-        release(self.ema.network)
+    def validate(self, stop: Stop) -> bool:
+        """Metrics and pictures of the EMA network on every validation set of the config -> whether no signal came
+        before the end."""
+        network = self.ema.network
+        sampling = Sampling.of(self.config.sample, network.schedule)
+        rest = self.processes, self.step, self.log, self.density
+        try:
+            reports = validate_all(network, self.config, sampling, *rest, interruptible=stop.until_asked)
+        except Interrupted:
+            return False
+        finally:
+            release(network)
         for name, report in reports.items():
             self.board.scalars({f"{name}/{key}": value for key, value in report["mean"].items()}, self.step)
             if self.processes.is_main:
                 self.board.image(f"{name}/lr_bicubic_sr_hr", report["picture"], self.step)
         self.since = time.perf_counter(), self.step
+        return True
 
-    def save(self) -> None:
-        """A checkpoint of this step, by the main process."""
-        if self.processes.is_main:
-            prefix = self.folder("checkpoint") / f"I{self.step}_E{self.epoch}"
-            save_checkpoint(prefix, self.config, self.state())
-            self.log.info(f"saved {prefix}_gen.safetensors")
-        self.processes.barrier()
+    def save(self) -> bool:
+        """Writes a checkpoint of this step, by the main process, where the weights are worth it -> whether they are."""
+        if not self.is_sound():
+            self.log.warning(f"step {self.step} is not saved: its weights give a loss or gradient that is not finite")
+            return False
+        prefix = self.folder("checkpoint") / f"I{self.step}_E{self.epoch}"
+        self.processes.on_main(lambda: save_checkpoint(prefix, self.config, self.state()))
+        self.log.info(f"saved {prefix}_gen.safetensors")
+        self.saved_step, self.last_checkpoint = self.step, prefix
+        return True
+
+    def is_sound(self) -> bool:
+        """Whether the weights give a finite loss and gradient on the last batch or, if not, the next."""
+        if not self.compute_gradients(self.drawn):
+            return True
+        drawn = None
+        with contextlib.suppress(DataError):
+            drawn = self.draw(next(iter(self.batches())))
+        return not self.compute_gradients(drawn)
+
+    def leave(self, bar: tqdm, stop: Stop) -> None:
+        """Saves what has been trained, and raises what the training stops for."""
+        self.step -= int(self.skips.in_a_row)  # steps that changed nothing are to be done again
+        if self.step > self.saved_step:
+            if self.skips.kept:
+                self.report(bar)
+            self.save()
+        stop.raise_cause()
+
+    def diverged(self) -> str:
+        """The words after which a training ends that is no longer finite."""
+        clip = "a lower train.grad_clip" if self.options.grad_clip else "train.grad_clip"
+        advice = f"with a lower train.optimizer.lr (now {self.options.optimizer.lr:g}) or {clip}"
+        if self.last_checkpoint is None:
+            return f"gave a loss or gradient that is not finite; nothing good was saved: begin again {advice}"
+        good = f"the last good checkpoint is {self.last_checkpoint}"
+        return f"gave a loss or gradient that is not finite; {good}: continue it with -r, and {advice}"
 
     @property
     def epoch(self) -> int:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from core.config import Config
 from core.device import describe, synchronize, versions
+from core.errors import Interrupted
 from core.experiment import experiment_folder
 from core.metrics import load_lpips, lr_consistency, psnr, sharpness, spectral_distance, ssim
 from core.processes import Processes
@@ -32,6 +33,7 @@ STAGES = 10  # estimates in a process grid
 
 Sample = dict[str, Any]  # of the dataset: lr, hr, index, name
 Report = dict[str, Any]
+Interruptible = Callable[[Callable[[], Any]], Any]
 
 
 class Pictures(NamedTuple):
@@ -59,9 +61,13 @@ def validate_all(
     log: logging.Logger,
     density: float | None = None,  # active share of the prunable weights; None: counted
     checkpoint: str | Path | None = None,  # where the network came from, for the report
+    interruptible: Interruptible = lambda work: work(),  # does the work -> its result, or None where a signal ended it
 ) -> dict[str, Report]:
-    """Validates on `datasets.val` and every other validation set -> {its key: what `validate` returns}."""
-    rest = processes, step, log, density, checkpoint
+    """Validates on `datasets.val` and every other validation set -> {its key: what `validate` returns}.
+
+    Raises Interrupted on all processes where one was interrupted.
+    """
+    rest = processes, step, log, density, checkpoint, interruptible
     return {key: validate(network, config, sampling, key, *rest) for key in config.datasets.validation}
 
 
@@ -75,6 +81,7 @@ def validate(
     log: logging.Logger,
     density: float | None = None,
     checkpoint: str | Path | None = None,
+    interruptible: Interruptible = lambda work: work(),
 ) -> Report:  # on every process; with its comparison "picture" on the main one
     """Validates one set, as `validate_all`. Writes into the experiment's folder
 
@@ -90,18 +97,25 @@ def validate(
     dataset = SRDataset(images, train=False, section=f"datasets.{key}")
     folders = output_folders(config, key)
     lpips = load_lpips(processes.device, log)
-    shard = range(processes.rank, len(dataset), processes.world)
-    results: list[Result] = []
-    for indices in batches(shard, images.batch_size, images.name, processes, log):
-        samples = [dataset[index] for index in indices]
-        sr, stages, seconds = super_resolve_samples(network, sampling, samples, config.magnification)
-        timing = {"seconds": seconds, "first_batch": not results}
-        for n, sample in enumerate(samples):
-            pictures = pictures_of(sample, sr[n])
-            save(pictures, [x0[n] for x0 in stages], folders, step, sample["index"])
-            entry = identity(sample, sampling) | measure(pictures, lpips) | timing
-            results.append(Result(entry, pictures if sample["index"] < COMPARED else None))
-    results = sorted(chain(*processes.gather(results)), key=lambda result: result.entry["index"])
+
+    def validate_shard() -> list[Result]:
+        results: list[Result] = []
+        shard = range(processes.rank, len(dataset), processes.world)
+        for indices in batches(shard, images.batch_size, images.name, processes, log):
+            samples = [dataset[index] for index in indices]
+            sr, stages, seconds = super_resolve_samples(network, sampling, samples, config.magnification)
+            timing = {"seconds": seconds, "first_batch": not results}
+            for n, sample in enumerate(samples):
+                pictures = pictures_of(sample, sr[n])
+                save(pictures, [x0[n] for x0 in stages], folders, step, sample["index"])
+                entry = identity(sample, sampling) | measure(pictures, lpips) | timing
+                results.append(Result(entry, pictures if sample["index"] < COMPARED else None))
+        return results
+
+    shards = processes.gather(interruptible(validate_shard))
+    if None in shards:
+        raise Interrupted
+    results = sorted(chain(*shards), key=lambda result: result.entry["index"])
     report = describe_run(network, config, sampling, key, processes, step, density, checkpoint) | summary(results)
     return publish(report, results, folders, log) if processes.is_main else report
 

@@ -269,6 +269,9 @@ class TrainSection(Section):
     warmup: int = key(count_or_zero, 0, "steps over which the learning rate rises from 0")
     lr_schedule: str = key(choice("constant", "cosine"), "constant", "learning rate after the warm-up")
     grad_clip: float | None = key(optional(number("(0, inf)")), None, "largest norm of the gradient; null: any")
+    max_skipped: int = key(
+        count, 10, "a step whose loss or gradient is not finite changes nothing; so many in a row end the training"
+    )
     precision: str = key(
         choice("auto", "float32", "bf16"), "auto", "bf16 for mixed precision; auto: where the device has it"
     )

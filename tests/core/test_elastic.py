@@ -208,10 +208,10 @@ def test_a_missing_process_is_named():
 def test_the_second_interrupt_stops_at_once():
     before = signal.getsignal(signal.SIGINT)
     with stop_requested(Processes(0, 1, torch.device("cpu"))) as stop:
-        assert not stop.agreed()
+        assert stop.agreed() == (False, False)
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)
-        assert stop.agreed()
+        assert stop.agreed() == (True, False)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

@@ -400,7 +400,7 @@ def test_a_stopped_run_is_saved_and_continues(config, tmp_path, pytestconfig):
     time.sleep(0.1)
     run.send_signal(signal.SIGTERM)
     _, errors = run.communicate(timeout=60)
-    assert run.returncode == 130 and errors.strip().splitlines()[-1] == "interrupted"
+    assert run.returncode == 143 and errors.strip().splitlines()[-1] == "interrupted"
 
     refused = sr(pytestconfig, "-c", file)
     assert refused.returncode == 2 and "-r auto" in refused.stderr and len(refused.stderr.splitlines()) == 1
