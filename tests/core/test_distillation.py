@@ -114,6 +114,26 @@ def test_the_student_learns(config, teacher):
     assert sum(pixels[-5:]) < 0.75 * sum(pixels[:5])
 
 
+@pytest.mark.parametrize("step", [1, 8])
+def test_sizes_are_drawn(config, teacher, step):
+    """Sides of any parity, down to a pixel more than that of LR, and views that are moved by more than a side."""
+    config["train"] = TRAIN | {"continuous_scale": True, "scale_step": step, "n_iter": 8}
+    config["datasets"]["train"] |= {"use_crop": True, "r_resolution": 24}
+    config["distill"] |= {"shift": 30}
+    log = start_logging(os.devnull + "-none", "distill", is_main=False)
+    trainer = DistillationTrainer(
+        check_config(config | {"name": "sizes"}, for_run=True), Processes.from_environment("cpu"), log, teacher
+    )
+    sides = []
+    for _, batch in zip(range(8), trainer.batches(), strict=False):
+        (_, hr, *_), (scale,) = trainer.draw(batch)
+        sides.append(hr.shape[-1])
+        assert scale == pytest.approx((sides[-1] - 8) / (24 - 8))
+        trainer.train_step(batch)
+        assert trainer.objective.parts.isfinite().all()
+    assert len(set(sides)) > 1 and set(sides) <= ({9, 16, 24} if step == 8 else set(range(9, 25)))
+
+
 def test_the_masker_may_update_while_it_distils(config, teacher):
     config["sparse"] = {"density": 0.3, "prune_rate": 0.5, "update_every": 1, "update_until": 1.0}
     trainer = distil(config, "moving", teacher)
