@@ -12,30 +12,39 @@ Published `PREFIX_gen.pth` and `PREFIX_opt.pth` are read too, never with full un
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.config import Config, check_config
-from core.config.files import parse_json
+from core.config import Config
+from core.config.files import LARGEST_FILE, parse_json
+from core.config.wording import cut, show
 from core.errors import UserError
 from core.network_file import (
     NetworkState,
+    config_in,
     load_weights,
     measured,
-    read_network_file,
     read_with_network,
     save_network,
+    shapes_of,
+    unpacked,
+    with_memory,
 )
-from core.tensor_files import read_metadata, read_pth, read_safetensors, write_safetensors
+from core.pth_file import read_pth
+from core.tensor_files import read_metadata, read_safetensors, write_safetensors
 from model import Network
 from model.key_steps import EncoderChange
 from model.published import parameter_order, published_names
-from sparse import pack, unpack
+from sparse import pack
 
 SUFFIXES = (".safetensors", ".pth")
+MASKER_COUNTERS = {"start", "updates", "seed"}
+LARGEST_COUNT = 10**15
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,16 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
     if path.is_dir():
         latest = latest_prefix(path)
         if latest is None:
-            raise UserError(f"{path}: no checkpoint in this folder (looked for I*_E*_gen.safetensors and *_gen.pth)")
+            other = next((f"; {file.name} is another: name the file" for file in sorted(path.glob("*_gen.*"))), "")
+            raise UserError(f"{path}: no I*_E*_gen.safetensors or I*_E*_gen.pth in this folder{other}")
         path = latest
     candidates = [path] if path.suffix in SUFFIXES else []
     candidates += [Path(f"{path}{kind}{suffix}") for kind in ("_gen", "") for suffix in SUFFIXES]
     network = next((file for file in candidates if file.is_file()), None)
+    if network is None and path.exists():
+        raise UserError(
+            f"{path}: neither a .safetensors nor a .pth file; rename it, if it is one that torch.save wrote"
+        )
     if network is None:
         raise UserError(f"{path}: no such checkpoint; give a file, or the PREFIX of PREFIX_gen.safetensors or .pth")
     if network.stem.endswith("_opt"):
@@ -98,14 +112,13 @@ def step_of(path: str | Path) -> int:
     match = re.match(r"I(\d+)_E\d+_gen", file.name)
     if match or file.suffix == ".pth":
         return int(match[1]) if match else 0
-    return int(read_metadata(file).get("step", 0))
+    return parse_count(read_metadata(file).get("step", "0"), f"{file}: damaged: its step")
 
 
 def saved_config(path: str | Path) -> Config | None:
     """The config of a native checkpoint; None for a published one, which has none."""
     file = find_checkpoint(path).network
-    text = None if file.suffix == ".pth" else read_metadata(file).get("config")
-    return None if text is None else check_config(parse_json(text, file), str(file))
+    return None if file.suffix == ".pth" else config_in(read_metadata(file), file)
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,7 @@ def load_checkpoint(
     file = find_checkpoint(path).network
     state, network = read_with_network(file, config)
     config = config or state.config
-    load_weights(network, state.weights, path)
+    load_weights(with_memory(network), state.weights, path)
     same_schedule = config.model.beta_schedule.val == state.config.model.beta_schedule.val
     change = state.encoder_change if same_schedule else None
     return LoadedNetwork(network.to(device).eval(), config, change, step_of(file))
@@ -170,24 +183,59 @@ def save_encoder_change(path: str | Path, loaded: LoadedNetwork, target: str | P
 def load_training_state(path: str | Path, config: Config | None) -> TrainingState:
     """Reads a checkpoint. Without a training file beside it, training begins at step 0 from its weights."""
     files = find_checkpoint(path)
-    network = read_network_file(files.network, config)
-    state = TrainingState(network.weights, network.weights, network.masks)
+    saved, network = read_with_network(files.network, config)
+    state = TrainingState(saved.weights, saved.weights, saved.masks)
     if files.training is None:
         return state
+    shapes = shapes_of(network)
     if files.training.suffix == ".pth":
         state.optimizer, state.step = _read_published_training(files.network, files.training)
-        return state
-    tensors, metadata = read_safetensors(files.training)
-    try:
-        counters = json.loads(metadata["training"])
-        state.step, state.masker = counters["step"], counters["masker"]
-        state.weights, _ = unpack(_section(tensors, "weights"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{files.training}: not a training file of SMFDM") from error
-    if "steps" in state.masker:  # earlier files tell how many steps the masks had been there
-        state.masker["start"] = state.step - state.masker.pop("steps")
-    state.optimizer, state.modules = _nested(_section(tensors, "optimizer")), _nested(_section(tensors, "modules"))
+    else:
+        tensors, metadata = read_safetensors(files.training)
+        state.step, state.masker = parse_counters(metadata.get("training"), files.training)
+        state.weights, _ = unpacked(_section(tensors, "weights"), shapes, files.training)
+        state.modules = _nested(_section(tensors, "modules"))
+        state.optimizer = _nested(_section(tensors, "optimizer"))
+    for module, weights in state.modules.items():
+        shapes |= {f"{module}/{name}": tuple(tensor.shape) for name, tensor in weights.items()}
+    refuse_other_moments(state.optimizer, shapes, files.training)
     return state
+
+
+def parse_counters(text: str | None, file: Path) -> tuple[int, dict[str, int]]:
+    """The metadata of a training file -> (step, counters of the masker)."""
+    counters = None if text is None or len(text) > LARGEST_FILE else parse_json(text, file)
+    if not isinstance(counters, dict) or not isinstance(masker := counters.get("masker"), dict):
+        raise UserError(f"{file}: not a training file of SMFDM")
+    step = parse_count(counters.get("step"), f"{file}: damaged: its step")
+    masker = {key: parse_count(n, f"{file}: damaged: {cut(key)} of its masks") for key, n in masker.items()}
+    if "steps" in masker:  # earlier files tell how many steps the masks had been there
+        masker["start"] = step - masker.pop("steps")
+    if not masker.keys() <= MASKER_COUNTERS or not 0 <= masker.get("start", 0) <= step:
+        raise UserError(f"{file}: damaged: these are no counters of masks: {cut(str(masker))}")
+    return step, masker
+
+
+def parse_count(value: Any, what: str) -> int:
+    """A whole number, or its digits."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < len(str(LARGEST_COUNT)):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_COUNT:
+        raise UserError(f"{what} is {show(value)}, no whole number from 0 to 10^15")
+    return value
+
+
+def refuse_other_moments(
+    optimizer: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, Sequence[int]], file: Path
+) -> None:
+    """One line where the state of the optimiser is not that of parameters of these names and shapes."""
+    for name, kept in optimizer.items():
+        if name not in shapes:
+            raise UserError(f"{file}: damaged: the network has no parameter {cut(name)}, of which it has moments")
+        for key, value in kept.items() if isinstance(kept, Mapping) else [("it", None)]:
+            is_number = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+            if not is_number and not (isinstance(value, Tensor) and tuple(value.shape) == tuple(shapes[name])):
+                raise UserError(f"{file}: damaged: of {cut(name)}, {cut(str(key))} is no moment of its shape")
 
 
 def _section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -207,11 +255,12 @@ def _nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def _read_published_training(network: Path, training: Path) -> tuple[dict[str, dict[str, Tensor]], int]:
     """The files of a published checkpoint -> (the optimiser's state by our names, the step)."""
     saved = read_pth(training)
-    if not isinstance(saved, dict) or not {"iter", "optimizer"} <= saved.keys():
+    optimizer = saved.get("optimizer") if isinstance(saved, dict) else None
+    moments = optimizer.get("state") if isinstance(optimizer, dict) else None
+    if not isinstance(moments, dict) or "iter" not in saved:
         raise UserError(f"{training}: not a published training file: it has no 'iter' and 'optimizer'")
     published = read_pth(network)
     number = {key: index for index, key in enumerate(parameter_order(published))}
-    moments = saved["optimizer"]["state"]
     names = published_names(published)
     optimizer = {ours: moments[number[theirs]] for ours, theirs in names.items() if number[theirs] in moments}
-    return optimizer, int(saved["iter"])
+    return optimizer, parse_count(saved["iter"], f"{training}: damaged: its 'iter'")

@@ -1,7 +1,7 @@
 """The file of a network: its weights, packed where it is sparse, its config, and what calibration measured of it."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from core.config import Config, check_config
-from core.config.files import parse_json
+from core.config.files import LARGEST_FILE, parse_json
+from core.config.wording import cut, show
 from core.errors import UserError
-from core.tensor_files import read_pth, read_safetensors, write_safetensors
+from core.pth_file import read_pth
+from core.tensor_files import read_safetensors, write_safetensors
 from data.errors import reason
 from model import ModelError, Network, build_network
 from model.key_steps import EncoderChange
@@ -21,6 +23,7 @@ from model.published import convert_reference_state, read_architecture
 from sparse import SparseError, pack, unpack
 
 CHANGE, CHANGE_TIMESTEPS = "encoder_change/distance", "encoder_change/timesteps"  # names of tensors
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass
@@ -39,35 +42,84 @@ def read_network_file(file: Path, config: Config | None = None) -> NetworkState:
 
 
 def read_with_network(file: Path, config: Config | None = None) -> tuple[NetworkState, Network]:
-    """The same, and the network that the config describes, or else the file's own; it has no weights yet."""
-    if file.suffix == ".pth":
-        state = read_pth(file)
-        model: Mapping[str, Any] = config.model if config else read_architecture(state)
-        config = config or published_config(model, file.stem)
-        return NetworkState(convert_reference_state(state), {}, config), build_without_weights(config)
+    """The same, and the network that the config describes, or else the file's own, which has no memory yet
+    (`with_memory`). The weights fit it."""
+    return (read_published if file.suffix == ".pth" else read_native)(file, config)
+
+
+def read_published(file: Path, config: Config | None) -> tuple[NetworkState, Network]:
+    published = read_pth(file)
+    try:
+        model: Mapping[str, Any] = config.model if config else read_architecture(published)
+        weights = convert_reference_state(published)
+    except ModelError as error:
+        raise UserError(f"{file}: {error}") from error
+    config = config or published_config(model, file.stem)
+    network = build_without_memory(config, weights, file)
+    refuse_misfits(shapes_of(network), weights, file)
+    return NetworkState(weights, {}, config), network
+
+
+def read_native(file: Path, config: Config | None) -> tuple[NetworkState, Network]:
     tensors, metadata = read_safetensors(file)
-    if "config" not in metadata:
+    own = config_in(metadata, file)
+    if own is None:
         raise UserError(f"{file}: no config in its metadata, so it is no network file of SMFDM")
-    own = check_config(parse_json(metadata["config"], file), str(file))
     if config:
         refuse_other_network(config, own, file)
     change = take_encoder_change(tensors, file)
-    network = build_without_weights(config or own)
-    try:
-        weights, masks = unpack(tensors, {name: tensor.shape for name, tensor in network.state_dict().items()})
-    except SparseError as error:
-        raise UserError(f"{file}: damaged: {error}") from error
+    network = build_without_memory(config or own, tensors, file)
+    weights, masks = unpacked(tensors, shapes_of(network), file)
     return NetworkState(weights, masks, own, change), network
 
 
-def build_without_weights(config: Config) -> Network:
-    """The network of a config, its parameters as the memory was: three times as fast as with first weights."""
-    with _WithoutInitialisation():
+def config_in(metadata: Mapping[str, str], file: Path) -> Config | None:
+    """The config of a native file; None where it has none."""
+    text = metadata.get("config")
+    if text is None:
+        return None
+    if len(text) > LARGEST_FILE:
+        raise UserError(f"{file}: damaged: its config has more than {LARGEST_FILE:,} characters")
+    return check_config(parse_json(text, file), str(file))
+
+
+def unpacked(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], file: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """-> (dense tensors, masks), which are of these names and shapes."""
+    try:
+        weights, masks = unpack(tensors, shapes)
+    except SparseError as error:
+        raise UserError(f"{file}: damaged: {error}") from error
+    refuse_misfits(shapes, weights, file)
+    return weights, masks
+
+
+def build_without_memory(config: Config, tensors: Mapping[str, Tensor], file: Path) -> Network:
+    """The network of a config: its parameters are on the meta device, and take neither memory nor first weights.
+
+    It is refused at once where it has more parts, or a wider one, than the tensors of its file can fill.
+    """
+    unet, encoder = config.model.unet, config.model.lr_encoder
+    parts = len(unet.channel_multiplier) * (2 * unet.res_blocks + 1) + encoder.n_resblocks
+    widest = max(unet.inner_channel * max(unet.channel_multiplier), unet.inner_channel, encoder.n_feats)
+    if parts > len(tensors) or widest > max(tensor.numel() for tensor in tensors.values()):
+        raise UserError(f"{file}: damaged: its config describes a network of more layers or channels than it holds")
+    with _WithoutMemory():
         return build_network(config.model, initialised=False)
 
 
-class _WithoutInitialisation(TorchFunctionMode):
-    """Inside, functions of torch.nn.init return the tensor as it is."""
+def with_memory(network: Network) -> Network:
+    """A network of `build_without_memory`, its parameters as the memory was."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                setattr(module, name, nn.Parameter(torch.empty_like(parameter, device="cpu")))
+    return network
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Inside, torch.empty makes tensors that are shapes alone, and functions of torch.nn.init do nothing."""
 
     def __torch_function__(
         self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -75,7 +127,13 @@ class _WithoutInitialisation(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
+        if func in (torch.empty, torch.zeros):
+            kwargs = kwargs | {"device": "meta"}
         return func(*args, **kwargs)
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def refuse_other_network(config: Config, own: Config, file: Path) -> None:
@@ -84,7 +142,9 @@ def refuse_other_network(config: Config, own: Config, file: Path) -> None:
         for key, value in own.model[section].items():
             asked = config.model[section][key]
             if asked != value and key != "dropout":
-                raise UserError(f"{file}: trained with model.{section}.{key} = {value}, and the config says {asked}")
+                raise UserError(
+                    f"{file}: trained with model.{section}.{key} = {show(value)}, and the config says {show(asked)}"
+                )
 
 
 def published_config(model: Mapping[str, Any], name: str) -> Config:
@@ -96,13 +156,24 @@ def published_config(model: Mapping[str, Any], name: str) -> Config:
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], where: str | Path) -> None:
     """Into the network, or one line that says which key does not fit."""
-    expected = network.state_dict()
-    for name in expected.keys() | state.keys():
-        ours, theirs = expected.get(name), state.get(name)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            shapes = [tuple(tensor.shape) if tensor is not None else "nothing" for tensor in (theirs, ours)]
-            raise UserError(f"{where}: does not fit the network of the config: {name} is {shapes[0]}, not {shapes[1]}")
+    refuse_misfits(shapes_of(network), state, where)
     network.load_state_dict(state)
+
+
+def refuse_misfits(shapes: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], where: str | Path) -> None:
+    """One line where the tensors are not floating-point ones of these names and shapes, and no others."""
+    for name in sorted(shapes.keys() | tensors.keys()):
+        ours, tensor = shapes.get(name), tensors.get(name)
+        if ours is None or tensor is None or tuple(tensor.shape) != tuple(ours):
+            told = [
+                "nothing" if shape is None else tuple(shape)
+                for shape in (tensor if tensor is None else tensor.shape, ours)
+            ]
+            raise UserError(
+                f"{where}: does not fit the network of the config: {cut(name, 200)} is {told[0]}, not {told[1]}"
+            )
+        if tensor.dtype not in FLOATS:
+            raise UserError(f"{where}: {name} is of {tensor.dtype}, not of floating-point numbers")
 
 
 def save_network(
@@ -127,7 +198,7 @@ def take_encoder_change(tensors: dict[str, Tensor], file: Path) -> EncoderChange
         if distance is None or timesteps is None:
             raise TypeError("half of it is missing")
         return EncoderChange(tuple(timesteps.tolist()), distance.float())
-    except (TypeError, ModelError) as error:
+    except (TypeError, ValueError, RuntimeError, ModelError) as error:
         raise UserError(f"{file}: damaged: its measured encoder change is no such thing ({error})") from error
 
 

@@ -1,27 +1,19 @@
-"""Files of tensors: safetensors to write and to read, and .pth files, which are never unpickled in full."""
+"""Safetensors files, written and read."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from core.errors import UserError
+from data.errors import reason
 from data.files import write_atomically
 
 FORMAT = "smfdm"
-
-
-def read_pth(file: Path) -> Any:
-    """A published file: tensors and plain containers alone."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # on a damaged file the unpickler raises whatever it stumbles over
-        raise UserError(f"{file}: truncated, or not a file of tensors that torch can read safely") from error
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -55,8 +47,8 @@ def opened(file: Path) -> Iterator[Any]:
     try:
         with safe_open(file, framework="pt") as content:
             yield content
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: truncated, or not a safetensors file ({str(error).splitlines()[0]})") from error
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # unknown dtypes
+        raise UserError(f"{file}: truncated, or not a safetensors file ({reason(error)})") from error
 
 
 def write_safetensors(file: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -42,9 +42,16 @@ RES_BLOCK = {
 
 def unwrapped(state: Any) -> dict[str, Tensor]:
     """A published state dict without the `module.` prefix that a data-parallel wrapper leaves on every key."""
-    state = {key.removeprefix("module."): value for key, value in state.items()} if isinstance(state, dict) else {}
+    is_state = isinstance(state, dict) and all(isinstance(key, str) for key in state)
+    state = {key.removeprefix("module."): value for key, value in state.items()} if is_state else {}
     if "denoise_fn.downs.0.weight" not in state:
         raise ModelError("not a published state dict: it has no key denoise_fn.downs.0.weight")
+    if "encoder.head.0.weight" not in state:
+        raise ModelError(
+            "a network without LR encoder and conditioning, as SR3 is: another one, which is not read here"
+        )
+    if other := next((key for key, value in state.items() if not isinstance(value, Tensor)), None):
+        raise ModelError(f"not a published state dict: {other[:60]} is no tensor")
     return state
 
 
@@ -55,20 +62,22 @@ def read_architecture(state: State, image_size: int = 128, norm_groups: int = 32
     arguments, with the values of the published models, and dropout is 0.
     """
     state = unwrapped(state)
-    inner = state["denoise_fn.downs.0.weight"].shape[0]
+    inner, in_channel = _channels(state, "denoise_fn.downs.0.weight")
     levels: list[list[int]] = [[]]  # the output channels of each residual block
     attending = set()
     for n in range(1, 1 + _length(state, "denoise_fn.downs.", start=1)):
         if f"denoise_fn.downs.{n}.conv.weight" in state:
             levels.append([])
             continue
-        levels[-1].append(state[f"denoise_fn.downs.{n}.res_block.block2.block.3.weight"].shape[0])
+        levels[-1].append(_channels(state, f"denoise_fn.downs.{n}.res_block.block2.block.3.weight")[0])
         if f"denoise_fn.downs.{n}.attn.qkv.weight" in state:
             attending.add(len(levels) - 1)
+    if not all(levels):
+        raise ModelError("not a published state dict: a level of its encoder has no residual block")
     return {
         "unet": {
-            "in_channel": state["denoise_fn.downs.0.weight"].shape[1],
-            "out_channel": state["denoise_fn.final_conv.block.3.weight"].shape[0],
+            "in_channel": in_channel,
+            "out_channel": _channels(state, "denoise_fn.final_conv.block.3.weight")[0],
             "inner_channel": inner,
             "norm_groups": norm_groups,
             "channel_multiplier": [blocks[-1] // inner for blocks in levels],
@@ -78,7 +87,7 @@ def read_architecture(state: State, image_size: int = 128, norm_groups: int = 32
         },
         "lr_encoder": {
             "n_resblocks": _length(state, "encoder.body.", start=0) - 1,
-            "n_feats": state["encoder.head.0.weight"].shape[0],
+            "n_feats": _channels(state, "encoder.head.0.weight")[0],
         },
         "beta_schedule": {phase: _read_schedule(state) for phase in ("train", "val")},
         "diffusion": {"image_size": image_size, "channels": 3, "conditional": True, "prediction": "epsilon"},
@@ -98,9 +107,14 @@ def convert_reference_state(state: State) -> dict[str, Tensor]:
     unknown = [key for key in state if key not in known and not NEVER_USED.match(key)]
     if missing or unknown:
         lists = {"missing": missing, "unknown": unknown}
-        complaints = "; ".join(f"{what} {', '.join(keys)}" for what, keys in lists.items() if keys)
+        complaints = "; ".join(f"{what} {_shorten(keys)}" for what, keys in lists.items() if keys)
         raise ModelError(f"the published state dict does not fit the network: {complaints}")
     return {ours: state[theirs] for ours, theirs in names.items()}
+
+
+def _shorten(keys: list[str], limit: int = 5) -> str:
+    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return ", ".join(key[:100] for key in keys[:limit]) + more
 
 
 def published_names(state: State) -> dict[str, str]:
@@ -116,10 +130,20 @@ def parameter_order(state: State) -> list[str]:
     return [key for key in unwrapped(state) if key not in SCHEDULE_BUFFERS]
 
 
+def _channels(state: State, key: str) -> tuple[int, int]:
+    """The output and input channels of a convolution of a published state dict."""
+    shape = state[key].shape if key in state else ()
+    if len(shape) != 4 or not all(shape):
+        raise ModelError(
+            f"not a published state dict: {key} is {f'of shape {tuple(shape)}' if key in state else 'missing'}"
+        )
+    return shape[0], shape[1]
+
+
 def _length(state: State, prefix: str, start: int) -> int:
     """How many consecutive numbers n from `start` have keys `prefix + n`."""
-    numbers = {int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)}
-    return next(n for n in count(start) if n not in numbers) - start
+    numbers = {key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)}
+    return next(n for n in count(start) if str(n) not in numbers) - start
 
 
 def _read_schedule(state: State) -> dict[str, Any]:
@@ -127,9 +151,11 @@ def _read_schedule(state: State) -> dict[str, Any]:
     betas = state.get("betas")
     if betas is None:
         return {"schedule": "linear", "n_timestep": 2000, "linear_start": 1e-6, "linear_end": 1e-2}
+    if betas.ndim != 1 or len(betas) < 2 or not betas.is_floating_point():
+        raise ModelError(f"not a published state dict: betas are {betas.dtype} {tuple(betas.shape)}")
     first, middle, last = (float(betas[n]) for n in (0, len(betas) // 2, -1))
     expected = first + (last - first) * (len(betas) // 2) / (len(betas) - 1)
-    if abs(middle - expected) > 1e-3 * expected:
+    if not abs(middle - expected) <= 1e-3 * expected:  # as no NaN is
         raise ModelError(
             f"the checkpoint's β schedule ({len(betas)} steps, {first:g} to {last:g}) is not linear: "
             "name its config, which says which schedule it is"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparse.compression import BLOBS, compress, compressed_shape, decompress, scatter
+from sparse.compression import BLOBS, MAX_DIMENSIONS, MAX_SIZE, compress, compressed_shape, decompress, scatter
 from sparse.errors import SparseError, shorten
 
 MARK = "::"  # between the name of a tensor and that of an entry
@@ -77,6 +77,8 @@ def unpack(
     if shapes is not None:
         _check_shapes(compressed, shapes)
     entries_of = group_entries(packed)
+    if both := [name for name in entries_of if name in packed]:
+        raise SparseError(f"packed tensor {both[0]}: a tensor of its name is beside it")
     tensors, masks = {}, {}
     for key, tensor in packed.items():
         name, kind = _split(key)
@@ -172,9 +174,11 @@ def _unpack_plain(entries: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
             f"mask, values and shape are {bits.dtype}, {values.dtype} and {sizes.dtype}, "
             "not torch.uint8, a floating type and torch.int64"
         )
+    if sizes.numel() > MAX_DIMENSIONS:
+        raise SparseError(f"a shape of {sizes.numel()} dimensions")
     shape = sizes.tolist()
     size = math.prod(shape)
-    if min(shape, default=0) < 0 or bits.shape != ((size + 7) // 8,):
+    if math.prod(max(1, n) for n in shape) > MAX_SIZE or min(shape, default=0) < 0 or bits.shape != ((size + 7) // 8,):
         raise SparseError(f"a mask of {bits.numel()} bytes does not fit the shape {shape}")
     every_bit = np.unpackbits(bits.numpy()).view(bool)
     mask = every_bit[:size]
