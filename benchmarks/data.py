@@ -2,6 +2,7 @@
 
 python benchmarks/data.py                                  crops of photographs, as folders and as an LMDB
 python benchmarks/data.py --dataroot dataset/FFHQ_16_128   images of yours
+python benchmarks/data.py -c config/photos_x4.yaml         as this config trains: crops, degradation, cache
 python benchmarks/data.py --small                          few images: seconds on a CPU
 
 Nothing is done with the batches, so this is the most that training can be given.
@@ -34,6 +35,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--dataroot", help="a folder or an LMDB of prepare_data.py (default: both, of photographs)")
+    add("-c", "--config", help="a config, of which datasets.train is read as training does")
+    add(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a key of the config"
+    )
     add("--size", default="16,128", help="low and high resolution (default: 16,128)")
     add("--images", type=count, metavar="N", help="photographs to make (default: 500)")
     add("--batch", type=count, help="images of a batch (default: 32)")
@@ -44,6 +49,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--small", action="store_true", help="few images, batches and processes")
     add("--json", default="experiments/benchmarks/data.json", metavar="FILE", help="where the report goes")
     arguments = parser.parse_args()
+    if arguments.config and arguments.dataroot:
+        parser.error("--config and --dataroot: give one of them")
     return fill_defaults(arguments, SMALL if arguments.small else FULL)
 
 

@@ -234,17 +234,17 @@ def describe_run(
     checkpoint: str | Path | None,
 ) -> dict[str, Any]:
     """The part of a report that says what was validated, and how, so that it can be done again."""
-    images = config.datasets.validation[key]
-    told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "data_len", "l_resolution", "r_resolution")
+    images = config.datasets.validation[key].to_dict()
+    told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "data_len", "l_resolution", "r_resolution", "degradation")
     return {
         "config": config.name,
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "step": step,
         "density": counted_density(network) if density is None else density,
-        "dataset": {"key": key, **{name: images[name] for name in told}},
+        "dataset": {"key": key, **{name: images[name] for name in told if name in images}},
         "sampling": sampling.describe(),
         "key_steps": str(sampling.executed),
-        "settings": {**sampling.settings, "batch_size": images.batch_size},
+        "settings": {**sampling.settings, "batch_size": images["batch_size"]},
         "device": describe(processes.device),
         "processes": processes.world,
         "versions": versions(("numpy", "pillow", "scikit-image")),

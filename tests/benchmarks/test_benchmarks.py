@@ -13,6 +13,7 @@ from benchmarks.helpers import measuring, reports, sampling
 from benchmarks.helpers.training import FIGURES, STEPS, forward_flops
 from core.config import load_config
 from core.processes import Processes
+from data.demo import make_demo
 from model import build_network
 from model.diffusion import DiffusionLoss
 
@@ -137,6 +138,17 @@ def test_data(run_benchmark):
     for row in report["rows"]:
         rate = row["images_per_second"]
         assert 0 < rate["least"] <= rate["median"] <= rate["most"] and f"{rate['median']:.0f}" in printed
+
+
+@pytest.mark.slow
+def test_data_of_a_config(run_benchmark, tmp_path):
+    make_demo(tmp_path, size=128, count=4)
+    root = f"datasets.train.hr_dataroot={tmp_path / 'train'}"
+    report, printed = run_benchmark("data.py", "-c", "config/photos_x4.yaml", "--set", root, "--workers", "0")
+    assert report["images"] == {"photos_x4": 4} and report["size"] == [32, 128] and report["overrides"] == [root]
+    assert report["target"]["images_per_second"] == 1500
+    (row,) = report["rows"]
+    assert f"{row['images_per_cpu_second']['median']:.0f}" in printed
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_a_network_and_its_student_train_on_photographs(photos, tmp_path):
     trained = run("train", "photos_x4", **common, **DEGRADED, **validated)
     assert "step 2/2" in trained and "JPEG 75" in trained
     report = json.loads((tmp_path / "photos_x4/results/val_jpeg/metrics.json").read_text())
-    assert report["images"] == 3
+    assert report["images"] == 3 and report["dataset"]["degradation"]["jpeg_range"] == [75, 75]
     teacher = tmp_path / "photos_x4/checkpoint"
     student = run("distill", "photos_x4_one_call", "-r", str(teacher), **common, **DEGRADED)
     assert "step 2/2" in student and "adversarial" in student
