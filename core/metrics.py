@@ -1,8 +1,11 @@
-"""How good an image is, measured on what is saved: every image is 8-bit RGB, an array (H, W, 3) of uint8."""
+"""How good an image is, measured on what is saved: every image is 8-bit RGB, an array (H, W, 3) of uint8.
+
+What needs networks that were trained on photographs, LPIPS, FID and KID, is in core/perceptual.py.
+"""
 
 import functools
-import logging
 import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,8 +18,53 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 ROUNDING = 1 / 12 / 255**2  # variance of what rounding to 8 bits adds, for values from 0 to 1
 
 
+def measure(
+    image: np.ndarray,
+    reference: np.ndarray,
+    lr: np.ndarray | None = None,  # (h, w, 3), that the image was made of
+    lpips: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    border: int = 0,  # pixels along each border that PSNR and SSIM leave out
+) -> dict[str, float]:
+    """All metrics of an image, by their names in reports.
+
+    Without `lr` there is no `lr_mse`, and the spectral distance is that of all frequencies.
+    """
+    kept = slice(border, -border or None)
+    inner, inner_reference = image[kept, kept], reference[kept, kept]
+    measures = {
+        "psnr": psnr(inner, inner_reference),
+        "psnr_y": psnr(luma(inner), luma(inner_reference)),
+        "ssim": ssim(inner, inner_reference),
+        "ssim_y": ssim(luma(inner), luma(inner_reference)),
+        "sharpness": sharpness(image, reference),
+        "spectral_distance": spectral_distance(image, reference, 0.0 if lr is None else 0.5 * len(lr) / len(reference)),
+    }
+    if lr is not None:
+        measures["lr_mse"] = lr_consistency(image, lr)
+    if lpips:
+        measures["lpips"] = lpips(image, reference)
+    return measures
+
+
+def mean_and_deviation(entries: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """The means of what all entries tell, and the standard deviations over the entries (not of the means).
+
+    An entry that has no number there, as sharpness has none beside a flat reference, does not count; infinite ones do.
+    """
+    mean, deviation = {}, {}
+    for name in entries[0]:
+        values = np.array([entry[name] for entry in entries])
+        values = values[~np.isnan(values)]
+        mean[name] = float(values.mean()) if len(values) else math.nan
+        deviation[name] = float(values.std()) if len(values) and np.isfinite(values).all() else math.nan
+    return mean, deviation
+
+
 def psnr(image: np.ndarray, reference: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB, over all pixels and channels; infinite for equal images."""
+    """Peak signal-to-noise ratio in dB, over all pixels and channels; infinite for equal images.
+
+    The peak is 255, also for planes (H, W) of `luma`, as is usual.
+    """
     if np.array_equal(image, reference):
         return math.inf
     return float(peak_signal_noise_ratio(reference, image, data_range=255))
@@ -25,7 +73,7 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
 def ssim(image: np.ndarray, reference: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004) in [-1, 1]: Gaussian window of 1.5, valid region, mean over channels.
 
-    Not a number for an image smaller than the window, 11 pixels.
+    Of planes (H, W) too. Not a number for an image smaller than the window, 11 pixels.
     """
     if min(image.shape[:2]) < SSIM_WINDOW:
         return math.nan
@@ -34,7 +82,7 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
             reference,
             image,
             data_range=255,
-            channel_axis=2,
+            channel_axis=2 if image.ndim == 3 else None,
             gaussian_weights=True,
             sigma=1.5,
             use_sample_covariance=False,
@@ -86,6 +134,12 @@ def spectral_distance(image: np.ndarray, reference: np.ndarray, above: float = 0
     return float(np.sqrt(np.mean(np.square(np.subtract(*levels)))))
 
 
+def luma(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) of uint8 -> Y of Y'CbCr (H, W), from 16 for black to 235 for white (ITU-R BT.601), not rounded: that on
+    which papers on super-resolution measure PSNR and SSIM."""
+    return 16 + 219 * luminance(image)
+
+
 def luminance(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) of uint8 -> (H, W) in [0, 1]."""
     return image @ np.array(LUMA) / 255
@@ -106,29 +160,3 @@ def spectral_tables(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * min(height, width)
     rings = np.rint(radius).astype(np.intp)
     return np.outer(rows, columns), rings, np.bincount(rings.ravel())
-
-
-class Lpips:
-    """Learned perceptual distance (Zhang et al. 2018, AlexNet): 0 for equal images, smaller is better."""
-
-    def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
-        self.network = network.to(device).eval()
-        self.device = device
-
-    @torch.no_grad()
-    def __call__(self, image: np.ndarray, reference: np.ndarray) -> float:
-        tensors = (torch.tensor(array).permute(2, 0, 1)[None].float() / 127.5 - 1 for array in (image, reference))
-        return self.network(*(tensor.to(self.device) for tensor in tensors)).item()
-
-
-@functools.cache
-def load_lpips(device: torch.device, log: logging.Logger) -> Lpips | None:
-    """The optional metric; None, and a line in the log, where the package `lpips` or its weights are not to be had."""
-    try:
-        import lpips
-
-        return Lpips(lpips.LPIPS(net="alex", verbose=False), device)
-    except Exception as error:  # no package, no torchvision, or no way to download the weights: all the same here
-        cause = str(error).split("\n")[0]
-        log.info(f"LPIPS is not measured ({cause}); `pip install lpips torchvision` adds it")
-        return None

@@ -27,6 +27,7 @@ from core.experiment import experiment_folder
 from core.gradients import FlatGradients, ForwardBackward, Skips, step_unless
 from core.network_file import load_weights
 from core.optimizer import build_optimizer, learning_rate, load_moments
+from core.perceptual import load_perceptual
 from core.processes import Processes
 from core.sampling import Sampling
 from core.sparse_stage import build_masker, masker_counters
@@ -56,6 +57,7 @@ class Trainer:
         self.images = SRDataset(config.datasets.train, train=True)
         for name, images in config.datasets.validation.items():
             SRDataset(images, train=False, section=f"datasets.{name}")  # better an error now than in an hour
+        load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
         torch.manual_seed(self.options.seed)
         saved = self.load_state(resume) if resume else None
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run

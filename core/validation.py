@@ -18,9 +18,11 @@ from core.config import Config
 from core.device import describe, synchronize, versions
 from core.errors import Interrupted
 from core.experiment import experiment_folder
-from core.metrics import load_lpips, lr_consistency, psnr, sharpness, spectral_distance, ssim
+from core.metrics import mean_and_deviation
+from core.metrics import measure as measure_image
+from core.perceptual import Inception, Lpips, distances, load_perceptual
 from core.processes import Processes
-from core.report import comparison, grid, table, write_json
+from core.report import comparison, grid, validation_table, write_json
 from core.sampling import Callback, Sampling, super_resolve
 from data import SRDataset
 from data.images import resize, save_png
@@ -46,10 +48,12 @@ class Pictures(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One validated image: its entry in the report, and its pictures if they are to be compared."""
+    """One validated image: its entry in the report, its pictures if they are to be compared, and, for FID, Inception's
+    features of SR, bicubic and HR if they are measured."""
 
     entry: dict[str, Any]
     pictures: Pictures | None
+    features: dict[str, np.ndarray]
 
 
 def validate_all(
@@ -96,7 +100,7 @@ def validate(
     images = config.datasets.validation[key]
     dataset = SRDataset(images, train=False, section=f"datasets.{key}")
     folders = output_folders(config, key)
-    lpips = load_lpips(processes.device, log)
+    perceptual = load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
 
     def validate_shard() -> list[Result]:
         results: list[Result] = []
@@ -108,15 +112,17 @@ def validate(
             for n, sample in enumerate(samples):
                 pictures = pictures_of(sample, sr[n])
                 save(pictures, [x0[n] for x0 in stages], folders, step, sample["index"])
-                entry = identity(sample, sampling) | measure(pictures, lpips) | timing
-                results.append(Result(entry, pictures if sample["index"] < COMPARED else None))
+                entry = identity(sample, sampling) | measure(pictures, perceptual.lpips) | timing
+                shown = pictures if sample["index"] < COMPARED else None
+                results.append(Result(entry, shown, features_of(pictures, perceptual.inception)))
         return results
 
     shards = processes.gather(interruptible(validate_shard))
     if None in shards:
         raise Interrupted
     results = sorted(chain(*shards), key=lambda result: result.entry["index"])
-    report = describe_run(network, config, sampling, key, processes, step, density, checkpoint) | summary(results)
+    report = describe_run(network, config, sampling, key, processes, step, density, checkpoint)
+    report |= summary(results, perceptual.missing)
     return publish(report, results, folders, log) if processes.is_main else report
 
 
@@ -194,33 +200,38 @@ def identity(sample: Sample, sampling: Sampling) -> dict[str, Any]:
     return {"index": sample["index"], "name": sample["name"], "seed": seed_of(sample, sampling)}
 
 
-def measure(pictures: Pictures, lpips: Callable[..., float] | None = None) -> dict[str, float]:
+def measure(pictures: Pictures, lpips: Lpips | None = None) -> dict[str, float]:
     """The metrics of the SR image, and those of bicubic upsampling under names that begin with `bicubic_`."""
     lr, bicubic, sr, hr = map(np.asarray, pictures)
-    nyquist = 0.5 * len(lr) / len(hr)  # of the LR image, in cycles per pixel of the others
-    measures = {}
-    for prefix, image in (("", sr), ("bicubic_", bicubic)):
-        measures[f"{prefix}psnr"] = psnr(image, hr)
-        measures[f"{prefix}ssim"] = ssim(image, hr)
-        measures[f"{prefix}sharpness"] = sharpness(image, hr)
-        measures[f"{prefix}spectral_distance"] = spectral_distance(image, hr, nyquist)
-        measures[f"{prefix}lr_mse"] = lr_consistency(image, lr)
-        if lpips:
-            measures[f"{prefix}lpips"] = lpips(image, hr)
-    return measures
+    of_bicubic = measure_image(bicubic, hr, lr, lpips)
+    return measure_image(sr, hr, lr, lpips) | {f"bicubic_{name}": value for name, value in of_bicubic.items()}
 
 
-def summary(results: Sequence[Result]) -> dict[str, Any]:
-    """The part of a report that the images make: how many, the means, and each by itself.
+def features_of(pictures: Pictures, inception: Inception | None) -> dict[str, np.ndarray]:
+    if inception is None:
+        return {}
+    return {kind: inception(np.asarray(getattr(pictures, kind))) for kind in ("sr", "bicubic", "hr")}
+
+
+def summary(results: Sequence[Result], missing: dict[str, str]) -> dict[str, Any]:
+    """The part of a report that the images make: how many, means and standard deviations, what the sets are to each
+    other, which metrics are missing, and each image by itself.
 
     `seconds_warm` leaves out the first batch of each process, which pays for memory, kernels and compilation.
     """
     entries = [result.entry for result in results]
-    measures = [name for name in entries[0] if name not in ("index", "name", "seed", "first_batch")]
-    mean = {name: fmean(entry[name] for entry in entries) for name in measures}
+    told = ("index", "name", "seed", "first_batch")
+    measures = [{name: value for name, value in entry.items() if name not in told} for entry in entries]
+    mean, deviation = mean_and_deviation(measures)
     if warm := [entry["seconds"] for entry in entries if not entry["first_batch"]]:
         mean["seconds_warm"] = fmean(warm)
-    return {"images": len(entries), "mean": mean, "per_image": entries}
+    of_sets = {}
+    if results[0].features:
+        sr, bicubic, hr = ([result.features[kind] for result in results] for kind in ("sr", "bicubic", "hr"))
+        of_bicubic = distances(bicubic, hr)
+        of_sets = distances(sr, hr) | {f"bicubic_{name}": value for name, value in of_bicubic.items()}
+    means = {"mean": mean, "deviation": deviation, "of_sets": of_sets, "missing": missing}
+    return {"images": len(entries), **means, "per_image": entries}
 
 
 def describe_run(
@@ -263,5 +274,5 @@ def publish(report: Report, results: Sequence[Result], folders: dict[str, Path],
     name = report["dataset"]["name"].replace("/", "_")
     save_png(picture, folders["results"] / f"{name}_comparison.png")
     write_json(report, folders["results"] / "metrics.json")
-    log.info(f"{table(report)}\nwritten to {folders['results']}")
+    log.info(f"{validation_table(report)}\nwritten to {folders['results']}")
     return report | {"picture": picture}

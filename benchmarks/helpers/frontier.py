@@ -3,7 +3,7 @@
 import logging
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean, median
@@ -19,7 +19,7 @@ from benchmarks.helpers.reports import publish, start_log
 from benchmarks.helpers.trained_network import Setting, load
 from core.device import is_out_of_memory, synchronize
 from core.errors import UserError
-from core.metrics import load_lpips
+from core.perceptual import Lpips, load_perceptual
 from core.report import comparison, write_json
 from core.sampling import Sampling, super_resolve
 from core.validation import COMPARED, Pictures, batches, measure, pictures_of
@@ -50,10 +50,14 @@ def measure_chains(arguments: Namespace, log: logging.Logger) -> dict[str, Any]:
     for why, names in by_reason(left_out).items():
         log.info(f"left out: {names} ({why})")
     report = describe(setting, arguments) | {"left_out": left_out, "bicubic": None, "rows": []}
-    lpips = load_lpips(setting.processes.device, log)
+    perceptual = load_perceptual(setting.processes.device)
+    if "lpips" in perceptual.missing:
+        log.info(f"LPIPS is not measured: {perceptual.missing['lpips']}")
     for number, (name, sampling) in enumerate(chains.items(), start=1):
         try:
-            measures, pictures = measure_chain(setting, sampling, f"{number}/{len(chains)} {name}", lpips, log)
+            measures, pictures = measure_chain(
+                setting, sampling, f"{number}/{len(chains)} {name}", perceptual.lpips, log
+            )
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -79,7 +83,7 @@ def make_folder(path: str) -> None:
 
 
 def measure_chain(
-    setting: Setting, sampling: Sampling, label: str, lpips: Callable[..., float] | None, log: logging.Logger
+    setting: Setting, sampling: Sampling, label: str, lpips: Lpips | None, log: logging.Logger
 ) -> tuple[dict[str, Any], list[Pictures]]:
     """(the means of what `core.validation.measure` gives, each image's measures, and the seconds an image takes; the
     pictures of the first images)"""

@@ -367,6 +367,16 @@ class DistillSection(Section):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class MetricsSection(Section):
+    """Weights of the networks that judge in a validation; null: those that torch.hub's cache holds, or none."""
+
+    lpips_weights: str | None = key(text_or_null, None, "AlexNet's for LPIPS, as torchvision saves them: a file")
+    fid_weights: str | None = key(
+        text_or_null, None, "Inception's for FID and KID, as torch-fidelity saves them: a file"
+    )
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class WandbSection(Section):
     project: str | None = key(text_or_null, None, "project in Weights & Biases, which the flag -enable_wandb turns on")
 
@@ -387,6 +397,7 @@ class Config(Section):
     )
     sample: SampleSection = section()
     distill: DistillSection = section("only for phase distill; `sample` says how the student samples", optional=True)
+    metrics: MetricsSection = section()
     wandb: WandbSection = section()
 
     @property

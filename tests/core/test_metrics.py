@@ -1,17 +1,15 @@
 """Metrics against their formulas, written out here."""
 
-import logging
 import math
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from skimage.color import rgb2ycbcr
 from skimage.filters import gaussian
+from skimage.metrics import structural_similarity
 
-from core.metrics import load_lpips, lr_consistency, psnr, sharpness, spectral_distance, ssim
+from core.metrics import lr_consistency, luma, mean_and_deviation, measure, psnr, sharpness, spectral_distance, ssim
 
 
 @pytest.fixture
@@ -131,33 +129,58 @@ def test_sharpness_and_spectrum_where_there_is_none():
     assert math.isnan(spectral_distance(flat, flat, above=0.5))
 
 
-class FakeLpips(torch.nn.Module):
-    """In place of the package: the distance of the tensors that it is given."""
-
-    def __init__(self, net, verbose):
-        super().__init__()
-        assert net == "alex"
-
-    def forward(self, image, reference):
-        return (image - reference).abs().mean().reshape(1, 1, 1, 1)
+def test_luma_of_pure_colours(pair):
+    colours = {(255, 0, 0): 16 + 65.481, (0, 255, 0): 16 + 128.553, (0, 0, 255): 16 + 24.966}
+    colours |= {(0, 0, 0): 16, (255, 255, 255): 235}
+    assert luma(np.uint8([list(colours)]))[0] == pytest.approx(list(colours.values()))
+    assert luma(pair[0]) == pytest.approx(rgb2ycbcr(pair[0])[:, :, 0])
 
 
-def test_lpips_gets_images_in_minus_one_to_one(monkeypatch):
-    load_lpips.cache_clear()
-    monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=FakeLpips))
-    metric = load_lpips(torch.device("cpu"), logging.getLogger("test"))
-    black = np.zeros((8, 9, 3), np.uint8)
-    assert metric(black, black + 255) == pytest.approx(2)
-    load_lpips.cache_clear()
+def test_measures_of_one_level_in_rgb_and_y():
+    grey = np.full((32, 40, 3), 100, np.uint8)
+    measures = measure(grey + 1, grey)
+    assert measures["psnr"] == pytest.approx(20 * math.log10(255))
+    assert measures["psnr_y"] == pytest.approx(20 * math.log10(255 * 255 / 219))  # a level of grey is 219/255 of Y
+    green = measure(grey + np.uint8([0, 1, 0]), grey)
+    assert green["psnr"] == pytest.approx(20 * math.log10(255) + 10 * math.log10(3))
+    assert green["psnr_y"] == pytest.approx(20 * math.log10(255 * 255 / 128.553))
 
 
-def test_without_lpips_there_is_one_notice(monkeypatch, caplog):
-    load_lpips.cache_clear()
-    monkeypatch.setitem(sys.modules, "lpips", None)  # as if it were not installed
-    log = logging.getLogger("test")
-    with caplog.at_level(logging.INFO):
-        assert load_lpips(torch.device("cpu"), log) is None
-        assert load_lpips(torch.device("cpu"), log) is None
-    assert len(caplog.records) == 1
-    assert "pip install lpips" in caplog.text
-    load_lpips.cache_clear()
+def test_measures_are_those_of_scikit_image(pair):
+    inner = [array[4:-4, 4:-4] for array in pair]
+    planes = [rgb2ycbcr(array)[:, :, 0] for array in inner]
+    options = {"data_range": 255, "gaussian_weights": True, "use_sample_covariance": False}
+    measures = measure(*pair, border=4)
+    assert measures["ssim"] == pytest.approx(structural_similarity(*inner, channel_axis=2, **options))
+    assert measures["ssim_y"] == pytest.approx(structural_similarity(*planes, **options))
+    assert measures["psnr_y"] == pytest.approx(10 * math.log10(255**2 / np.mean((planes[0] - planes[1]) ** 2)))
+
+
+def test_border_is_left_out_of_psnr_and_ssim(pair):
+    framed = pair[1].copy()
+    framed[:3], framed[-3:], framed[:, :3], framed[:, -3:] = 0, 255, 0, 255
+    assert measure(framed, pair[1])["psnr"] < 20
+    measures = measure(framed, pair[1], border=3)
+    assert measures["psnr"] == measures["psnr_y"] == math.inf and measures["ssim"] == pytest.approx(1)
+    assert measures["sharpness"] == sharpness(framed, pair[1])  # of whole images
+    assert measure(framed, pair[1], border=2)["psnr"] < 30
+
+
+def test_lr_tells_which_frequencies_are_invented(pair):
+    lr = pair[1][:6, :8]
+    measures, without = measure(*pair, lr), measure(*pair)
+    assert measures["lr_mse"] == lr_consistency(pair[0], lr) and "lr_mse" not in without
+    assert measures["spectral_distance"] == spectral_distance(*pair, above=0.5 * 6 / 24)
+    assert without["spectral_distance"] == spectral_distance(*pair)
+
+
+def test_mean_and_deviation_of_what_is_a_number():
+    entries = [
+        {"psnr": 20.0, "sharpness": 1.0, "ssim": math.nan},
+        {"psnr": 24.0, "sharpness": math.nan, "ssim": math.nan},
+    ]
+    mean, deviation = mean_and_deviation(entries)
+    assert (mean["psnr"], deviation["psnr"], mean["sharpness"], deviation["sharpness"]) == (22, 2, 1, 0)
+    assert math.isnan(mean["ssim"]) and math.isnan(deviation["ssim"])
+    mean, deviation = mean_and_deviation([{"psnr": math.inf}, {"psnr": 20.0}])
+    assert mean["psnr"] == math.inf and math.isnan(deviation["psnr"])

@@ -2,12 +2,13 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from core.report import GAP, HEADER, comparison, grid, table, write_json
+from core.report import GAP, HEADER, comparison, grid, validation_table, write_json
 from data import DataError
 
 
@@ -30,20 +31,22 @@ def test_comparison_magnifies_lr_by_whole_pixels(make_image):
 
 def test_table_puts_bicubic_beside_sr():
     mean = {"psnr": 23.456, "bicubic_psnr": 21.63, "ssim": 0.61, "bicubic_ssim": 0.574, "seconds": 1.5}
-    mean |= {"sharpness": 0.9126, "bicubic_sharpness": 0.45}
-    mean |= {"spectral_distance": 2.345, "bicubic_spectral_distance": 31}
-    text = table({"mean": mean, "dataset": {"name": "faces"}, "images": 7, "sampling": "ddim"})
-    lines = text.splitlines()
-    assert "faces, 7 images, ddim" in lines[0]
-    cells = {line[:22].strip(): line[22:].split() for line in lines[1:]}
-    assert cells == {
-        "": ["bicubic", "SR"],
-        "PSNR, dB": ["21.63", "23.46"],
+    mean |= {"sharpness": 0.9126, "bicubic_sharpness": float("nan"), "seconds_warm": 1.4}
+    report = {"mean": mean, "deviation": {"psnr": 2.129, "bicubic_psnr": 1, "ssim": math.nan}, "of_sets": {"kid": -0.5}}
+    report |= {"missing": {"lpips": "needs this"}, "dataset": {"name": "faces"}, "images": 7, "sampling": "ddim"}
+    lines = validation_table(report).splitlines()
+    assert lines[0] == "faces, 7 images, ddim"
+    cells = {line[:18].strip(): re.split(r"  +", line[18:].strip()) for line in lines[1:]}
+    assert cells.pop("")[:2] == ["bicubic", "SR"]
+    assert {name: words[:2] for name, words in cells.items()} == {
+        "PSNR, dB": ["21.63 ± 1.00", "23.46 ± 2.13"],
         "SSIM": ["0.5740", "0.6100"],
-        "sharpness, HR = 1": ["0.450", "0.913"],
-        "spectral distance, dB": ["31.00", "2.35"],
+        "sharpness, HR = 1": ["-", "0.913"],
+        "LPIPS": ["-", "-"],
+        "KID, × 1000": ["-", "-0.50"],
         "seconds per image": ["-", "1.500"],
     }
+    assert cells["LPIPS"][2] == "not measured: needs this" and "the higher the better" in cells["PSNR, dB"][2]
 
 
 def test_json_is_strict_and_whole(tmp_path):
@@ -62,3 +65,6 @@ def test_json_is_strict_and_whole(tmp_path):
 def test_json_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(DataError, match="cannot write"):
         write_json({}, tmp_path / ("n" * 300))
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot make folder"):
+        write_json({}, tmp_path / "file" / "metrics.json")

@@ -1,0 +1,109 @@
+"""Which images of two folders belong together: told by their names, as many tools write them."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from core.errors import UserError
+from data.images import is_image
+
+# The last word of a name, as in 0_12_sr.png, that says which image of a pair it is.
+ROLES = {
+    "sr": {"sr", "out", "output", "result", "rlt", "pred"},
+    "hr": {"hr", "gt", "target", "truth"},
+    "lr": {"lr", "lq", "input"},
+}
+SHOWN = 3  # names in a message
+
+
+class Pair(NamedTuple):
+    """A result, the true image, and the image that the result was made of."""
+
+    name: str  # of the result, in its folder
+    sr: Path
+    hr: Path
+    lr: Path | None
+
+
+def find_pairs(sr: str | Path, hr: str | Path, lr: str | Path | None = None) -> list[Pair]:
+    """The images of two or three folders that belong together, in the order of their names; or of single files.
+
+    Names are compared without their endings. Where they differ, a result may have words more than the true image, as
+    0801x4_SwinIR.png has beside 0801.png, and either may have words for what it is, as 0_12_sr.png and 0_12_hr.png. A
+    number is never left out. Raises UserError unless every result, true image and LR image has its counterparts.
+    """
+    paths = [Path(path) for path in (sr, hr, lr) if path is not None]
+    if all(path.is_file() for path in paths):
+        return [Pair(paths[0].name, paths[0], paths[1], paths[2] if lr else None)]
+    truths = images_of(Path(hr), "hr")
+    results = counterparts(images_of(Path(sr), "sr"), truths, sr, hr)
+    sources = counterparts(images_of(Path(lr), "lr"), truths, lr, hr) if lr else {}
+    pairs = [Pair(str(file.relative_to(sr)), file, truth, sources.get(truth)) for truth, file in results.items()]
+    return sorted(pairs)
+
+
+def images_of(folder: Path, role: str) -> list[Path]:
+    """The images in a folder, or, where there is none, in the folders in it; of one that holds both results and truths,
+    as SR3 writes it, those of this role alone."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'a file beside a folder' if folder.exists() else 'no such folder'}")
+    found: list[Path] = []
+    for search in (folder.glob, folder.rglob):
+        found = found or sorted(file for file in search("*") if file.is_file() and is_image(file.name))
+    if not found:
+        raise UserError(f"{folder}: no image in it")
+    last_words = {file: re.split(r"[_\-. ]", file.stem)[-1].lower() for file in found}
+    ours = [file for file in found if last_words[file] in ROLES[role]]
+    others = set().union(*(words for other, words in ROLES.items() if other != role))
+    return ours if ours and others & {*last_words.values()} else found
+
+
+def counterparts(
+    files: Sequence[Path], truths: Sequence[Path], folder: str | Path, truth_folder: str | Path
+) -> dict[Path, Path]:
+    """{each true image: its file}"""
+    whole, stems, bare = (defaultdict[str, list[Path]](list) for _ in range(3))
+    for truth in truths:
+        name = truth.relative_to(truth_folder)
+        whole[str(name)].append(truth)
+        stems[str(name.with_suffix(""))].append(truth)
+        for shorter in shortened(str(name.with_suffix("")), ROLES["hr"]):
+            bare[shorter].append(truth)
+    found: dict[Path, Path] = {}
+    lonely = []
+    for file in files:
+        name = file.relative_to(folder)
+        stem = str(name.with_suffix(""))
+        names = [stem, *shortened(stem)]
+        lists = [whole.get(str(name)), *map(stems.get, names), *map(bare.get, names)]
+        fitting = next(filter(None, lists), [])
+        if len(fitting) > 1:
+            raise UserError(f"{file} may belong to {fitting[0]} or {fitting[1]}; name it as one of them")
+        if not fitting:
+            lonely.append(file)
+        elif (other := found.setdefault(fitting[0], file)) is not file:
+            raise UserError(f"{other} and {file} both belong to {fitting[0]}; keep one of them in {folder}")
+    refuse_lonely(lonely, folder, truth_folder)
+    refuse_lonely([truth for truth in truths if truth not in found], truth_folder, folder)
+    return found
+
+
+def shortened(stem: str, words: Iterable[str] | None = None) -> Iterator[str]:
+    """A name without its last word, without its last two, ..., as far as these are no numbers: 0801x4_out -> 0801x4,
+    0801. A factor such as x4 is a word; of the others, only these `words` are left out, or any without them."""
+    while match := re.fullmatch(r"(.*[^_\-. /])[_\-. ]+([^_\-. /]+)|(.*[^_\-. /])(?i:x\d{1,2})", stem):
+        shorter, word = match[1] or match[3], (match[2] or "x4").lower()
+        is_factor = re.fullmatch(r"x\d{1,2}", word)
+        if word.isdecimal() or (words is not None and word not in words and not is_factor):
+            return
+        stem = shorter
+        yield stem
+
+
+def refuse_lonely(files: Sequence[Path], folder: str | Path, other: str | Path) -> None:
+    if files:
+        names = ", ".join(str(file.relative_to(folder)) for file in files[:SHOWN])
+        more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
+        raise UserError(f"no image in {other} belongs to {len(files)} of {folder} by its name: {names}{more}")

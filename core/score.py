@@ -1,0 +1,76 @@
+"""Measures images that any method made against the true ones.
+
+python -m core.score SR/ HR/                                what needs no other network
+python -m core.score SR/ HR/ --lr LR/ --crop 4 --y          as papers on ×4 super-resolution do
+python -m core.score SR/ HR/ --lpips-weights alexnet-owt-7be5be79.pth --json scores.json
+
+SR/, HR/ and LR/ are folders, or single images. Images belong together whose names do, without endings: 0801.png with
+0801x4.png, 0801_out.jpg and 0801x4_SwinIR.png; 0_12_hr.png with 0_12_sr.png. Each needs its counterpart, of its size.
+With --lr, LR consistency is measured, and the spectral distance is that of what the LR images do not hold. LPIPS, FID
+and KID need `pip install -r requirements-metrics.txt` and weights on this machine: nothing is downloaded.
+Exit code: 0; or 2, one line says why, and nothing was measured.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from core.command_line import Parser
+from core.errors import one_line_errors
+from core.pairs import find_pairs
+
+
+@one_line_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parser().parse_args(argv)
+    pairs = find_pairs(arguments.sr, arguments.hr, arguments.lr)
+
+    # Here, as torch takes a second to import, for which --help and names that do not fit need not wait.
+    from core.device import pick_device
+    from core.perceptual import load_perceptual
+    from core.report import write_json
+    from core.scoring import as_text, score
+
+    weights = arguments.lpips_weights, arguments.fid_weights
+    perceptual = load_perceptual(pick_device(arguments.device), *weights)
+    report = score(pairs, perceptual, arguments.crop)
+    folders = {name: getattr(arguments, name) for name in ("sr", "hr", "lr")}
+    print(as_text(folders | report, arguments.y))
+    if arguments.json:
+        write_json(folders | report, arguments.json)
+        print(f"written to {arguments.json}")
+
+
+def parser() -> Parser:
+    parser = Parser(
+        prog="python -m core.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("sr", metavar="SR", help="the images to measure: a folder, or a file")
+    add("hr", metavar="HR", help="the true images")
+    add("--lr", metavar="LR", help="the images that SR was made of")
+    add("--crop", type=pixels, default=0, metavar="N", help="PSNR and SSIM leave out N pixels along each border")
+    add("--y", action="store_true", help="tell PSNR and SSIM of the luminance Y too, and which images are worst by it")
+    add("--json", metavar="FILE", help="write everything, with the numbers of each image, as JSON")
+    add(
+        "--lpips-weights",
+        metavar="FILE",
+        help="AlexNet's, as torchvision saves them (default: those that it downloaded)",
+    )
+    add("--fid-weights", metavar="FILE", help="Inception's, as torch-fidelity saves them (default: likewise)")
+    add(
+        "--device",
+        default="auto",
+        help="of LPIPS and FID: auto, cpu or cuda (default: auto, the GPU where there is one)",
+    )
+    return parser
+
+
+def pixels(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no number of pixels")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
