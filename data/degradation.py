@@ -146,4 +146,4 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 def to_image(levels: np.ndarray) -> Image.Image:
     """Levels of 255, (H, W, 3), clipped and rounded."""
-    return Image.fromarray(np.rint(levels.clip(0, 255)).astype(np.uint8))
+    return Image.fromarray(np.rint(levels.clip(0, 255)).astype(np.uint8, order="C"))

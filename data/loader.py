@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 
 from torch.utils.data import DataLoader
@@ -26,12 +27,14 @@ def train_loader(
     They are the same whatever `workers` is. Here the dataset's cache is filled, which the readers share.
     """
     images.fill_cache()
+    forked = images.cache_mb and workers and sys.platform == "linux"  # others would get a copy of the cache each
     return DataLoader(
         images,
         batch_sampler=TrainStream(len(images), batch_size, seed, rank, world, start_step, images.weights),
         num_workers=workers,
         worker_init_fn=obey_parent_alone,
         pin_memory=pin_memory,
+        multiprocessing_context="fork" if forked else None,
     )
 
 

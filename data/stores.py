@@ -113,7 +113,7 @@ class LmdbStore:
 class CachedStore:
     """Another store, of which images are kept decoded in memory: as many as fit, in the order of `indices`.
 
-    Processes forked after it was made share that memory.
+    Processes that are forked after it was made share that memory; those that are spawned get a copy of it.
     """
 
     BYTES_PER_PIXEL = 4  # of an RGB image in Pillow

@@ -1,5 +1,6 @@
 """Jitter and quarter turns, against pixels moved by hand; and the cache of decoded images."""
 
+import sys
 from random import Random
 
 import numpy as np
@@ -167,6 +168,16 @@ def test_a_cache_keeps_what_fits_and_reads_the_rest(tmp_path, picture):
     assert [images[n]["name"] for n in range(4)] == ["0", "2", "3", "4"]
     with pytest.raises(DataError, match=r"5\.png: No such file"):
         images[4]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="readers are not forked")
+def test_readers_share_the_cache(spec, photos):
+    """What was decoded before they started is all that they need."""
+    images = SRDataset(spec | {"cache_mb": 1}, train=True)
+    loader = train_loader(images, 3, seed=1, workers=2)
+    for photo in photos.iterdir():
+        photo.unlink()
+    assert len([batch for _, batch in zip(range(4), loader, strict=False)]) == 4
 
 
 def test_validation_and_a_dataset_that_is_not_trained_on_cache_nothing(spec):

@@ -304,6 +304,11 @@ def test_missing_dataroot_says_how_to_make_it(tmp_path):
     assert_error("datasets.train.dataroot: missing", of=lambda: SRDataset(spec(), train=True))
 
 
+def test_errors_name_the_section(tmp_path):
+    keys = spec(dataroot=tmp_path / "no")
+    assert_error("datasets.val_x.dataroot", of=lambda: SRDataset(keys, train=False, section="datasets.val_x"))
+
+
 def test_missing_folders_of_the_general_layout(tmp_path, photos):
     keys = spec(hr_dataroot=tmp_path / "no")
     assert_error("datasets.train.hr_dataroot", tmp_path / "no", of=lambda: SRDataset(keys, train=True))
