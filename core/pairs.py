@@ -15,6 +15,9 @@ ROLES = {
     "hr": {"hr", "gt", "target", "truth"},
     "lr": {"lr", "lq", "input"},
 }
+# What a name ends in: a factor, which may follow without a break, or else a word after one.
+FACTOR = re.compile(r"(?P<rest>.*[^_\-. /])[_\-. ]*(?P<word>x\d{1,2})", re.IGNORECASE)
+WORD = re.compile(r"(?P<rest>.*[^_\-. /])[_\-. ]+(?P<word>[^_\-. /]+)")
 SHOWN = 3  # names in a message
 
 
@@ -91,14 +94,12 @@ def counterparts(
 
 
 def shortened(stem: str, words: Iterable[str] | None = None) -> Iterator[str]:
-    """A name without its last word, without its last two, ..., as far as these are no numbers: 0801x4_out -> 0801x4,
-    0801. A factor such as x4 is a word; of the others, only these `words` are left out, or any without them."""
-    while match := re.fullmatch(r"(.*[^_\-. /])[_\-. ]+([^_\-. /]+)|(.*[^_\-. /])(?i:x\d{1,2})", stem):
-        shorter, word = match[1] or match[3], (match[2] or "x4").lower()
-        is_factor = re.fullmatch(r"x\d{1,2}", word)
-        if word.isdecimal() or (words is not None and word not in words and not is_factor):
+    """A name without its last word, without its last two, ..., as far as these are no numbers: img_1x4_out -> img_1x4,
+    img_1. A factor such as x4 is a word; of the others, only these `words` are left out, or any without them."""
+    while match := FACTOR.fullmatch(stem) or WORD.fullmatch(stem):
+        stem, word = match["rest"], match["word"].lower()
+        if word.isdecimal() or (words is not None and match.re is WORD and word not in words):
             return
-        stem = shorter
         yield stem
 
 

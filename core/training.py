@@ -316,7 +316,8 @@ class Trainer:
         finally:
             release(network)
         for name, report in reports.items():
-            self.board.scalars({f"{name}/{key}": value for key, value in report["mean"].items()}, self.step)
+            told = report["mean"] | report["of_sets"]
+            self.board.scalars({f"{name}/{key}": value for key, value in told.items()}, self.step)
             if self.processes.is_main:
                 self.board.image(f"{name}/lr_bicubic_sr_hr", report["picture"], self.step)
         self.since = time.perf_counter(), self.step

@@ -32,6 +32,10 @@ def names(pairs, root):
         ("0801x4.png", "0801.png"),  # DIV2K
         ("0801x4_SwinIR.png", "0801.png"),
         ("0801_x4_out.png", "0801.png"),
+        ("img_001x4_bicubic.png", "img_001.png"),
+        ("img_001_RealESRGAN_x4plus.png", "img_001.png"),
+        ("baby_EDSR_Lx4_DF2K-123.png", "baby_EDSR_Lx4_DF2K-123_GT.png"),
+        ("baby_EDSR_Lx4.png", "baby.png"),
         ("0_12_sr.png", "0_12_hr.png"),  # SR3, IDM, and -p val here
         ("img_001_SRF_4_SRCNN.png", "img_001_SRF_4_HR.png"),  # Set5
         ("baby.png", "baby_GT.png"),

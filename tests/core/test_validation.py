@@ -15,7 +15,9 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from core.config import changed
+from core.errors import UserError
 from core.metrics import sharpness, spectral_distance
+from core.perceptual import Perceptual
 from core.processes import Processes
 from core.sampling import Sampling
 from core.validation import CHAINS, COMPARED
@@ -132,6 +134,27 @@ def test_density_is_counted_where_it_is_not_told(small_network, small_config):
     total = sum(weight.numel() for weight in weights.values())
     assert report["density"] <= 1 - kept.numel() / total
     assert report["density"] == pytest.approx(1 - kept.numel() / total, abs=1e-3)
+
+
+def test_judges_see_the_saved_images(small_network, small_config, results, monkeypatch):
+    def brightness(image, reference=None):  # in place of LPIPS, and of Inception's features
+        return float(image.mean()) if reference is None else float(image.mean()) - float(reference.mean())
+
+    judges = Perceptual(brightness, brightness, {})
+    monkeypatch.setattr("core.validation.load_perceptual", lambda device, lpips, fid: judges)
+    given = []
+    monkeypatch.setattr("core.validation.distances", lambda *sets: given.append(sets) or {"fid": len(given), "kid": -1})
+    report = validate_all(small_network, small_config, ALONE, 7, LOG)["val"]
+    sr, hr = ([brightness(pixels(results / kind / f"7_{n}_{kind}.png")) for n in range(5)] for kind in ("sr", "hr"))
+    assert [entry["lpips"] for entry in report["per_image"]] == [a - b for a, b in zip(sr, hr, strict=True)]
+    assert len(given) == 2 and sorted(report["of_sets"]) == ["bicubic_fid", "bicubic_kid", "fid", "kid"]
+    assert given[report["of_sets"]["fid"] - 1][0] == sr and report["missing"] == {}
+
+
+def test_weights_of_judges_that_are_not_there_are_one_line(small_network, small_config):
+    for key in ("lpips_weights", "fid_weights"):
+        with pytest.raises(UserError, match=r"nowhere\.pth: no such file"):
+            validate_all(small_network, changed(small_config, {f"metrics.{key}": "nowhere.pth"}), ALONE, 7, LOG)
 
 
 def test_missing_images_are_one_line(small_network, small_config):
