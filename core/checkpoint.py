@@ -36,7 +36,7 @@ from core.network_file import (
     with_memory,
 )
 from core.pth_file import read_pth
-from core.tensor_files import read_metadata, read_safetensors, write_safetensors
+from core.tensor_files import read_metadata, read_safetensors, refuse_not_finite, write_safetensors
 from model import Network
 from model.key_steps import EncoderChange
 from model.published import parameter_order, published_names
@@ -96,12 +96,12 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
     return CheckpointFiles(network, training if training != network and training.is_file() else None)
 
 
-def latest_prefix(folder: str | Path) -> Path | None:
-    """The prefix of the checkpoint with the most steps in a folder, or None."""
+def latest_prefix(folder: str | Path, whole: bool = False) -> Path | None:
+    """The prefix of the checkpoint with the most steps in a folder, or None; whole: of those with a training file."""
     found = []
     for file in Path(folder).glob("*_gen.*"):
         match = re.fullmatch(r"(I(\d+)_E\d+)_gen\.(safetensors|pth)", file.name)
-        if match:
+        if match and (not whole or file.with_name(file.name.replace("_gen.", "_opt.")).is_file()):
             found.append((int(match[2]), file.with_name(match[1])))
     return max(found)[1] if found else None
 
@@ -199,6 +199,9 @@ def load_training_state(path: str | Path, config: Config | None) -> TrainingStat
     for module, weights in state.modules.items():
         shapes |= {f"{module}/{name}": tuple(tensor.shape) for name, tensor in weights.items()}
     refuse_other_moments(state.optimizer, shapes, files.training)
+    for name, kept in state.optimizer.items():
+        moments = {f"optimizer/{name}/{key}": value for key, value in kept.items() if isinstance(value, Tensor)}
+        refuse_not_finite(moments, files.training)
     return state
 
 

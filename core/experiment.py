@@ -1,12 +1,24 @@
-"""An experiment's folder: where its files go, and from which of its checkpoints a command goes on."""
+"""An experiment's folder: where its files go, who writes there, and from which of its checkpoints a command goes on."""
 
+import errno
+import fcntl
+import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
-from core.checkpoint import latest_prefix
+from core.checkpoint import find_checkpoint, latest_prefix
 from core.config import Config
 from core.errors import UserError
-from data.files import remove_unfinished
+from core.log import warn
+from data.errors import reason
+from data.files import make_writable, remove_unfinished
+
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+SECONDS_FOR_THE_ONE_BEFORE = 10  # to end, where torchrun has started this process anew
+_locks: list[TextIO] = []  # that this process holds, until it ends
 
 
 def experiment_folder(config: Config) -> Callable[[str], Path]:
@@ -15,26 +27,84 @@ def experiment_folder(config: Config) -> Callable[[str], Path]:
     return lambda key: root / config.path[key]
 
 
-def remove_unfinished_checkpoints(config: Config) -> None:
-    """Removes what a process that was killed had half written. For the main process, before it writes."""
-    remove_unfinished(experiment_folder(config)("checkpoint"))
+def open_folders(config: Config) -> None:
+    """Makes the folders that the config's phase writes to, before it computes anything; a training keeps the experiment
+    to itself. For the main process. Raises UserError or DataError, where one cannot be written to."""
+    folder = experiment_folder(config)
+    make_writable(Path(config.path.root) / config.name)
+    keys = ["log"]
+    if config.phase != "val":
+        claim(Path(config.path.root) / config.name)
+        keys += ["tb_logger", "checkpoint"]
+    if config.datasets.validation:
+        keys += ["results", "results_sr", "results_hr", "results_lr", "process"]
+    for key in keys:
+        make_writable(folder(key))
+    if (folder("results") / "metrics.json").is_dir():
+        raise UserError(f"cannot write {folder('results') / 'metrics.json'}: it is a folder")
+    if config.phase != "val":
+        remove_unfinished(folder("checkpoint"))
+
+
+def claim(folder: Path) -> None:
+    """Keeps an experiment's folder to the training of this process, until the process ends, however it does.
+
+    The lock is POSIX's, which NFS and the file systems of clusters keep for all machines, and which processes that read
+    images do not inherit. The file tells who holds it.
+    """
+    deadline = time.monotonic() + (SECONDS_FOR_THE_ONE_BEFORE if "TORCHELASTIC_RUN_ID" in os.environ else 0)
+    try:
+        lock = (folder / ".lock").open("a+")
+        while True:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError):  # what it is depends on the system
+                if time.monotonic() >= deadline:
+                    lock.seek(0)
+                    holder = " ".join(lock.read().split()) or "another process"
+                    advice = "let it end, or start another training with --set name=NAME"
+                    raise UserError(f"{folder} is written to by {holder}: {advice}") from None
+            time.sleep(0.2)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        lock.flush()
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise UserError(f"cannot lock {folder}: {reason(error)}; give another path.root") from None
+        warn(f"{folder} is on a file system without locks: see to it that no other training writes there")
+    _locks.append(lock)
 
 
 def checkpoint_to_resume(config: Config, resume: str | None) -> str | Path | None:
     """The checkpoint that training continues from, or None to start afresh.
 
-    `resume` is a checkpoint, "auto" for the latest of the experiment if it has one, or None; a fresh start where the
-    experiment has checkpoints already would mix two runs, and is refused.
+    `resume` is a checkpoint, "auto" for the latest of the experiment if it has one, or None. Where the latest has lost
+    its training file, auto is refused.
     """
     folder = experiment_folder(config)("checkpoint")
     latest = latest_prefix(folder) if folder.is_dir() else None
     if resume == "auto":
+        if latest and not find_checkpoint(latest).training:
+            whole = latest_prefix(folder, whole=True)
+            other = f"-r {whole}, the latest that is whole" if whole else f"-r {latest} and --set name=NAME"
+            raise UserError(
+                f"{latest}_opt.safetensors is missing, without which training cannot continue that checkpoint: put it "
+                f"back, or begin from {other}"
+            )
         return latest
-    if resume is None and latest is not None:
+    if resume is None:
+        refuse_fresh_start(config)
+    return resume
+
+
+def refuse_fresh_start(config: Config) -> None:
+    """Raises UserError where the experiment has checkpoints already: a training from step 0 would mix two."""
+    folder = experiment_folder(config)("checkpoint")
+    if folder.is_dir() and latest_prefix(folder) is not None:
         raise UserError(
             f"{folder} holds checkpoints already: continue that run with -r auto, or start another with --set name=NAME"
         )
-    return resume
 
 
 def checkpoint_to_validate(config: Config, resume: str | None) -> str | Path:

@@ -17,7 +17,7 @@ from core.device import is_out_of_memory, synchronize
 from core.errors import UserError
 from core.sampling import Sampling, super_resolve
 from data import DataError
-from data.errors import reason
+from data.files import make_writable
 from data.images import is_image, read_rgba, resize, save_png
 from data.tensors import to_image, to_tensor
 from model import Network
@@ -64,6 +64,7 @@ def plan_jobs(inputs: Sequence[str | Path], out: str | Path) -> list[Job]:
     if not jobs:
         raise UserError(f"no image in {', '.join(map(str, inputs))}")
     protect_inputs(list(jobs.values()))
+    check_some_writable(jobs)
     return list(jobs.values())
 
 
@@ -89,6 +90,24 @@ def protect_inputs(jobs: Iterable[Job]) -> None:
             status = job.target.stat()
             if (status.st_dev, status.st_ino) in inputs:
                 raise UserError(f"{job.target} is an input and would be overwritten; give another --output")
+
+
+def check_some_writable(targets: Iterable[Path]) -> None:
+    """Raises DataError where no result could be written."""
+    problem = None
+    for target in targets:
+        try:
+            return check_writable(target)
+        except DataError as error:
+            problem = problem or error
+    raise problem or DataError("no result to write")
+
+
+def check_writable(target: Path) -> None:
+    """Makes the folder of a result. Raises DataError where the result could not be written."""
+    make_writable(target.parent)
+    if target.is_dir():
+        raise DataError(f"cannot write {target}: it is a folder")
 
 
 def target_size(size: Size, magnification: float, asked: Asked | None = None) -> Size:
@@ -176,6 +195,7 @@ def read(jobs: Iterable[Job], size_of: Callable[[Size], Size], progress: Progres
     for job in jobs:
         item = None
         with progress.attempt(job):
+            check_writable(job.target)
             rgb, alpha = read_rgba(job.source)
             size = size_of(rgb.size)
             if any(after < before for before, after in zip(rgb.size, size, strict=True)):
@@ -220,8 +240,4 @@ def write(item: Item, sr: Tensor) -> None:
     image = to_image(sr)
     if item.alpha:
         image.putalpha(resize(item.alpha, item.size))
-    try:
-        item.job.target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make folder {item.job.target.parent}: {reason(error)}") from None
     save_png(image, item.job.target)

@@ -2,9 +2,13 @@
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
+
+from core.errors import UserError
+from data.errors import reason
 
 
 def start_logging(folder: str | Path, name: str, is_main: bool = True) -> logging.Logger:
@@ -14,17 +18,50 @@ def start_logging(folder: str | Path, name: str, is_main: bool = True) -> loggin
     logger.propagate = False
     logger.setLevel(logging.INFO if is_main else logging.CRITICAL)
     if is_main:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(Path(folder) / f"{name}.log")
+        path = Path(folder) / f"{name}.log"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = LogFile(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {reason(error)}") from None
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(TerminalHandler())
         logger.addHandler(file)
     return logger
 
 
+def warn(line: str) -> None:
+    """Says a line on stderr, if there is anything that shows it."""
+    with suppress(OSError):
+        tqdm.write(f"warning: {line}", file=sys.stderr)
+
+
+class LogFile(logging.FileHandler):
+    """A file of lines. Where it cannot be written, as on a full disk, that is said once."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            raise
+        if not self.failed:
+            self.failed = True
+            warn(f"{self.baseFilename} lacks lines from here on: {reason(error)}")
+
+
 class TerminalHandler(logging.Handler):
     """Plain lines that do not tear a progress bar."""
 
+    failed = False
+
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise  # nobody reads any more
+        except OSError as error:
+            if not self.failed:
+                self.failed = True
+                warn(f"stdout lacks lines from here on: {reason(error)}")

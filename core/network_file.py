@@ -15,8 +15,8 @@ from core.config.files import LARGEST_FILE, parse_json
 from core.config.wording import cut, show
 from core.errors import UserError
 from core.pth_file import read_pth
-from core.tensor_files import read_safetensors, write_safetensors
-from data.errors import reason
+from core.tensor_files import read_safetensors, refuse_not_finite, write_safetensors
+from data.files import make_writable
 from model import ModelError, Network, build_network
 from model.key_steps import EncoderChange
 from model.published import convert_reference_state, read_architecture
@@ -57,6 +57,7 @@ def read_published(file: Path, config: Config | None) -> tuple[NetworkState, Net
     config = config or published_config(model, file.stem)
     network = build_without_memory(config, weights, file)
     refuse_misfits(shapes_of(network), weights, file)
+    refuse_not_finite(weights, file)
     return NetworkState(weights, {}, config), network
 
 
@@ -208,12 +209,10 @@ def measured(change: EncoderChange | None) -> dict[str, Tensor]:
 
 
 def writable_network_file(path: str | Path) -> Path:
-    """A path that a network file is to be written to, with its folder made. Raises UserError where it cannot be one."""
+    """A path that a network file is to be written to, with its folder made. Raises UserError where it cannot be one,
+    and DataError where nothing can be written."""
     path = Path(path)
     if path.suffix != ".safetensors" or path.stem.endswith("_opt") or path.is_dir():
         raise UserError(f"--output {path}: must be a network file, as PREFIX_gen.safetensors")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {path}: cannot make its folder: {reason(error)}") from None
+    make_writable(path.parent)
     return path

@@ -1,6 +1,7 @@
 """The phases of a run: what sr.py does once its flags are read."""
 
 from argparse import Namespace
+from collections.abc import Callable
 from logging import Logger
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from core.experiment import (
     checkpoint_to_resume,
     checkpoint_to_validate,
     experiment_folder,
-    remove_unfinished_checkpoints,
+    open_folders,
 )
 from core.log import start_logging
 from core.processes import Processes
@@ -32,6 +33,7 @@ def run_phase(config: Config, arguments: Namespace) -> None:
     if arguments.gpu_ids:
         show_gpus(arguments.gpu_ids)
     processes = Processes.from_environment(arguments.device)
+    processes.on_main(lambda: open_folders(config))
     log = start_logging(experiment_folder(config)("log"), config.phase, processes.is_main)
     for notice in config_notices(config):
         log.info(notice)
@@ -45,24 +47,20 @@ def run_phase(config: Config, arguments: Namespace) -> None:
 
 
 def train(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
-    if processes.is_main:
-        remove_unfinished_checkpoints(config)
-    Trainer(config, processes, log, of_main(processes, checkpoint_to_resume(config, resume))).fit()
+    Trainer(config, processes, log, found(processes, checkpoint_to_resume, config, resume)).fit()
 
 
 def distill(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
-    if processes.is_main:
-        remove_unfinished_checkpoints(config)
-    DistillationTrainer(config, processes, log, of_main(processes, checkpoint_to_resume(config, resume))).fit()
+    DistillationTrainer(config, processes, log, found(processes, checkpoint_to_resume, config, resume)).fit()
 
 
 def validate(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
-    checkpoint = of_main(processes, checkpoint_to_validate(config, resume))
+    checkpoint = found(processes, checkpoint_to_validate, config, resume)
     loaded = load_checkpoint(checkpoint, processes.device, config)
     sampling = Sampling.of(config.sample, loaded.network.schedule, loaded.encoder_change)
     validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)
 
 
-def of_main(processes: Processes, checkpoint: T) -> T:
-    """The checkpoint that the main process found: a folder that machines share may not look the same on all at once."""
-    return processes.gather(checkpoint)[0]
+def found(processes: Processes, find: Callable[[Config, str | None], T], config: Config, resume: str | None) -> T:
+    """The checkpoint that the main process finds: a folder that machines share may not look the same on all at once."""
+    return processes.on_main(lambda: find(config, resume))

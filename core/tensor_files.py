@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from core.config.wording import cut
 from core.errors import UserError
 from data.errors import reason
 from data.files import write_atomically
@@ -19,10 +20,17 @@ FORMAT = "smfdm"
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """-> (tensors by name, metadata). All values are finite."""
     with opened(file) as content:
-        tensors, metadata = {key: content.get_tensor(key) for key in content.keys()}, content.metadata() or {}  # noqa: SIM118
+        tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
+        refuse_not_finite(tensors, file)
+        return tensors, content.metadata() or {}
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Raises UserError where a file has a value that is not finite."""
     if name := not_finite(tensors):
-        raise UserError(f"{file}: {name} has values that are not finite (NaN or infinite): of a training that diverged")
-    return tensors, metadata
+        raise UserError(
+            f"{file}: {cut(name)} has values that are not finite (NaN or infinite): of a training that diverged"
+        )
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:

@@ -23,7 +23,7 @@ from core.config import Config
 from core.device import autocast, uses_graphs
 from core.ema import EMA
 from core.errors import Interrupted, UserError
-from core.experiment import experiment_folder
+from core.experiment import experiment_folder, refuse_fresh_start
 from core.gradients import FlatGradients, ForwardBackward, Skips, step_unless
 from core.network_file import load_weights
 from core.optimizer import build_optimizer, learning_rate, load_moments
@@ -61,6 +61,8 @@ class Trainer:
         torch.manual_seed(self.options.seed)
         saved = self.load_state(resume) if resume else None
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run
+        if self.step == 0:
+            refuse_fresh_start(config)
         self.network = self.build_network(initialised=saved is None)
         self.modules = self.build_modules()
         self.optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, processes.device)

@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from data.errors import DataError, reason
@@ -20,7 +21,25 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except OSError as error:
         raise DataError(f"cannot write {path}: {reason(error)}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def make_writable(folder: str | Path) -> Path:
+    """Makes a folder, with those that it is in, and tries to write into it -> its path. Raises DataError."""
+    folder = Path(folder)
+    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0")
+    except FileExistsError:
+        raise DataError(f"cannot write into {folder}: it is not a folder") from None
+    except OSError as error:
+        raise DataError(f"cannot write into {folder}: {reason(error)}") from None
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return folder
 
 
 def remove_unfinished(folder: str | Path) -> None:

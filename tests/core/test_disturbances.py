@@ -1,6 +1,7 @@
 """Training when something goes wrong: values that are not finite, signals, files that cannot be read or written."""
 
 import copy
+import errno
 import os
 import signal
 import subprocess
@@ -16,11 +17,13 @@ from core.checkpoint import load_network, load_training_state
 from core.config import check_config
 from core.ema import EMA
 from core.errors import UserError
+from core.experiment import claim, open_folders
 from core.gradients import step_unless
 from core.log import start_logging
 from core.optimizer import build_optimizer
 from core.processes import Processes
 from core.training import Trainer
+from data import DataError
 
 TRAIN = {
     "n_iter": 8,
@@ -39,6 +42,11 @@ def config(small_config):
     config["datasets"]["train"] = {**config["datasets"].pop("val"), "batch_size": 2, "augment": True}
     sparse = {"enabled": True, "density": 0.15, "update_every": 3, "update_until": 1.0}
     return check_config(config | {"train": copy.deepcopy(TRAIN), "sparse": sparse}).to_dict()
+
+
+def validated(config):
+    """The images of training as a set to validate on."""
+    return {key: config["datasets"]["train"][key] for key in ("name", "dataroot", "l_resolution", "r_resolution")}
 
 
 class Disturbed(Trainer):
@@ -288,8 +296,7 @@ def test_sigusr1_saves_and_goes_on(config, tmp_path, pytestconfig):
 
 def test_a_signal_ends_a_validation(config, tmp_path, pytestconfig):
     """One that would take hours is left within seconds, with what was trained saved before it."""
-    config["datasets"]["val"] = {**config["datasets"]["train"], "augment": False}
-    del config["datasets"]["val"]["weights"]
+    config["datasets"]["val"] = validated(config)
     config["model"]["beta_schedule"]["val"] = {"n_timestep": 100_000, "linear_start": 1e-6, "linear_end": 1e-4}
     config["sample"] |= {"steps": 100_000}
     config["train"] |= {"n_iter": 100, "val_freq": 3, "save_checkpoint_freq": 100_000, "print_freq": 3}
@@ -300,3 +307,107 @@ def test_a_signal_ends_a_validation(config, tmp_path, pytestconfig):
     run.send_signal(signal.SIGTERM)
     run.communicate(timeout=10)
     assert run.returncode == 143 and checkpoints(config) == [3]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Two trainings in one folder, and trainings that cannot go on.
+
+
+def refused(config, tmp_path, pytestconfig, *arguments):
+    """The one line of a command that is refused."""
+    run = started(config, tmp_path, pytestconfig, *arguments)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 2 and len(errors.splitlines()) == 1, errors
+    return errors
+
+
+def test_a_second_training_in_a_folder_is_refused(config, tmp_path, pytestconfig):
+    """...while the first lives; after it was killed, its half-written files go and another continues."""
+    config["train"] |= {"n_iter": 100_000, "print_freq": 1}
+    first = started(config, tmp_path, pytestconfig)
+    read_until(first, "saved ")
+    folder = tmp_path / "experiments" / "small"
+    (folder / "checkpoint" / ".0123.tmp").write_bytes(b"half of a file")
+    log = (folder / "logs" / "train.log").read_text()
+    told = refused(config, tmp_path, pytestconfig, "-r", "auto")
+    assert f"process {first.pid} on " in told and "--set name=NAME" in told
+    assert "continu" not in (folder / "logs" / "train.log").read_text().removeprefix(log)
+    assert (folder / "checkpoint" / ".0123.tmp").exists()
+    first.kill()
+    first.communicate()
+    second = started(config, tmp_path, pytestconfig, "-r", "auto")
+    read_until(second, "step ")
+    second.kill()
+    second.communicate()
+    assert not (folder / "checkpoint" / ".0123.tmp").exists()
+
+
+def test_a_validation_may_run_beside_a_training(config, tmp_path, pytestconfig):
+    config["datasets"]["val"] = validated(config)
+    config["train"] |= {"n_iter": 100_000, "print_freq": 1, "val_freq": 100_000}
+    training = started(config, tmp_path, pytestconfig)
+    read_until(training, "saved ")
+    validation = started(config, tmp_path, pytestconfig, "-p", "val")
+    _, errors = validation.communicate(timeout=60)
+    training.kill()
+    training.communicate()
+    assert validation.returncode == 0, errors
+
+
+def test_a_lock_that_its_file_system_does_not_know(tmp_path, monkeypatch, capsys):
+    def unknown(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", unknown)
+    claim(tmp_path)
+    assert "without locks" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_its_training_file_is_not_continued(config, tmp_path, pytestconfig):
+    config["train"]["n_iter"] = 4
+    trainer_of(config).fit()
+    folder = tmp_path / "experiments" / "small" / "checkpoint"
+    (folder / "I4_E2_opt.safetensors").unlink()
+    told = refused(config, tmp_path, pytestconfig, "-r", "auto")
+    assert "I4_E2_opt.safetensors is missing" in told and f"-r {folder / 'I2_E1'}" in told
+    told = refused(config, tmp_path, pytestconfig, "-r", str(folder / "I4_E2"))  # it would begin at step 0
+    assert "holds checkpoints already" in told
+    assert checkpoints(config) == [2, 4]
+
+
+@pytest.mark.parametrize("key", ["log", "tb_logger", "checkpoint", "results", "results_sr", "process"])
+def test_a_folder_that_cannot_be_written_is_found_at_once(config, tmp_path, key):
+    """Here a file is in its place, which stops the superuser too."""
+    config["datasets"]["val"] = validated(config)
+    file = tmp_path / "experiments" / "small" / config["path"][key]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a file")
+    for phase in ("train", "val"):
+        if phase == "train" or key not in ("tb_logger", "checkpoint"):
+            with pytest.raises(DataError, match=f"cannot write into .*{config['path'][key]}"):
+                open_folders(check_config(config | {"phase": phase}))
+
+
+FULL_DISK = """
+import resource, sys, time
+from core.board import Board
+from core.log import start_logging
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # as on a full disk, no file grows
+log = start_logging(sys.argv[1], "train")
+board = Board(sys.argv[1])
+for step in range(100):
+    log.info(f"step {step}")
+    board.scalars({"loss": 1.0}, step)
+    time.sleep(0.01)
+board.close()
+"""
+
+
+def test_a_full_disk_ends_logs_and_not_the_training(tmp_path, pytestconfig):
+    environment = os.environ | {"PYTHONPATH": str(pytestconfig.rootpath)}
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0 and done.stdout.splitlines() == [f"step {step}" for step in range(100)]
+    first, second = sorted(done.stderr.splitlines())
+    assert first.startswith("warning: /") and "train.log lacks lines" in first
+    assert second.startswith("warning: TensorBoard") and "File too large" in second
