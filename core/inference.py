@@ -64,7 +64,6 @@ def plan_jobs(inputs: Sequence[str | Path], out: str | Path) -> list[Job]:
     if not jobs:
         raise UserError(f"no image in {', '.join(map(str, inputs))}")
     protect_inputs(list(jobs.values()))
-    check_some_writable(jobs)
     return list(jobs.values())
 
 
@@ -148,6 +147,7 @@ def super_resolve_files(
     batch_size: int = 1,  # most images of one size to super-resolve at once
 ) -> int:
     """Does the jobs, with a line on stdout for each done and on stderr for each failed -> how many failed."""
+    check_some_writable(job.target for job in jobs)
     progress = Progress(len(jobs))
     if magnification or size:
         items = read(jobs, lambda image: target_size(image, magnification or 1, size), progress, "asked for")
