@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from core.errors import UserError
-from core.perceptual import ALEXNET, INCEPTION, GivenFeatures, Inception, Lpips, distances, load_perceptual
+from core.perceptual import ALEXNET, INCEPTION, GivenFeatures, Inception, Lpips, distances, exact, load_perceptual
 
 CPU = torch.device("cpu")
 SHAPES = {"0": (4, 3, 11, 11), "3": (5, 4, 5, 5)}  # of the convolutions of a small AlexNet
@@ -92,6 +92,13 @@ def test_random_numbers_of_a_training_stay_as_they_are(lpips, tmp_path):
     torch.manual_seed(3)
     load_perceptual(CPU)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_judges_compute_in_float32_and_leave_a_training_its_arithmetic(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with exact():
+        assert not torch.backends.cudnn.allow_tf32 and not torch.is_grad_enabled()
+    assert torch.backends.cudnn.allow_tf32 and torch.is_grad_enabled()
 
 
 def test_files_that_are_no_weights(lpips, tmp_path):
