@@ -5,8 +5,9 @@ python infer.py -r CHECKPOINT -i photos/ more/a.png -o results --scale 4 --steps
 
 A result is OUT/NAME.png, NAME being the input's, in the subfolders that the input folder has; transparency is kept. It
 is as large as the images that the network was trained to make; a network trained on crops enlarges every image by its
-factor. An input is never overwritten. A file that cannot be read is named, and the rest goes on. Exit code: 0, all
-images are done; 1, some failed; 2, nothing was done, and one line says why.
+factor. An input is never overwritten. Linked folders are followed, each once. A file that cannot be read is named,
+and the rest goes on. Where memory is short, fewer images are done at once, and fewer decoder calls. Exit code: 0, all
+images are done; 1, some failed or were left out; 2, nothing was done, and one line says why.
 """
 
 import argparse
@@ -32,14 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from core.inference import plan_jobs, super_resolve_files
     from core.sampling import Sampling, sampling_settings
 
-    jobs = plan_jobs(arguments.input, arguments.output)
+    jobs, left_out, others = plan_jobs(arguments.input, arguments.output)
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
     loaded = load_checkpoint(arguments.checkpoint, pick_device(arguments.device))
     settings = sampling_settings(loaded.config, sample_flags(arguments), arguments.preset)
     sampling = Sampling.of(settings, loaded.network.schedule, loaded.encoder_change)
     asked = arguments.scale, arguments.size
     failed = super_resolve_files(loaded.network, loaded.config, jobs, sampling, *asked, arguments.batch_size)
-    print(f"{len(jobs) - failed} of {len(jobs)} images written to {arguments.output}")
-    return 1 if failed else 0
+    told = f"; {len(left_out)} left out" if left_out else ""
+    print(f"{len(jobs) - failed} of {len(jobs)} images written to {arguments.output}{told}{others}")
+    return 1 if failed or left_out else 0
 
 
 def parser() -> Parser:
@@ -53,7 +57,7 @@ def parser() -> Parser:
     size.add_argument("--scale", type=magnification, help="times larger, 1 or more (default: to the size of training)")
     size.add_argument("--size", type=pixels, metavar="N|WxH", help="pixels of the longer side, or width and height")
     add("--batch-size", type=count, default=1, metavar="B", help="most images of equal size at once (default: 1)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto, the GPU where there is one)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto, CUDA where it is)")
 
     sampling = parser.add_argument_group("sampling (defaults: the `sample` section of the checkpoint's config)")
     help = "a choice of all of these, which they change; docs/results.md measures them"

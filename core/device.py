@@ -21,7 +21,9 @@ def show_gpus(numbers: str) -> None:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """ "auto" | "cpu" | "cuda" | "cuda:N" -> the device; auto is the GPU where there is one.
+    """ "auto" | "cpu" | "cuda" | "cuda:N" | another that torch has, as "mps" or "xpu" -> the device.
+
+    auto is the CUDA GPU where there is one.
 
     Whatever runs on it, training, validation or inference, computes alike: what stays float32 on a GPU is TF32.
     """
@@ -37,7 +39,19 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UserError(f"--device {name}: torch {torch.__version__} sees no CUDA device; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if device.type not in ("cpu", "cuda") or device.index:
+        refuse_missing(device)
     return device
+
+
+def refuse_missing(device: torch.device) -> None:
+    """One line where the machine, or torch as it is installed, cannot compute on a device, as on mps without a Mac."""
+    try:
+        computes = float(torch.ones(2, device=device).sum()) == 2
+    except Exception:  # backends that are not there raise what they like
+        computes = False
+    if not computes:
+        raise UserError(f"--device {device}: torch {torch.__version__} cannot use it here; use --device cpu")
 
 
 def autocast(device: torch.device, precision: str = "auto", sampling: bool = False) -> AbstractContextManager:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -42,8 +43,12 @@ def one_line_errors() -> Iterator[None]:
 
     A signal ends it with 128 and its number: 130 for Ctrl-C, 143 for SIGTERM.
 
-    Where nobody reads stdout any more, as after `| head`, the program ends without a word (141).
+    Where nobody reads stdout any more, as after `| head`, the program ends without a word (141). What the terminal
+    cannot show, as names of files may be, is shown as escapes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
         sys.stdout.flush()
@@ -80,7 +85,9 @@ def say_once(line: str) -> None:
         folder = Path(error_file).parent.parent  # that of this attempt, with a folder for each process
         try:
             Path(error_file).write_text(json.dumps({"message": message}))
-            (folder / f"said_{hashlib.sha256(line.encode()).hexdigest()}").touch(exist_ok=False)
+            (folder / f"said_{hashlib.sha256(line.encode(errors='backslashreplace')).hexdigest()}").touch(
+                exist_ok=False
+            )
         except FileExistsError:
             return
         except OSError:

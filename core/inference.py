@@ -1,5 +1,6 @@
 """Inference: image files in, super-resolved PNG files out. All that goes wrong with one file stays with that file."""
 
+import os
 import sys
 import time
 from collections import defaultdict
@@ -12,13 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core.chain_progress import LARGE, ChainProgress
 from core.config import Config
 from core.device import is_out_of_memory, synchronize
 from core.errors import UserError
+from core.memory import Fitting, OutOfMemory, what_to_do
 from core.sampling import Sampling, super_resolve
 from data import DataError
+from data.errors import reason
 from data.files import make_writable
-from data.images import is_image, read_rgba, resize, save_png
+from data.image_files import ImageFiles, find_images, why_not_read
+from data.images import read_rgba, resize, save_png
 from data.tensors import to_image, to_tensor
 from model import Network
 
@@ -31,6 +36,14 @@ class Job(NamedTuple):
 
     source: Path
     target: Path
+
+
+class Plan(NamedTuple):
+    """What to do, and what is left out."""
+
+    jobs: list[Job]
+    left_out: list[str]  # files and why, each in a line
+    others: str  # a word on files that are no images
 
 
 class Item(NamedTuple):
@@ -46,39 +59,62 @@ class Item(NamedTuple):
 # Before anything is computed: what to do, or one line that says why not.
 
 
-def plan_jobs(inputs: Sequence[str | Path], out: str | Path) -> list[Job]:
+def plan_jobs(inputs: Sequence[str | Path], out: str | Path) -> Plan:
     """The jobs for files and folders `inputs`; folders are searched to any depth, and `out` gets their subfolders.
 
     A result has the name of its source, ending in .png. Raises UserError where an input is missing, there is no image,
-    two sources would get one name, or an input would be overwritten.
+    or an input would be overwritten. What concerns one file alone, as a second one of a name, is left out.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--output {out}: is a file; give a folder")
     jobs: dict[Path, Job] = {}
-    for source, name in find_images(inputs, out):
+    named, found = find_inputs(inputs, out)
+    for source, name in named:
         job = Job(source, out / name.with_suffix(".png"))
+        if problem := why_not_named(job.target):
+            found.left_out.append(f"{source}: {job.target} cannot be written: {problem}")
+            continue
         other = jobs.setdefault(job.target, job)
         if not other.source.samefile(source):
-            raise UserError(f"{other.source} and {source} would both become {job.target}; give them in two runs")
+            found.left_out.append(f"{source}: {other.source} becomes {job.target} already; give it in another run")
     if not jobs:
-        raise UserError(f"no image in {', '.join(map(str, inputs))}")
-    protect_inputs(list(jobs.values()))
-    return list(jobs.values())
+        reasons = f" ({found.left_out[0]})" if found.left_out else ""
+        raise UserError(f"no image in {', '.join(map(str, inputs))}{reasons}")
+    protect_inputs(jobs.values())
+    return Plan(list(jobs.values()), found.left_out, found.describe_others())
 
 
-def find_images(inputs: Iterable[str | Path], out: Path | None = None) -> Iterator[tuple[Path, Path]]:
-    """(file, its path inside `out`) of each image; earlier results, where `out` is inside an input, are none."""
+def find_inputs(inputs: Iterable[str | Path], out: Path | None = None) -> tuple[list[tuple[Path, Path]], ImageFiles]:
+    """((file, its path inside `out`) of each image, what else there is); earlier results, where `out` is inside an
+    input, are no images."""
+    named: list[tuple[Path, Path]] = []
+    found = ImageFiles()
     for path in map(Path, inputs):
         if path.is_dir():
-            ours = out.resolve() if out and out.resolve() != path.resolve() else None
-            for file in sorted(path.rglob("*")):
-                if file.is_file() and is_image(file.name) and ours not in file.resolve().parents:
-                    yield file, file.relative_to(path)
-        elif path.exists():
-            yield path, Path(path.name)
-        else:
+            inside = find_images(path, leave_out=out)
+            named += [(file, file.relative_to(path)) for file in inside.images]
+            found.left_out += inside.left_out
+            found.others += inside.others
+        elif not os.path.lexists(path):
             raise UserError(f"--input {path}: no such file or folder")
+        elif problem := why_not_read(path):
+            found.left_out.append(f"{path}: {problem}")
+        else:
+            named.append((path, Path(path.name)))
+    return named, found
+
+
+def why_not_named(target: Path) -> str | None:
+    """Why no file can have this name, as one longer than the file system allows; None where it can."""
+    there = next(folder for folder in target.parents if folder.is_dir())  # the folder of the result may be missing yet
+    try:
+        (there / target.name).lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return reason(error)
+    return None
 
 
 def protect_inputs(jobs: Iterable[Job]) -> None:
@@ -154,18 +190,36 @@ def super_resolve_files(
     else:
         told = "this network makes; --scale and --size ask for more"
         items = read(jobs, lambda image: usual_size(image, config), progress, told)
+    fitting: dict[Size, Fitting] = {}
     for batch in equal_sizes(items, batch_size):
-        with progress.attempt(*(item.job for item in batch)):
-            images, seconds = super_resolve_items(network, batch, sampling, config.magnification)
-            for item, image in zip(batch, images, strict=True):
-                with progress.attempt(item.job):
-                    write(item, image)
-                    progress.succeed(item, seconds)
+        fits = fitting.setdefault(batch[0].size, Fitting(batch_size, sampling, progress.say))
+        while batch:
+            batch = super_resolve_some(network, batch, fits, config.magnification, progress)
     return progress.failed
 
 
-class OutOfMemory(Exception):
-    """A batch does not fit into the device's memory."""
+def super_resolve_some(
+    network: Network, items: list[Item], fits: Fitting, magnification: float, progress: "Progress"
+) -> list[Item]:
+    """Does as many of the items, which are of one size, as fit into memory -> those that are left."""
+    some = items[: fits.batch_size]
+    device = next(network.parameters()).device
+    with progress.attempt(*(item.job for item in some)):
+        try:
+            images, seconds = super_resolve_items(network, some, fits.sampling, magnification, progress.say)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            images = None  # and the error with its frames, which hold memory, is gone
+        if images is None:
+            if fits.shrink(len(some), network):
+                return items
+            raise OutOfMemory(f"{some[0].job.source}: out of memory at {show(some[0].size)}; {what_to_do(device)}")
+        for item, image in zip(some, images, strict=True):
+            with progress.attempt(item.job):
+                write(item, image)
+                progress.succeed(item, seconds)
+    return items[len(some) :]
 
 
 class Progress:
@@ -179,6 +233,9 @@ class Progress:
         count = f"[{self.done + self.failed}/{self.total}]"
         change = f"{show(item.rgb.size)} -> {show(item.size)}"
         print(f"{count} {item.job.target}  {change}  {seconds:.2f} s", flush=True)
+
+    def say(self, line: str) -> None:
+        print(f"[{self.done + self.failed}/{self.total}] {line}", flush=True)
 
     @contextmanager
     def attempt(self, *jobs: Job) -> Iterator[None]:
@@ -216,22 +273,20 @@ def equal_sizes(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
 
 
 def super_resolve_items(
-    network: Network, items: Sequence[Item], sampling: Sampling, magnification: float
+    network: Network, items: Sequence[Item], sampling: Sampling, magnification: float, say: Callable[[str], None]
 ) -> tuple[Tensor, float]:
-    """Items of one size -> (SR (B,3,H,W), seconds per image). Raises OutOfMemory."""
+    """Items of one size -> (SR (B,3,H,W), seconds per image)."""
     device = next(network.parameters()).device
     lr = torch.stack([to_tensor(item.rgb) for item in items])
     width, height = items[0].size
     seeds = [sampling.settings.seed] * len(items)
+    steps = sampling.executed.steps
+    told = device.type == "cpu" or steps * width * height * len(items) >= LARGE
     began = time.perf_counter()
-    try:
-        sr = super_resolve(network, lr, (height, width), sampling, seeds, magnification)
-        synchronize(device)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        names = ", ".join(str(item.job.source) for item in items)
-        raise OutOfMemory(f"{names}: out of memory at {width}x{height}; lower --batch-size or --decode-batch") from None
+    sr = super_resolve(
+        network, lr, (height, width), sampling, seeds, magnification, ChainProgress(steps, say) if told else None
+    )
+    synchronize(device)
     return sr, (time.perf_counter() - began) / len(items)
 
 

@@ -21,7 +21,7 @@ def start_logging(folder: str | Path, name: str, is_main: bool = True) -> loggin
         path = Path(folder) / f"{name}.log"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = LogFile(path)
+            file = LogFile(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UserError(f"cannot write {path}: {reason(error)}") from None
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))

@@ -110,7 +110,7 @@ def write_json(value: Any, path: str | Path) -> None:
     except OSError as error:
         raise DataError(f"cannot make folder {Path(path).parent}: {reason(error)}") from None
     text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    write_atomically(path, (text + "\n").encode(errors="backslashreplace"))  # names need not be UTF-8
 
 
 def finite(value: Any) -> Any:

@@ -1,11 +1,16 @@
 """Files that are there whole or not at all, whenever a process is killed."""
 
+import errno
 import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from data.errors import DataError, reason
+
+
+class NameTooLongError(DataError):
+    """The file system allows no such name: nothing is wrong but this one file."""
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -19,7 +24,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {reason(error)}") from None
+        kind = NameTooLongError if error.errno == errno.ENAMETOOLONG else DataError
+        raise kind(f"cannot write {path}: {reason(error)}") from None
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -5,7 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from data.errors import DataError, reason
 from data.files import write_atomically
@@ -16,6 +16,8 @@ RESAMPLE = {  # all antialiased; area is the mean over the pixels that a new one
     "bicubic": Image.Resampling.BICUBIC,
 }
 NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow knows by name and cannot read by itself
+GREY = ("1", "L", "LA", "RGB")  # modes of an image that a profile of grey may be of; RGB where alpha was taken off
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
 
 @functools.cache
@@ -36,7 +38,7 @@ def is_image(name: str) -> bool:
 
 
 def read_rgb(source: str | Path | bytes, name: str | None = None) -> Image.Image:
-    """An image file (a path, or its bytes) as upright 8-bit RGB, transparency composited over white.
+    """An image file (a path, or its bytes) as upright 8-bit sRGB, transparency composited over white.
 
     `name` stands for the source in errors. Raises DataError for whatever cannot be read whole.
     """
@@ -51,6 +53,7 @@ def read_rgba(source: str | Path | bytes, name: str | None = None) -> tuple[Imag
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.load()
+            _refuse_misread(image)
             return _colour_and_alpha(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's decoders raise whatever their parsers stumble over
         cause = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
@@ -59,22 +62,58 @@ def read_rgba(source: str | Path | bytes, name: str | None = None) -> tuple[Imag
 
 
 def _colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    profile = image.info.get("icc_profile")
+    alpha = None
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey(image)
-    if image.has_transparency_data:
+        image, alpha = _deep_grey(image)
+    elif image.has_transparency_data:
         rgba = image.convert("RGBA")
-        return rgba.convert("RGB"), rgba.getchannel("A")
-    return image.convert("RGB"), None
+        image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
+    rgb = _to_srgb(image, profile) if profile else image.convert("RGB")
+    rgb.info = {}  # a profile, a gamma or a transparent colour that it no longer has, and Pillow would write
+    return rgb, alpha
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """An image of any 8-bit mode, its colours as an ICC profile means them, in sRGB.
+
+    A profile of another kind than the image's, as one of grey on colours, means nothing.
+    """
+    source = ImageCms.ImageCmsProfile(BytesIO(profile))
+    mode = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}.get(source.profile.xcolor_space.strip())
+    if mode == "RGB" or (mode == "L" and image.mode in GREY):
+        image = image.convert(mode)
+    if image.mode != mode or (source.profile.profile_description or "").startswith("sRGB"):
+        return image.convert("RGB")
+    converted = ImageCms.profileToProfile(
+        image,
+        source,
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    assert converted is not None  # as it is not done in place
+    return converted
 
 
 def _deep_grey(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """16-bit, 32-bit and floating-point grey, which Pillow's own conversion would clip at 255."""
+    """16-bit, 32-bit and floating-point grey as "L", which Pillow's own conversion would clip at 255."""
     values = np.asarray(image, dtype=np.float64)
     white = _white_of(image.mode, values)
     grey = np.rint(values.clip(0, white) * 255 / white).astype(np.uint8)
     key = image.info.get("transparency")
     alpha = None if key is None else Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
-    return Image.fromarray(grey).convert("RGB"), alpha
+    return Image.fromarray(grey), alpha
+
+
+def _refuse_misread(image: Image.Image) -> None:
+    """Pillow neither scales 12-bit grey of TIFF files nor inverts deep grey of which 0 is white."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO or tags.get(BITS_PER_SAMPLE, (16,))[0] not in (8, 16, 32, 64):
+        raise ValueError("grey of a kind that Pillow misreads; save it with 8 or 16 bits, 0 for black")
 
 
 def _white_of(mode: str, values: np.ndarray) -> float:

@@ -4,7 +4,10 @@
 
 writes dataset/faces_16_128/lr_16/NAME.png and hr_128/NAME.png (with --lmdb: one LMDB in dataset/faces_16_128), where
 NAME is the source's own, filled with zeros to five digits. The same command again continues an interrupted run, or adds
-what is new under IMAGES; finished images are not made again. Unreadable files are named, counted and left out.
+what is new under IMAGES; finished images are not made again. Links to folders are
+followed, each folder once, and colour profiles are converted to sRGB. What cannot be read or written, a second file of
+one name, pipes, and links to nothing are left out, named and counted. Images smaller than HR are enlarged, named and
+counted. Exit code: 0, all images are done; 1, some were left out; 2, nothing was done, and one line says why.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -31,8 +35,9 @@ if not __package__:  # run as a script: import from the repository, whatever the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from data.errors import DataError, reason
-from data.files import write_atomically
-from data.images import RESAMPLE, centre_square, encode_png, is_image, read_rgb, resize
+from data.files import NameTooLongError, write_atomically
+from data.image_files import find_images, first_of_each_name
+from data.images import RESAMPLE, centre_square, encode_png, read_rgb, resize
 from data.writers import FolderWriter, LmdbWriter
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where there is no terminal to draw a bar on
@@ -45,13 +50,24 @@ class Source(NamedTuple):
     path: Path
 
 
+class Made(NamedTuple):
+    """What became of a source: the PNG bytes of both sizes (None where they are written already), and what is wrong."""
+
+    pair: tuple[bytes, bytes] | None = None
+    problem: str | None = None
+    small: tuple[int, int] | None = None  # width and height, where the shorter is less than that of HR
+
+
 class Summary(NamedTuple):
-    """The folder that `prepare` filled, the pairs now in it, how many of them are new, and the files left out."""
+    """The folder that `prepare` filled, the pairs now in it, how many of them are new, the files left out, how many of
+    the new ones were smaller than HR, and a word on files that are no images."""
 
     folder: Path
     total: int
     new: int
     left_out: int
+    small: int = 0
+    others: str = ""
 
 
 def prepare(
@@ -69,58 +85,52 @@ def prepare(
     if workers < 1:
         raise DataError(f"--n_worker {workers}: give 1 or more")
     folder = Path(f"{Path(out)}_{sizes[0]}_{sizes[1]}")
-    sources = name_outputs(find_images(Path(root), leave_out=folder))
+    found = find_images(Path(root), leave_out=folder)
+    sources = [Source(name, path) for name, path in first_of_each_name(found.images, found.left_out, digits=5)]
+    report = Report(strict, sizes[1])
+    for line in found.left_out:
+        report.leave_out(line)
+    if not sources:
+        raise DataError(f"no image under {root}: set --path to a folder with images")
     settings = {"sizes": list(sizes), "resample": resample, "format": "lmdb" if as_lmdb else "folder"}
-    left_out = 0
     with claim(folder, settings), (LmdbWriter if as_lmdb else FolderWriter)(folder, sizes) as writer:
         finished = writer.finished()
         todo = [source for source in sources if source.name not in finished]
         make = partial(
             make_pair, sizes=sizes, resample=resample, writer=writer if isinstance(writer, FolderWriter) else None
         )
+        new = 0
         with closing(parallel(make, todo, workers)) as results:
-            for source, (pair, problem) in with_progress(results, len(sources), len(todo)):
-                if problem and strict:
-                    raise DataError(problem)
-                if problem:
-                    tqdm.write(f"left out: {problem}", file=sys.stderr)
-                    left_out += 1
-                elif pair:
-                    writer.write(source.name, pair)
-    if left_out == len(sources):
-        raise DataError(f"none of the {left_out} images under {root} can be read")
-    new = len(todo) - left_out
-    return Summary(folder, len(finished) + new, new, left_out)
+            for source, made in with_progress(results, len(sources), len(todo)):
+                report.add(source, made)
+                new += made.problem is None
+                if made.pair:
+                    writer.write(source.name, made.pair)
+    if not finished and not new:
+        raise DataError(f"none of the {len(sources)} images under {root} can be read")
+    return Summary(folder, len(finished) + new, new, report.left_out, report.small, found.describe_others())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What there is to do.
+class Report:
+    """Names and counts what is left out, which is an error where `strict`, and what is smaller than `side`."""
 
+    def __init__(self, strict: bool, side: int):
+        self.strict, self.side = strict, side
+        self.left_out = self.small = 0
 
-def find_images(root: Path, leave_out: Path) -> list[Path]:
-    """The image files under a folder, in order; hidden ones and those under `leave_out` are not among them."""
+    def leave_out(self, line: str) -> None:
+        if self.strict:
+            raise DataError(line)
+        tqdm.write(f"left out: {line}", file=sys.stderr)
+        self.left_out += 1
 
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read folder {error.filename}: {reason(error)}")
-
-    found, leave_out = [], leave_out.resolve()
-    for folder, subfolders, files in os.walk(root, onerror=refuse):
-        here = Path(folder)
-        subfolders[:] = [s for s in subfolders if not s.startswith(".") and (here / s).resolve() != leave_out]
-        found += [here / file for file in files if is_image(file)]
-    if not found:
-        raise DataError(f"no image under {root}: set --path to a folder with images")
-    return sorted(found)
-
-
-def name_outputs(paths: list[Path]) -> list[Source]:
-    """Each file's stem, filled with zeros to five digits. Raises DataError when two files come to one name."""
-    paths_by_name: dict[str, Path] = {}
-    for path in paths:
-        name = path.stem.zfill(5)
-        if (other := paths_by_name.setdefault(name, path)) is not path:
-            raise DataError(f"{other} and {path} would both be written as {name}.png: rename one of them")
-    return [Source(name, path) for name, path in paths_by_name.items()]
+    def add(self, source: Source, made: Made) -> None:
+        if made.problem:
+            self.leave_out(made.problem)
+        elif made.small:
+            size = "x".join(map(str, made.small))
+            tqdm.write(f"enlarged: {source.path} has {size} pixels, fewer than {self.side}", file=sys.stderr)
+            self.small += 1
 
 
 def claim(folder: Path, settings: dict) -> TextIO:
@@ -151,19 +161,21 @@ def claim(folder: Path, settings: dict) -> TextIO:
 # Doing it.
 
 
-def make_pair(
-    source: Source, sizes: tuple[int, int], resample: str, writer: FolderWriter | None
-) -> tuple[tuple[bytes, bytes] | None, str | None]:
-    """(PNG bytes of both sizes, None), or (None, what is wrong with the file). Given a writer, writes instead."""
+def make_pair(source: Source, sizes: tuple[int, int], resample: str, writer: FolderWriter | None) -> Made:
+    """Both images of a source. Given a writer, writes them instead."""
     try:
         square = centre_square(read_rgb(source.path))
     except DataError as error:
-        return None, str(error)
+        return Made(problem=str(error))
+    small = square.size if square.width < sizes[1] else None
     low, high = (encode_png(resize(square, (size, size), resample)) for size in sizes)
     if writer is None:
-        return (low, high), None
-    writer.write(source.name, (low, high))
-    return None, None
+        return Made((low, high), small=small)
+    try:
+        writer.write(source.name, (low, high))
+    except NameTooLongError as error:
+        return Made(problem=f"{source.path}: {error}")
+    return Made(small=small)
 
 
 def parallel(function: Callable, jobs: list, workers: int) -> Generator[tuple[Any, Any], None, None]:
@@ -234,6 +246,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-l", "--lmdb", action="store_true", help="write an LMDB, not folders of PNG files")
     parser.add_argument("--strict", action="store_true", help="stop at the first unreadable file, with exit code 2")
     args = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be what no terminal shows
     try:
         size = parse_size(args.size)
         summary = prepare(args.path, args.out, size, args.resample, args.lmdb, args.n_worker, args.strict)
@@ -243,9 +258,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command continues", file=sys.stderr)
         return 130
-    left_out = f"; {summary.left_out} unreadable file(s) left out" if summary.left_out else ""
-    print(f"{summary.folder}: {summary.total} images, {summary.new} of them new{left_out}")
-    return 0
+    left_out = f"; {summary.left_out} file(s) left out" if summary.left_out else ""
+    small = f"; {summary.small} smaller than {size[1]} pixels and enlarged" if summary.small else ""
+    print(f"{summary.folder}: {summary.total} images, {summary.new} of them new{left_out}{small}{summary.others}")
+    return 1 if summary.left_out else 0
 
 
 if __name__ == "__main__":

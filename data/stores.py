@@ -6,6 +6,8 @@ configured resolutions. None of them holds an open file when it is pickled or fo
 """
 
 import os
+import re
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,10 @@ import lmdb
 from PIL import Image
 
 from data.errors import DataError, reason
-from data.images import is_image, read_rgb
+from data.image_files import ImageFiles, add_file, first_of_each_name, visible
+from data.images import read_rgb
+
+PREPARE_AGAIN = "run prepare_data.py again to complete them"
 
 
 class PairStore:
@@ -23,13 +28,16 @@ class PairStore:
     An LR image may carry the scale in its name (0001x4.png for 0001.png), as DIV2K has it: `suffix` "x4".
     """
 
+    MEND = "add the missing images, or remove the others"  # where an image is without the other of its pair
+
     def __init__(self, hr_root: str | Path, lr_root: str | Path | None = None, suffix: str = ""):
         hr = list_images(Path(hr_root))
         lr = list_images(Path(lr_root)) if lr_root else None
         if lr is not None:
             for stem in [stem for stem in lr if stem not in hr and stem.removesuffix(suffix) not in lr]:
                 lr[stem.removesuffix(suffix)] = lr.pop(stem)
-            require_same_names(set(hr), set(lr), f"{hr_root} and {lr_root}")
+            refuse_other_scale(set(hr), set(lr), suffix, f"{lr_root}")
+            require_same_names(set(hr), set(lr), f"{hr_root} and {lr_root}", self.MEND)
         self.sized = lr is not None
         self.names = sorted(hr)
         self._paths = [(lr[name] if lr else None, hr[name]) for name in self.names]
@@ -47,6 +55,8 @@ class PairStore:
 
 class FolderStore(PairStore):
     """`root/hr_R/` with `root/lr_L/` as prepare_data.py writes them, or a plain folder of HR images."""
+
+    MEND = PREPARE_AGAIN
 
     def __init__(self, root: str | Path, l_resolution: int, r_resolution: int, with_lr: bool = True):
         hr, lr = Path(root) / f"hr_{r_resolution}", Path(root) / f"lr_{l_resolution}"
@@ -79,7 +89,7 @@ class LmdbStore:
         if len(hr) < int(length):  # more is no harm: the published writer's processes race for the last `length`
             raise DataError(f"{root} has {len(hr)} {self.hr_prefix}* images and `length` {int(length)}: copy it anew")
         if lr:
-            require_same_names(hr, lr, f"{self.hr_prefix}* and {self.lr_prefix}* in {root}")
+            require_same_names(hr, lr, f"{self.hr_prefix}* and {self.lr_prefix}* in {root}", PREPARE_AGAIN)
         self.names, self._has_lr = sorted(hr), bool(lr)
 
     def __len__(self) -> int:
@@ -143,31 +153,44 @@ class CachedStore:
 
 
 def list_images(folder: Path) -> dict[str, str]:
-    """Stem -> path of the images that lie directly in a folder. Raises DataError where there are none."""
+    """Stem -> path of the images that lie directly in a folder; a warning names what may be one and is left out.
+
+    Raises DataError where there are none.
+    """
+    found = ImageFiles()
     try:
-        with os.scandir(folder) as entries:
-            files = sorted((entry.name, entry.path) for entry in entries if is_image(entry.name))
+        for entry in visible(folder):
+            if not entry.is_dir():
+                add_file(entry, found)
     except OSError as error:
         raise DataError(f"cannot read folder {folder}: {reason(error)}") from None
-    if not files:
+    images = {stem: os.fspath(path) for stem, path in first_of_each_name(found.images, found.left_out)}
+    if found.left_out:
+        more = f", and {len(found.left_out) - 3} more" if len(found.left_out) > 3 else ""
+        warnings.warn(f"left out: {'; '.join(found.left_out[:3])}{more}", stacklevel=2)
+    if not images:
         raise DataError(f"no image in {folder} (its subfolders are not searched)")
-    images: dict[str, str] = {}
-    for name, path in files:
-        stem = name.rpartition(".")[0]
-        if stem in images:
-            raise DataError(f"{images[stem]} and {path} have the same name: keep one of them")
-        images[stem] = path
     return images
 
 
-def require_same_names(hr: set[str], lr: set[str], where: str) -> None:
+def refuse_other_scale(hr: set[str], lr: set[str], suffix: str, lr_root: str) -> None:
+    """One line where LR images have the names of the HR images and another scale, as 0001x4 for 0001 with "x8"."""
+    for stem in sorted(lr - hr):
+        match = re.fullmatch(r"(.+)(x\d+)", stem)
+        if match and match[1] in hr and match[2] != suffix:
+            raise DataError(
+                f"{lr_root} has images of scale {match[2]} ({stem}), and the config says {suffix}: set l_resolution to "
+                f"r_resolution / {match[2].removeprefix('x')}, or lr_dataroot to the folder of {suffix}"
+            )
+
+
+def require_same_names(hr: set[str], lr: set[str], where: str, mend: str) -> None:
     """Raises DataError, naming the first few, unless both halves hold the same images."""
     for names, half, other in ((sorted(hr - lr), "HR", "LR"), (sorted(lr - hr), "LR", "HR")):
         if names:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise DataError(
-                f"{where} do not match: {len(names)} {half} image(s) without their {other} ({shown}); "
-                "run prepare_data.py again to complete them"
+                f"{where} do not match: {len(names)} {half} image(s) without their {other} ({shown}); {mend}"
             )
 
 

@@ -111,3 +111,10 @@ def test_flags_change_nothing_but_the_config(monkeypatch):
 def test_a_device_that_is_not_there_is_refused(name):
     with pytest.raises(UserError, match=f"--device {name}"):
         pick_device(name)
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "cuda:99", "nonsense", "meta", "vulkan", "cuda:-1", "", "hpu"])
+def test_a_device_that_is_not_there_is_one_line(name):
+    with pytest.raises(UserError, match=f"^--device {name}: ") as error:
+        pick_device(name)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200

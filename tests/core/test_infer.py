@@ -216,21 +216,48 @@ def test_a_result_that_cannot_be_written_fails(infer, photos, tmp_path):
     assert files(tmp_path / "out") == {"a.png", "b.png", "trip"}
 
 
-def test_out_of_memory_says_what_to_lower(infer, photos, tmp_path, monkeypatch):
+def fits(monkeypatch, most):
+    """Makes memory hold no more than `most` decoder calls at once."""
     enough = core.inference.super_resolve
 
-    def little_memory(network, lr, size, *rest):
-        if len(lr) > 1:
+    def little_memory(network, lr, size, sampling, *rest):
+        group = max(len(group) for group in sampling.executed.groups)
+        if len(lr) * min(group, sampling.settings.decode_batch or group) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
-        return enough(network, lr, size, *rest)
+        return enough(network, lr, size, sampling, *rest)
 
     monkeypatch.setattr(core.inference, "super_resolve", little_memory)
+
+
+@pytest.mark.parametrize(("most", "said"), [(4, ["2 images"]), (2, ["2 images"]), (1, ["2 images", "2 decoder calls"])])
+def test_out_of_memory_halves_the_batches(infer, photos, tmp_path, monkeypatch, most, said):
+    assert infer(photos, out=tmp_path / "enough")[0] == 0
+    fits(monkeypatch, most)
     code, stdout, stderr = infer(photos, "--batch-size", "2")
-    assert code == 1
-    assert len(stderr.splitlines()) == 1
-    assert "out of memory at 32x25; lower --batch-size or --decode-batch" in stderr
-    assert "1 of 3 images" in stdout
-    assert files(tmp_path / "out") == {"b.png"}
+    lines = [line for line in stdout.splitlines() if "out of memory" in line]
+    assert (code, stderr) == (0, "") and "3 of 3 images" in stdout
+    if most == 4:
+        assert not lines
+    elif most == 2:
+        assert len(lines) == 1 and "out of memory with 2 images at once: going on with 1" in lines[0]
+    for name in files(tmp_path / "enough"):
+        assert np.abs(pixels(tmp_path / "enough" / name).astype(int) - pixels(tmp_path / "out" / name)).max() <= 1
+    if most == 1:
+        assert [told in line for told, line in zip(said, lines, strict=False)] == [True, True]
+
+
+def test_an_image_that_does_not_fit_into_memory(infer, photos, tmp_path, monkeypatch):
+    fits(monkeypatch, 0)
+    code, stdout, stderr = infer(photos, "--batch-size", "2")
+    assert code == 1 and "0 of 3 images" in stdout
+    assert len(stderr.splitlines()) == 3
+    for line in stderr.splitlines():
+        assert line.endswith(
+            (
+                "out of memory at 32x25; a smaller --scale or --size takes less",
+                "at 32x32; a smaller --scale or --size takes less",
+            )
+        )
 
 
 def test_another_fault_is_not_taken_for_lack_of_memory(infer, photos, monkeypatch):
@@ -277,11 +304,54 @@ def test_inputs_are_never_overwritten(infer, photos, tmp_path, how):
     assert {name: (photos / name).read_bytes() for name in files(photos)} == before
 
 
-def test_two_results_of_one_name_are_refused(infer, photos, tmp_path, make_image):
-    make_image(8, 8).save(photos / "a.bmp")
-    assert_refused(infer(photos), "a.bmp", "a.png")
-    assert_refused(infer([photos / "a.png", photos / "trip" / "a.png"]), str(Path("trip") / "a.png"))
-    assert not (tmp_path / "out").exists()
+def test_the_second_of_two_results_of_one_name_is_left_out(infer, photos, tmp_path, make_image):
+    make_image(9, 7).save(photos / "a.bmp")
+    code, stdout, stderr = infer(photos)
+    assert code == 1 and "3 of 3 images" in stdout and "1 left out" in stdout
+    assert stderr.startswith(f"left out: {photos / 'a.png'}: {photos / 'a.bmp'} becomes ") and stderr.count("\n") == 1
+    assert files(tmp_path / "out") == {"a.png", "b.png", "trip/a.png"}
+
+
+def test_what_is_no_file_is_left_out(infer, photos, tmp_path):
+    """A pipe would be waited for without end."""
+    os.mkfifo(photos / "pipe.png")
+    (photos / "gone.png").symlink_to("nowhere")
+    (photos / "camera.CR2").write_bytes(b"raw")
+    (photos / "loop").symlink_to(photos)
+    code, stdout, stderr = infer([photos, photos / "pipe.png"])
+    assert code == 1 and "3 of 3 images" in stdout and "4 left out; 1 other file (.txt) not read" in stdout
+    assert sorted(stderr.splitlines()) == [
+        f"left out: {photos / 'camera.CR2'}: images of this type are not read here",
+        f"left out: {photos / 'gone.png'}: a link to nothing",
+        f"left out: {photos / 'pipe.png'}: a pipe, no file",
+        f"left out: {photos / 'pipe.png'}: a pipe, no file",
+    ]
+
+
+def test_a_name_too_long_for_its_suffix(infer, photos, make_image):
+    make_image(9, 7).save(photos / f"{'x' * 252}.bw", "SGI")  # 255 bytes, the most, and .png is one more
+    code, stdout, stderr = infer(photos)
+    assert code == 1 and "3 of 3 images" in stdout
+    assert "cannot be written: File name too long" in stderr and stderr.count("\n") == 1
+
+
+def test_names_that_a_terminal_cannot_show(small_checkpoint, photos, tmp_path):
+    (photos / "a.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
+    command = [
+        sys.executable,
+        "infer.py",
+        "-r",
+        small_checkpoint,
+        "-i",
+        photos,
+        "-o",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"") and b"caf\\udce9.png" in done.stdout
+    assert b"caf\xe9.png" in {os.fsencode(file.name) for file in (tmp_path / "out").iterdir()}
 
 
 def test_a_file_given_twice_is_done_once(infer, photos):

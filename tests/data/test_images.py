@@ -253,3 +253,92 @@ def test_save_png(tmp_path, picture):
 def test_save_png_into_a_missing_folder(tmp_path, picture):
     with pytest.raises(DataError, match=r"cannot write .*: No such file or directory$"):
         save_png(picture(9, 7), tmp_path / "missing" / "a.png")
+
+
+# ---- colours
+
+
+def matrix_profile(red, green, blue, gamma=2.2):
+    """An ICC profile (v2) of RGB with these XYZ columns (D50) and a power curve."""
+
+    def number(value):
+        return round(value * 65536).to_bytes(4, "big", signed=True)
+
+    def padded(data):
+        return data + bytes(-len(data) % 4)
+
+    curve = b"curv" + bytes(4) + (1).to_bytes(4, "big") + round(gamma * 256).to_bytes(2, "big")
+    text = b"test profile\0"
+    tags = {
+        b"desc": b"desc" + bytes(4) + len(text).to_bytes(4, "big") + text + bytes(78),
+        b"cprt": b"text" + bytes(4) + b"none\0",
+        b"wtpt": b"XYZ " + bytes(4) + b"".join(map(number, (0.9642, 1.0, 0.8249))),
+    }
+    tags |= {
+        name: b"XYZ " + bytes(4) + b"".join(map(number, column))
+        for name, column in ((b"rXYZ", red), (b"gXYZ", green), (b"bXYZ", blue))
+    }
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    offset, table, data = 128 + 4 + 12 * len(tags), b"", b""
+    for name, content in tags.items():
+        table += name + (offset + len(data)).to_bytes(4, "big") + len(content).to_bytes(4, "big")
+        data += padded(content)
+    head = (
+        bytes(4)
+        + bytes(4)
+        + bytes.fromhex("02400000")
+        + b"mntrRGB XYZ "
+        + bytes(12)
+        + b"acsp"
+        + bytes(28)
+        + b"".join(map(number, (0.9642, 1.0, 0.8249)))
+    )
+    head = head.ljust(128, b"\0")
+    body = head + len(tags).to_bytes(4, "big") + table + data
+    return len(body).to_bytes(4, "big") + body[4:]
+
+
+SRGB_D50 = np.array(
+    [[0.4361, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]]
+)  # columns: primaries
+ADOBE_D50 = np.array([[0.6097, 0.2053, 0.1492], [0.3111, 0.6257, 0.0632], [0.0195, 0.0609, 0.7446]])
+
+
+@pytest.mark.parametrize("form", ["png", "jpg", "tif"])
+def test_a_colour_profile_is_converted_to_srgb(tmp_path, form):
+    colours = np.array([[200, 100, 50], [60, 160, 90], [128, 128, 128], [40, 60, 120]], dtype=np.uint8)
+    image = Image.fromarray(np.repeat(np.repeat(colours[None], 16, axis=0), 16, axis=1))
+    image.save(file := tmp_path / f"a.{form}", icc_profile=matrix_profile(*ADOBE_D50.T), quality=100, subsampling=0)
+    read = read_rgb(file)
+    linear = np.linalg.inv(SRGB_D50) @ ADOBE_D50 @ ((colours / 255) ** 2.2).T
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.clip(linear, 0, None) ** (1 / 2.4) - 0.055)
+    expected = np.rint(255 * srgb.clip(0, 1)).T
+    assert np.abs(np.asarray(read)[8, 8::16] - expected).max() <= 2
+    assert np.abs(expected - colours).max() > 20  # it is another image without the profile
+    assert "icc_profile" not in Image.open(io.BytesIO(encode_png(read))).info
+
+
+def test_an_srgb_profile_changes_nothing(tmp_path, picture):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    (image := picture(20, 20)).save(tmp_path / "a.png", icc_profile=profile)
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), image)
+
+
+def test_a_profile_that_cannot_be_read_is_refused(tmp_path, picture):
+    picture(20, 20).save(tmp_path / "a.png", icc_profile=b"no profile")
+    with pytest.raises(DataError, match=r"cannot read image .*a\.png"):
+        read_rgb(tmp_path / "a.png")
+
+
+def test_grey_that_pillow_misreads_is_refused(tmp_path):
+    """0 is white in this TIFF file, by its tag 262, and Pillow inverts 8 bits alone."""
+    Image.fromarray(np.full((4, 4), 1000, dtype=np.uint16)).save(file := tmp_path / "a.tif")
+    content = bytearray(file.read_bytes())
+    at = content.index((262).to_bytes(2, "little") + (3).to_bytes(2, "little"))
+    assert content[at + 8] == 1
+    content[at + 8] = 0
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="Pillow misreads"):
+        read_rgb(file)
