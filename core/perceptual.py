@@ -84,19 +84,20 @@ def load_perceptual(
 
     Raises UserError where a file is named and its metric cannot be measured all the same.
     """
-    missing = {}
-    lpips = inception = None
-    try:
-        lpips = load_lpips(device, lpips_weights)
-    except Unavailable as why:
-        missing["lpips"] = str(why)
-    try:
-        inception = load_inception(device, inception_weights)
-    except Unavailable as why:
-        missing |= dict.fromkeys(("fid", "kid"), str(why))
-    for named, key in ((lpips_weights, "lpips"), (inception_weights, "fid")):
-        if named and key in missing:
-            raise UserError(f"{named}: cannot be used: {missing[key]}")
+    loaded: list[Any] = []
+    missing: dict[str, str] = {}
+    for load, named, metrics in (
+        (load_lpips, lpips_weights, ("lpips",)),
+        (load_inception, inception_weights, ("fid", "kid")),
+    ):
+        try:
+            loaded.append(load(device, named))
+        except (Unavailable, UserError) as why:
+            if named:
+                raise UserError(str(why) if isinstance(why, UserError) else f"{named}: cannot be used: {why}") from None
+            loaded.append(None)
+            missing |= dict.fromkeys(metrics, str(why))
+    lpips, inception = loaded
     return Perceptual(lpips, inception, missing)
 
 

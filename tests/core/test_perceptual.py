@@ -119,6 +119,11 @@ def test_files_that_are_no_weights(lpips, tmp_path):
             load_perceptual(CPU, str(tmp_path / name))
 
 
+def test_damaged_weights_that_nobody_named_end_nothing(lpips, tmp_path):
+    in_cache(ALEXNET, {}, tmp_path).write_bytes(b"PK")
+    assert "truncated, or not a file of tensors" in load_perceptual(CPU).missing["lpips"]
+
+
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
     perceptual = load_perceptual(CPU)
     assert perceptual[:2] == (None, None)
