@@ -29,10 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Here, as torch takes a second to import, for which --help and a wrong option need not wait.
     from core.checkpoint import load_checkpoint
-    from core.device import pick_device
+    from core.device import compute_deterministically, pick_device
     from core.inference import plan_jobs, super_resolve_files
     from core.sampling import Sampling, sampling_settings
 
+    if arguments.deterministic:
+        compute_deterministically()
     jobs, left_out, others = plan_jobs(arguments.input, arguments.output)
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
@@ -57,6 +59,7 @@ def parser() -> Parser:
     size.add_argument("--scale", type=magnification, help="times larger, 1 or more (default: to the size of training)")
     size.add_argument("--size", type=pixels, metavar="N|WxH", help="pixels of the longer side, or width and height")
     add("--batch-size", type=count, default=1, metavar="B", help="most images of equal size at once (default: 1)")
+    add("--deterministic", action="store_true", help="the same bits each time on a GPU too, somewhat slower")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto, CUDA where it is)")
 
     sampling = parser.add_argument_group("sampling (defaults: the `sample` section of the checkpoint's config)")

@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     add("-r", "--resume", metavar="CHECKPOINT", help="file, folder, PREFIX of PREFIX_gen.*, or auto: the latest")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--deterministic", action="store_true", help="the same bits each time on a GPU too, somewhat slower")
     add("-gpu", "--gpu_ids", metavar="0,1", help="GPUs that may be used; torchrun starts one process for each")
     add("-debug", action="store_true", help="print, validate and save every few steps, with short chains")
     add("-enable_wandb", action="store_true", help="mirror TensorBoard to Weights & Biases (needs wandb)")

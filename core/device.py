@@ -54,6 +54,16 @@ def refuse_missing(device: torch.device) -> None:
         raise UserError(f"--device {device}: torch {torch.__version__} cannot use it here; use --device cpu")
 
 
+def compute_deterministically() -> None:
+    """From here on, before anything runs on a GPU: the same bits each time, at some cost in speed.
+
+    An operation that torch has only in a form that adds up in any order is named by a warning of torch.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def autocast(device: torch.device, precision: str = "auto", sampling: bool = False) -> AbstractContextManager:
     """The context in which the network runs: autocast to "bf16" or "fp16", or nothing for "float32".
 

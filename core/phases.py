@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from core.board import start_wandb
 from core.checkpoint import load_checkpoint
 from core.config import Config, config_notices
-from core.device import show_gpus
+from core.device import compute_deterministically, show_gpus
 from core.distillation import DistillationTrainer
 from core.experiment import (
     checkpoint_to_resume,
@@ -32,6 +32,8 @@ def run_phase(config: Config, arguments: Namespace) -> None:
     """Trains, distils or validates, as the config's phase says; `arguments` are those of sr.py."""
     if arguments.gpu_ids:
         show_gpus(arguments.gpu_ids)
+    if arguments.deterministic:
+        compute_deterministically()
     processes = Processes.from_environment(arguments.device)
     processes.on_main(lambda: open_folders(config))
     log = start_logging(experiment_folder(config)("log"), config.phase, processes.is_main)

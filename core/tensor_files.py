@@ -1,5 +1,6 @@
 """Safetensors files, written and read."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,4 +66,14 @@ def write_safetensors(file: str | Path, tensors: Mapping[str, Tensor], metadata:
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if name := not_finite(on_host):
         raise UserError(f"{file} is not written: {name} has values that are not finite (NaN or infinite)")
-    write_atomically(file, to_bytes(on_host, {"format": FORMAT, **metadata}))
+    write_atomically(file, *in_order(to_bytes(on_host, {"format": FORMAT, **metadata})))
+
+
+def in_order(content: bytes) -> tuple[bytes, bytes, memoryview]:
+    """A safetensors file with its metadata in order, in parts: the library has them in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    written += b" " * (-len(written) % 8)
+    return len(written).to_bytes(8, "little"), written, memoryview(content)[end:]

@@ -25,6 +25,7 @@ from core.ema import EMA
 from core.errors import Interrupted, UserError
 from core.experiment import experiment_folder, refuse_fresh_start
 from core.gradients import FlatGradients, ForwardBackward, Skips, step_unless
+from core.kept_checkpoints import KeptCheckpoints
 from core.network_file import load_weights
 from core.optimizer import build_optimizer, learning_rate, load_moments
 from core.perceptual import load_perceptual
@@ -84,6 +85,7 @@ class Trainer:
         self.board = Board(self.folder("tb_logger"), processes.is_main, purge_step=self.step + 1)
         self.losses = torch.zeros((), device=processes.device)  # summed since the last line of the log
         self.skips = Skips(processes.device)
+        self.kept = KeptCheckpoints(self.folder("checkpoint"), self.options.keep_checkpoints, resume, log)
         self.saved_step, self.last_checkpoint = self.step, resume  # of the last checkpoint that is known to be good
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -317,6 +319,9 @@ class Trainer:
             return False
         finally:
             release(network)
+        scores = [report["mean"]["psnr"] for report in reports.values() if "psnr" in report["mean"]]
+        if self.processes.is_main and self.saved_step == self.step and scores:
+            self.kept.score(Path(str(self.last_checkpoint)).name, scores[0])
         for name, report in reports.items():
             told = report["mean"] | report["of_sets"]
             self.board.scalars({f"{name}/{key}": value for key, value in told.items()}, self.step)
@@ -333,6 +338,8 @@ class Trainer:
         prefix = self.folder("checkpoint") / f"I{self.step}_E{self.epoch}"
         self.processes.on_main(lambda: save_checkpoint(prefix, self.config, self.state()))
         self.log.info(f"saved {prefix}_gen.safetensors")
+        if self.processes.is_main:
+            self.kept.add(prefix.name)
         self.saved_step, self.last_checkpoint = self.step, prefix
         return True
 

@@ -13,13 +13,13 @@ class NameTooLongError(DataError):
     """The file system allows no such name: nothing is wrong but this one file."""
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file under a temporary name in the same folder, then renames it. Raises DataError."""
+def write_atomically(path: str | Path, *parts: bytes | memoryview) -> None:
+    """Writes a file, part after part, under a temporary name in the same folder, then renames it. Raises DataError."""
     path = Path(path)
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         with temporary.open("xb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -260,6 +260,9 @@ class TrainSection(Section):
     )
     val_freq: int = key(count, 3000, "steps between validations")
     save_checkpoint_freq: int = key(count, 3000, "steps between checkpoints")
+    keep_checkpoints: int | None = key(
+        optional(count), 3, "newest checkpoints to keep, beside the one of best PSNR and that continued from; null: all"
+    )
     print_freq: int = key(count, 200, "steps between lines of the log")
     loss: str = key(choice("l1", "l2"), "l1", "absolute or squared error of the prediction")
     continuous_scale: bool = key(flag, True, "draw a target size between LR and HR for every batch")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from core.checkpoint import TrainingState, find_checkpoint, load_network, load_training_state, save_checkpoint
@@ -132,3 +133,16 @@ def test_config_of_another_network(small_checkpoint, small_config):
     other = changed(small_config, {"model.unet.inner_channel": 16})
     with pytest.raises(UserError, match=r"model\.unet\.inner_channel = 8, and the config says 16"):
         load_network(small_checkpoint, config=other)
+
+
+def test_the_same_state_is_the_same_bytes(small_config, tmp_path):
+    weights = build_network(small_config["model"]).state_dict()
+    state = TrainingState(weights, weights, step=3)
+    for n in range(8):
+        save_checkpoint(tmp_path / f"{n}" / "I3_E1", small_config, state)
+    for kind in ("gen", "opt"):
+        assert len({file.read_bytes() for file in tmp_path.rglob(f"I3_E1_{kind}.safetensors")}) == 1
+    file = tmp_path / "0" / "I3_E1_gen.safetensors"
+    with safe_open(file, "pt") as content:
+        assert list(content.metadata()) and content.metadata().keys() == {"format", "config", "step"}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(file).items())

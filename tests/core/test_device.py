@@ -1,6 +1,7 @@
 """Devices: named, refused in one line, and the same arithmetic for whatever runs on one."""
 
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -118,3 +119,13 @@ def test_a_device_that_is_not_there_is_one_line(name):
     with pytest.raises(UserError, match=f"^--device {name}: ") as error:
         pick_device(name)
     assert "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
+def test_deterministic_computing():
+    """...of the whole process, so asked in one of its own."""
+    script = (
+        "import torch; from core.device import compute_deterministically; compute_deterministically();"
+        "print(torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", "False"], done.stderr

@@ -29,6 +29,7 @@ TRAIN = {
     "n_iter": 8,
     "val_freq": 100,
     "save_checkpoint_freq": 2,
+    "keep_checkpoints": None,
     "print_freq": 2,
     "optimizer": {"lr": 1e-3},
     "ema_scheduler": {"step_start_ema": 2, "ema_decay": 0.5},
@@ -411,3 +412,39 @@ def test_a_full_disk_ends_logs_and_not_the_training(tmp_path, pytestconfig):
     first, second = sorted(done.stderr.splitlines())
     assert first.startswith("warning: /") and "train.log lacks lines" in first
     assert second.startswith("warning: TensorBoard") and "File too large" in second
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which checkpoints are kept.
+
+
+def test_old_checkpoints_are_removed(config):
+    """All but the two newest; never one that is not the training's own, nor the one that it continued from."""
+    config["train"] |= {"save_checkpoint_freq": 1, "keep_checkpoints": 2, "n_iter": 4}
+    folder = Path(config["path"]["root"], "small", "checkpoint")
+    trainer_of(config).fit()
+    assert checkpoints(config) == [3, 4] and len(list(folder.glob("*_opt.*"))) == 2
+    (folder / "I1_E1_gen.safetensors").write_bytes((folder / "I3_E2_gen.safetensors").read_bytes())
+    config["train"]["n_iter"] = 7
+    trainer_of(config, resume=folder / "I4_E2").fit()
+    assert checkpoints(config) == [1, 4, 6, 7]
+    config["train"]["n_iter"] = 9
+    trainer_of(config, resume=folder / "I7_E3").fit()
+    assert checkpoints(config) == [1, 7, 8, 9]
+    config["train"]["n_iter"] = 11
+    trainer_of(config, resume=folder / "I7_E3").fit()  # in which I9 is written anew
+    assert checkpoints(config) == [1, 7, 10, 11]
+
+
+def test_the_best_of_a_validation_is_kept(config):
+    config["train"] |= {"save_checkpoint_freq": 1, "keep_checkpoints": 1, "n_iter": 6, "val_freq": 1}
+    trainer = trainer_of(config)
+    psnr = dict(zip(range(1, 7), (20, 19, 23, 22, 21, 21), strict=True))
+
+    def validate(stop):
+        trainer.kept.score(Path(trainer.last_checkpoint).name, psnr[trainer.step])
+        return True
+
+    trainer.validate = validate
+    trainer.fit()
+    assert checkpoints(config) == [3, 6]

@@ -29,6 +29,7 @@ TRAIN = {
     "n_iter": 8,
     "val_freq": 100,
     "save_checkpoint_freq": 4,
+    "keep_checkpoints": None,
     "print_freq": 2,
     "optimizer": {"lr": 1e-3},
     "grad_clip": 1.0,
