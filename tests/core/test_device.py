@@ -54,7 +54,7 @@ def test_everything_computes_alike(config_file, command, make_image, tmp_path, m
 
     def validate(*arguments):
         look()
-        return {"mean": {}, "picture": np.zeros((1, 1, 3), np.uint8)}
+        return {"mean": {}, "of_sets": {}, "picture": np.zeros((1, 1, 3), np.uint8)}
 
     monkeypatch.setattr(core.validation, "validate", validate)
     monkeypatch.setattr(core.inference, "super_resolve_files", look)
