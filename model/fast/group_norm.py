@@ -89,7 +89,10 @@ def _plain(
     # the norm does not depend on it, nor does the gradient.
     level = (x.detach().mean((2, 3), dtype=dtype) + shift.detach()).unflatten(1, (groups, -1)).mean(2, keepdim=True)
     offset = (shift.unflatten(1, (groups, -1)) - level).flatten(1)
-    y = F.group_norm(x.to(dtype) + offset[:, :, None, None], groups, weight.to(dtype), bias.to(dtype), eps)
+    x_centred = x.to(dtype) + offset[:, :, None, None]
+    if tracked(weight, bias) and not x_centred.requires_grad:
+        x_centred.requires_grad_()  # else PyTorch's backward for the CPU writes a gradient where there is no memory
+    y = F.group_norm(x_centred, groups, weight.to(dtype), bias.to(dtype), eps)
     return (F.silu(y) if silu else y).to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 

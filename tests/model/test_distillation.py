@@ -37,7 +37,7 @@ def test_the_student_samples_as_the_sampler_does(tiny, steps, key_steps, consist
 
 def test_features_are_the_last_skip_of_each_level_and_the_bottleneck(tiny):
     """One with 16 channels at full size, ...: by the sizes and widths of the network's levels."""
-    teacher = TeacherFeatures(tiny.network)
+    teacher = TeacherFeatures(copy.deepcopy(tiny.network))  # it freezes what it is given
     image, noise, level = images(2, 3, 32, 32), images(2, 3, 32, 32, seed=1), torch.tensor([0.9, 0.5])
     lr_feature = images(2, 3, 32, 32, seed=2)
     features = teacher(image, lr_feature, noise, level)

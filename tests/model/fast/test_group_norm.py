@@ -266,3 +266,13 @@ def test_replays_as_a_cuda_graph(shape, device):
     expected = outputs_and_gradients(group_norm_silu, leaves, dy, 32)
     assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
     assert_close(captured, leaves, dy, 32)
+
+
+def test_an_affine_part_alone_is_trained():
+    """...over features that come from frozen layers, as where a decoder is fine-tuned."""
+    x = torch.randn(2, 8, 5, 6, generator=torch.Generator().manual_seed(0))
+    parameters = [torch.ones(8, requires_grad=True), torch.zeros(8, requires_grad=True)]
+    group_norm_silu(x.contiguous(memory_format=torch.channels_last), *parameters, 4).square().sum().backward()
+    found = [parameter.grad.clone() for parameter in parameters]
+    expected = torch.autograd.grad(F.silu(F.group_norm(x, 4, *parameters)).square().sum(), parameters)
+    torch.testing.assert_close(found, list(expected))
