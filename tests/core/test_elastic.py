@@ -170,6 +170,65 @@ def test_a_process_that_fails_ends_all_with_its_traceback(torchrun, tmp_path):
     assert "[rank1]: ZeroDivisionError" in errors and "ZeroDivisionError" in report and "rank      : 1" in report
 
 
+DISTURBED = """
+import os, torch, core.phases, core.training, sr
+from data import DataError
+
+kind, rank = os.environ["DISTURBANCE"], int(os.environ["RANK"])
+
+
+class Trainer(core.training.Trainer):
+    def train_step(self, batch):
+        if kind == "nan" and rank == 1 and self.step == 5:
+            batch = batch | {"lr": batch["lr"] * torch.nan}
+        super().train_step(batch)
+
+    def batches(self):
+        for batch in super().batches():
+            if kind == "image" and rank == 1 and self.step == 6:
+                raise DataError("face.png: cannot be read")
+            yield batch
+
+
+def full(*arguments):
+    raise DataError("cannot write I4: No space left on device")
+
+
+core.phases.Trainer = Trainer
+if kind == "disk":
+    core.training.save_checkpoint = full
+sr.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nan", "image", "disk"])
+def test_what_disturbs_one_process_ends_or_spares_all(torchrun, config, tmp_path, monkeypatch, kind):
+    """NaN in one: the step changes nothing in any. An image that one cannot read: all save the steps done. A full disk:
+    all end. The cause is said once."""
+    monkeypatch.setenv("DISTURBANCE", kind)
+    script = tmp_path / "disturbed.py"
+    script.write_text(DISTURBED)
+    with torchrun("-r", "auto", name=kind, script=script) as run:
+        lines = run.stdout.readlines()
+        code = run.wait()
+    errors = (tmp_path / "stderr").read_text()
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    experiment = tmp_path / "experiments" / kind
+    found = sorted(file.name for file in (experiment / "checkpoint").glob("*_gen.safetensors"))
+    if kind == "nan":
+        assert code == 0, errors
+        assert [line for line in lines if "1 skipped" in line] == [line for line in lines if line.startswith("step 6/")]
+        assert found == ["I12_E5_gen.safetensors", "I4_E2_gen.safetensors", "I8_E4_gen.safetensors"]
+        assert all(t.isfinite().all() for t in tensors(experiment, "I12_E5").values() if t.is_floating_point())
+    elif kind == "image":
+        assert code != 0 and told == ["error: face.png: cannot be read"]
+        assert found == ["I4_E2_gen.safetensors", "I6_E3_gen.safetensors"]
+    else:
+        assert code != 0 and told == ["error: cannot write I4: No space left on device"] and not found
+    assert "[rank" not in errors
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 
