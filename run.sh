@@ -3,6 +3,7 @@
 #                   (options of sr.py may follow: sh run.sh --set datasets.train.batch_size=8)
 # sh run.sh demo    prepare, train, validate and infer with a small network and photographs, in minutes on a CPU
 # sh run.sh test    the checks of the code, then the whole test suite (options of pytest may follow: -m 'not slow')
+# sh run.sh test-long    thousands of damaged files and dozens of kills, in half an hour (docs/reliability.md)
 # Packages go to .venv; SMFDM_PYTHON=python uses an environment of yours as it is.
 set -eu
 cd "$(dirname "$0")"
@@ -80,12 +81,18 @@ run_tests() {
     "$python" -m pytest "$@"
 }
 
+run_long_tests() {
+    install tests/requirements.txt
+    SMFDM_LONG_TESTS=1 "$python" -m pytest tests/fuzz --durations=0 "$@"
+}
+
 case ${1:-} in
     "" | -*) train_faces "$@" ;;
     demo) demo ;;
     test) shift && run_tests "$@" ;;
+    test-long) shift && run_long_tests "$@" ;;
     *)
-        echo "error: sh run.sh $1: unknown; use sh run.sh, sh run.sh demo or sh run.sh test" >&2
+        echo "error: sh run.sh $1: unknown; use sh run.sh, sh run.sh demo, sh run.sh test or sh run.sh test-long" >&2
         exit 2
         ;;
 esac
