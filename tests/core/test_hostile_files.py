@@ -118,10 +118,10 @@ def test_a_published_file_is_no_larger_than_it_looks(tmp_path):
     """A zip that inflates to gigabytes is refused by its directory, before any of it is read."""
     with zipfile.ZipFile(file := tmp_path / "bomb_gen.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("archive/data.pkl", "w", force_zip64=True) as pickle:
-            for _ in range(1000):
+            for _ in range(100):
                 pickle.write(bytes(1 << 20))
         archive.writestr("archive/version", "3")
-    refused(lambda: load_network(file), r"bomb_gen\.pth: [\d,]+ bytes that inflate to 1,048,")
+    refused(lambda: load_network(file), r"bomb_gen\.pth: [\d,]+ bytes that inflate to 104,857,")
 
 
 @pytest.mark.parametrize(

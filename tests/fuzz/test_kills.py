@@ -93,7 +93,7 @@ def test_killed_preparations(tmp_path, photos, form):
     command = [sys.executable, "data/prepare_data.py", "--path", str(photos), *options, "--out"]
     seconds = run([*command, str(tmp_path / "whole")])
     rng, out = random.Random(0), tmp_path / "killed"
-    for _ in range(count(2, 5)):
+    for _ in range(count(2, 6)):
         kill_at_random([*command, str(out)], rng, seconds)
         for image in Path(f"{out}_8_32").glob("*/[!.]*.png"):
             assert read_rgb(image).width in (8, 32)
