@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 
 import numpy as np
@@ -68,3 +69,9 @@ def test_json_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot make folder"):
         write_json({}, tmp_path / "file" / "metrics.json")
+
+
+def test_json_of_a_name_that_is_not_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    write_json({"name": name, "é": 1}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": name, "é": 1}

@@ -1,5 +1,6 @@
 import io
 import multiprocessing
+import os
 import pickle
 import sys
 import traceback
@@ -433,3 +434,25 @@ def test_index_out_of_range(prepared):
     for index in (2, -1):
         with pytest.raises(IndexError):
             dataset[index]
+
+
+def test_a_pipe_is_left_out(photos):
+    os.mkfifo(photos / "pipe.png")
+    with pytest.warns(UserWarning, match=r"left out: .*pipe\.png: a pipe, no file"):
+        assert len(SRDataset(spec(dataroot=photos), train=True)) == 7
+
+
+def test_lr_images_of_another_scale(tmp_path, picture):
+    """As DIV2K has them, with the resolutions of another scale; no command of this project made them."""
+    for folder in ("HR", "LR"):
+        (tmp_path / folder).mkdir()
+    picture(48, 48).save(tmp_path / "HR/0001.png")
+    picture(12, 12).save(tmp_path / "LR/0001x4.png")
+    roots = {"hr_dataroot": tmp_path / "HR", "lr_dataroot": tmp_path / "LR", "r_resolution": 24, "use_crop": True}
+    say = ("images of scale x4 (0001x4)", "the config says x3: set l_resolution to r_resolution / 4")
+    assert_error(*say, of=lambda: SRDataset(spec(**roots), train=True))
+    assert len(SRDataset(spec(**roots | {"l_resolution": 6}), train=True)) == 1
+    (tmp_path / "LR/0001x4.png").rename(tmp_path / "LR/other.png")
+    with pytest.raises(DataError, match="without their LR") as error:
+        SRDataset(spec(**roots), train=True)
+    assert "prepare_data" not in str(error.value)
