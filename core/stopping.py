@@ -47,7 +47,9 @@ class Stop:
         self.save_asked = False
         if self.processes.world == 1:
             return wishes
-        votes = self.processes.sum(torch.tensor(wishes, dtype=torch.float32).to(self.processes.device))
+        device = self.processes.device
+        votes = torch.stack([torch.full((), float(wish), device=device) for wish in wishes])  # a copy there would wait
+        self.processes.sum(votes)
         before = self.votes.exchange(votes)
         stop, save = (before + votes.cpu() if last else before).tolist()
         return bool(stop), bool(save)

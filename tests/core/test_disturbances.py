@@ -272,6 +272,7 @@ def read_until(run, beginning):
     raise AssertionError(f"the run ended without {beginning!r}: {run.stderr.read()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
 def test_signals_save_and_stop(config, tmp_path, pytestconfig, name):
     config["train"] |= {"n_iter": 100_000, "save_checkpoint_freq": 100_000, "print_freq": 1}
@@ -283,6 +284,7 @@ def test_signals_save_and_stop(config, tmp_path, pytestconfig, name):
     assert len(checkpoints(config)) == 1
 
 
+@pytest.mark.slow
 def test_sigusr1_saves_and_goes_on(config, tmp_path, pytestconfig):
     config["train"] |= {"n_iter": 100_000, "save_checkpoint_freq": 100_000, "print_freq": 1}
     run = started(config, tmp_path, pytestconfig)
@@ -295,6 +297,7 @@ def test_sigusr1_saves_and_goes_on(config, tmp_path, pytestconfig):
     assert run.returncode == 143 and len(checkpoints(config)) == 2
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_validation(config, tmp_path, pytestconfig):
     """One that would take hours is left within seconds, with what was trained saved before it."""
     config["datasets"]["val"] = validated(config)
@@ -322,6 +325,7 @@ def refused(config, tmp_path, pytestconfig, *arguments):
     return errors
 
 
+@pytest.mark.slow
 def test_a_second_training_in_a_folder_is_refused(config, tmp_path, pytestconfig):
     """...while the first lives; after it was killed, its half-written files go and another continues."""
     config["train"] |= {"n_iter": 100_000, "print_freq": 1}
@@ -343,6 +347,7 @@ def test_a_second_training_in_a_folder_is_refused(config, tmp_path, pytestconfig
     assert not (folder / "checkpoint" / ".0123.tmp").exists()
 
 
+@pytest.mark.slow
 def test_a_validation_may_run_beside_a_training(config, tmp_path, pytestconfig):
     config["datasets"]["val"] = validated(config)
     config["train"] |= {"n_iter": 100_000, "print_freq": 1, "val_freq": 100_000}
