@@ -179,7 +179,7 @@ def test_a_published_checkpoint_becomes_a_native_one(run, golden, make_image, tm
         (["--solver", "euler"], "--solver"),
         (["--device", "abacus"], "abacus"),
         (["-o", "out.png"], "must be a network file"),
-        (["-o", "{text}/a.safetensors"], "cannot make its folder"),
+        (["-o", "{text}/a.safetensors"], "it is not a folder"),
         (["-o", "I3_E1_opt.safetensors"], "must be a network file"),
         (["-r", "gone"], "no such checkpoint"),
         (["--colour"], "core.calibrate --help"),

@@ -121,6 +121,7 @@ def test_a_device_that_is_not_there_is_one_line(name):
     assert "\n" not in str(error.value) and len(str(error.value)) < 200
 
 
+@pytest.mark.slow
 def test_deterministic_computing():
     """...of the whole process, so asked in one of its own."""
     script = (

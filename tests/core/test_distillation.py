@@ -1,5 +1,6 @@
 """Distillation by `sr.py -p distill`: from a trained network to a student that says itself how it samples."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -43,8 +44,9 @@ def config(small_config):
 @pytest.fixture
 def teacher(config, small_network, tmp_path):
     """The prefix of a sparse checkpoint at step 500, of training and network."""
-    masker = Masker(small_network, torch.optim.Adam(small_network.parameters()), density=0.3, keep="largest")
-    weights = {name: tensor.clone() for name, tensor in small_network.state_dict().items()}
+    network = copy.deepcopy(small_network)  # the masker changes weights in place
+    masker = Masker(network, torch.optim.Adam(network.parameters()), density=0.3, keep="largest")
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = TrainingState(weights, weights, dict(masker.masks), 500, {"start": 0, "updates": 3, "seed": 0})
     plain = {key: value for key, value in config.items() if key not in ("distill", "phase")}
     save_checkpoint(tmp_path / "I500_E1", check_config(plain | {"name": "teacher"}), state)

@@ -369,6 +369,7 @@ def test_a_lock_that_its_file_system_does_not_know(tmp_path, monkeypatch, capsys
     assert "without locks" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_its_training_file_is_not_continued(config, tmp_path, pytestconfig):
     config["train"]["n_iter"] = 4
     trainer_of(config).fit()
@@ -423,6 +424,7 @@ def test_a_full_disk_ends_logs_and_not_the_training(tmp_path, pytestconfig):
 # Which checkpoints are kept.
 
 
+@pytest.mark.slow
 def test_old_checkpoints_are_removed(config):
     """All but the two newest; never one that is not the training's own, nor the one that it continued from."""
     config["train"] |= {"save_checkpoint_freq": 1, "keep_checkpoints": 2, "n_iter": 4}

@@ -91,7 +91,7 @@ def test_precision_is_that_of_the_decoder(small_network, settings, sampling_of, 
 
 
 def test_what_overflows_is_sampled_again_in_float32(small_network, settings, sampling_of, lr, recwarn):
-    """As fp16 may; what is no number in float32 either is not sampled for ever."""
+    """As fp16 may; what is no number in float32 either is refused."""
     network = copy.deepcopy(small_network)
     network.decoder.output.bias.data.fill_(1e6)
     with pytest.warns(UserWarning, match=r"range of fp16: sampled again in float32"):
@@ -101,7 +101,8 @@ def test_what_overflows_is_sampled_again_in_float32(small_network, settings, sam
     )
     network.decoder.output.bias.data.fill_(float("nan"))
     recwarn.clear()
-    assert super_resolve(network, lr, (16, 16), sampling_of(settings), [0, 1, 2], 4).isnan().any()
+    with pytest.raises(UserError, match="not finite"):
+        super_resolve(network, lr, (16, 16), sampling_of(settings), [0, 1, 2], 4)
     assert not recwarn
 
 

@@ -184,6 +184,7 @@ processes.close()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_count_each_image_once(small_network, small_checkpoint, small_config, results):
     one = {**small_config.datasets["val"], "data_len": 1}  # less than processes
     small_config = changed(small_config, {"datasets.val_one": one})
