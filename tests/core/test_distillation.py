@@ -88,6 +88,7 @@ def test_a_students_checkpoint_says_how_to_sample_it(config, teacher):
     assert not [name for name in network.state_dict() if "discriminator" in name]
 
 
+@pytest.mark.slow
 def test_continuing_is_exact_and_finds_the_teacher(config, teacher):
     distil(config, "whole", teacher)
     distil(config, "continued", checkpoint(config, "whole", "I2_E1"))

@@ -140,6 +140,7 @@ def test_steps_skipped_now_and_then_are_counted_and_the_rest_goes_on(config, cap
     assert checkpoints(config) == [2, 4, 6, 8] and finite(config)
 
 
+@pytest.mark.slow
 def test_too_many_in_a_row_end_the_training(config):
     """...with the last good checkpoint named, from which it continues."""
     config["train"] |= {"max_skipped": 3, "n_iter": 100}
@@ -410,6 +411,7 @@ board.close()
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_logs_and_not_the_training(tmp_path, pytestconfig):
     environment = os.environ | {"PYTHONPATH": str(pytestconfig.rootpath)}
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]

@@ -335,6 +335,7 @@ def test_a_name_too_long_for_its_suffix(infer, photos, make_image):
     assert "cannot be written: File name too long" in stderr and stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_names_that_a_terminal_cannot_show(small_checkpoint, photos, tmp_path):
     (photos / "a.png").rename(photos / os.fsdecode(b"caf\xe9.png"))
     command = [

@@ -68,6 +68,7 @@ def files(prefix):
     return {f"{kind}/{key}": tensor for kind, tensors in loaded.items() for key, tensor in tensors.items()}
 
 
+@pytest.mark.slow
 def test_a_second_stage_weighs_the_images_anew(config):
     """Four steps of two of the five images, then four with one image left out: 16 samples are four epochs of four."""
     fit(config, "first")
@@ -227,6 +228,7 @@ def test_further_modules_are_trained_and_continue_exactly(config):
     assert not torch.equal(at_4["opt/modules/critic/weight"], first["opt/modules/critic/weight"])
 
 
+@pytest.mark.slow
 def test_further_modules_begin_afresh_after_a_plain_stage(config):
     """...and a plain stage may follow, which leaves them out."""
     config["train"]["n_iter"] = 4

@@ -250,7 +250,7 @@ def test_crops_of_hr_images_alone(tmp_path, picture):
 # ---- worker processes
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_give_the_same_samples(prepared, start):
     dataset = SRDataset(prepared, train=True)
     stream = TrainStream(len(dataset), batch_size=3, seed=0)

@@ -77,6 +77,7 @@ def test_only_the_parent_ends_readers(images):
         assert reader.exitcode == 0
 
 
+@pytest.mark.slow
 def test_readers_end_when_the_parent_fails(spec, pytestconfig):
     script = (
         "from data import SRDataset, train_loader\n"

@@ -304,6 +304,7 @@ def is_running(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_lmdb", [False, True])
 def test_a_killed_run_continues(tmp_path, picture, as_lmdb):
     root, made, count = tmp_path / "in", tmp_path / "out_16_128", 200

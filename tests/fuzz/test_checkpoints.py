@@ -122,6 +122,7 @@ def damage(content, rng, folder):
     return damaged_header(content, rng) if kind < 0.8 else damaged_tensors(content, rng, folder)
 
 
+@pytest.mark.slow
 def test_network_files(whole, tmp_path):
     (file := tmp_path / "I3_E1_gen.safetensors").touch()
     with bounded_memory():
@@ -132,6 +133,7 @@ def test_network_files(whole, tmp_path):
                 load_checkpoint(file)
 
 
+@pytest.mark.slow
 def test_training_files(whole, tmp_path):
     pairs = [pair for pair in whole.values() if len(pair) == 2]
     config = check_config(copy.deepcopy(SMALL))

@@ -4,6 +4,7 @@ import copy
 import io
 import random
 
+import pytest
 import torch
 
 from core.checkpoint import load_checkpoint, load_training_state
@@ -44,6 +45,7 @@ def damaged_object(state, rng):
     return state if rng.random() < 0.95 else rng.choice(([], None, 3, "x", {}, {"params_ema": state}))
 
 
+@pytest.mark.slow
 def test_published_files(tiny_published, tmp_path):
     network, training = tiny_published
     torch.save(network, tmp_path / "whole_gen.pth")

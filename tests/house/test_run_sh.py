@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def run(pytestconfig, *arguments, cwd, **environment):
     command = ["sh", str(pytestconfig.rootpath / "run.sh"), *arguments]
@@ -23,6 +25,7 @@ def test_unknown_command(pytestconfig, tmp_path):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "trian" in done.stderr
 
 
+@pytest.mark.slow
 def test_training_without_data_says_what_to_prepare(pytestconfig, tmp_path):
     options = ["--set", f"path.root={tmp_path}", "--set", "datasets.train.dataroot=no/FFHQ_16_128"]
     done = run(pytestconfig, *options, cwd=tmp_path, SMFDM_PYTHON=sys.executable, CUDA_VISIBLE_DEVICES="")
