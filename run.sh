@@ -78,7 +78,7 @@ run_tests() {
         exit 1
     }
     "$python" -m mypy
-    "$python" -m pytest "$@"
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$python" -m pytest -n auto --maxprocesses 8 --dist worksteal "$@"
 }
 
 run_long_tests() {
