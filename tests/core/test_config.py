@@ -271,7 +271,7 @@ def test_plain_dicts_of_a_config(small):
 
 
 @pytest.mark.parametrize(
-    "cls", [Config, *{entry.section for _, entry in walk(Config) if isinstance(entry, Subsection)}]
+    "cls", [Config, *dict.fromkeys(entry.section for _, entry in walk(Config) if isinstance(entry, Subsection))]
 )
 def test_no_key_hides_a_method_of_sections(cls):
     assert not set(cls.entries()) & set(dir(Section))
