@@ -18,7 +18,7 @@ from core.device import autocast, is_out_of_memory, pick_device
 from core.errors import UserError
 from core.inference import find_inputs, show, target_size
 from core.network_file import writable_network_file
-from core.report import heat_map
+from core.report.pictures import heat_map
 from core.sampling import Sampling, sampling_settings
 from data import DataError, SRDataset
 from data.images import read_rgb, save_png

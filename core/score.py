@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Here, as torch takes a second to import, for which --help and names that do not fit need not wait.
     from core.device import pick_device
     from core.perceptual import load_perceptual
-    from core.report import write_json
+    from core.report.json_files import write_json
     from core.scoring import as_text, score
 
     weights = arguments.lpips_weights, arguments.fid_weights

@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.metrics import mean_and_deviation, measure
 from core.pairs import Pair
 from core.perceptual import Perceptual, distances
-from core.report import cell, form_of, table
+from core.report.tables import cell, form_of, table
 from data.images import read_rgb
 
 WORST = 3  # images that are named

@@ -22,7 +22,9 @@ from core.metrics import mean_and_deviation
 from core.metrics import measure as measure_image
 from core.perceptual import Inception, Lpips, distances, load_perceptual
 from core.processes import Processes
-from core.report import comparison, grid, validation_table, write_json
+from core.report.json_files import write_json
+from core.report.pictures import comparison, grid
+from core.report.tables import validation_table
 from core.sampling import Callback, Sampling, super_resolve
 from data import SRDataset
 from data.images import resize, save_png

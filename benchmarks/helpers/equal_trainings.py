@@ -29,7 +29,7 @@ from core.config.sections import SparseSection
 from core.device import pick_device, synchronize
 from core.errors import UserError
 from core.processes import Processes
-from core.report import write_json
+from core.report.json_files import write_json
 from core.sampling import Sampling
 from core.training import Trainer
 from core.validation import batches, measure, pictures_of, super_resolve_samples

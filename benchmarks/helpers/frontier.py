@@ -20,7 +20,8 @@ from benchmarks.helpers.trained_network import Setting, load
 from core.device import is_out_of_memory, synchronize
 from core.errors import UserError
 from core.perceptual import Lpips, load_perceptual
-from core.report import comparison, write_json
+from core.report.json_files import write_json
+from core.report.pictures import comparison
 from core.sampling import Sampling, super_resolve
 from core.validation import COMPARED, Pictures, batches, measure, pictures_of
 from data.errors import reason

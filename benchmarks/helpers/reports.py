@@ -13,7 +13,7 @@ import torch
 from core.device import describe, versions
 from core.errors import UserError
 from core.log import TerminalHandler
-from core.report import write_json
+from core.report.json_files import write_json
 
 Target = tuple[str, float]  # "≤" or "≥", and the number
 Figure = tuple[str, str, Target | None]  # what a number is, how it is written, its target

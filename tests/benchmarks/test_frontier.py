@@ -17,7 +17,7 @@ from benchmarks.helpers import frontier_chains, frontier_report, trained_network
 from core.config import PRESETS, changed, load_config
 from core.errors import UserError
 from core.processes import Processes
-from core.report import write_json
+from core.report.json_files import write_json
 from model import build_network
 from model.key_steps import EncoderChange
 from model.plan import NAMED_SETS, SamplingPlan

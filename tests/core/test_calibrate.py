@@ -24,7 +24,7 @@ from core.checkpoint import (
 )
 from core.config import changed, load_config
 from core.errors import UserError
-from core.report import heat_map
+from core.report.pictures import heat_map
 from core.sampling import Sampling, super_resolve
 from core.tensor_files import write_safetensors
 from model import ModelError, build_network

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.report import GAP, HEADER, comparison, grid, validation_table, write_json
+from core.report.json_files import write_json
+from core.report.pictures import GAP, HEADER, comparison, grid
+from core.report.tables import validation_table
 from data import DataError
 
 

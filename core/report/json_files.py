@@ -1,0 +1,32 @@
+"""JSON files, whole or not at all."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError, reason
+from data.files import write_atomically
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    """Writes JSON whole or not at all. A number that JSON has no word for (infinite, not a number) becomes null.
+
+    Raises DataError where it cannot be written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make folder {Path(path).parent}: {reason(error)}") from None
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode(errors="backslashreplace"))  # names need not be UTF-8
+
+
+def finite(value: Any) -> Any:
+    """The value with None in place of each number that is infinite or not a number."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
