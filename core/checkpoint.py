@@ -35,8 +35,7 @@ from core.network_file import (
     unpacked,
     with_memory,
 )
-from core.pth_file import read_pth
-from core.tensor_files import read_metadata, read_safetensors, refuse_not_finite, write_safetensors
+from core.tensor_files import read_metadata, read_pth, read_safetensors, refuse_not_finite, write_safetensors
 from model import Network
 from model.key_steps import EncoderChange
 from model.published import parameter_order, published_names

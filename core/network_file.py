@@ -14,8 +14,7 @@ from core.config import Config, check_config
 from core.config.files import LARGEST_FILE, parse_json
 from core.config.wording import cut, show
 from core.errors import UserError
-from core.pth_file import read_pth
-from core.tensor_files import read_safetensors, refuse_not_finite, write_safetensors
+from core.tensor_files import read_pth, read_safetensors, refuse_not_finite, write_safetensors
 from data.files import make_writable
 from model import ModelError, Network, build_network
 from model.key_steps import EncoderChange

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.pth_file import read_pth
-from core.tensor_files import read_safetensors
+from core.tensor_files import read_pth, read_safetensors
 from data.errors import reason
 
 # The names under which torchvision and torch-fidelity keep what they download, in `torch.hub.get_dir()`/checkpoints.

@@ -1,4 +1,4 @@
-"""Safetensors files, written and read."""
+"""Files of tensors: safetensors, written and read, and .pth, read only."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,8 @@ from core.config.wording import cut
 from core.errors import UserError
 from data.errors import reason
 from data.files import write_atomically
+from sparse import SparseError
+from sparse.pth_file import read_pth as read_tensors_of_pth
 
 FORMAT = "smfdm"
 
@@ -24,6 +26,14 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
         refuse_not_finite(tensors, file)
         return tensors, content.metadata() or {}
+
+
+def read_pth(file: Path) -> Any:
+    """A published file: tensors and plain containers alone."""
+    try:
+        return read_tensors_of_pth(file)
+    except SparseError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def refuse_not_finite(tensors: Mapping[str, Tensor], file: Path) -> None:

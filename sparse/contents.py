@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sparse.errors import SparseError
 from sparse.packing import group_entries, unpack
+from sparse.pth_file import read_pth
+
+LONGEST_REASON = 200  # characters of the library's words, which may quote the file
 
 
 class Row(NamedTuple):
@@ -28,15 +29,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a .safetensors file, or of a dict of tensors that torch.save wrote."""
     if not path.is_file():
         raise SparseError("there is no such file")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except SafetensorError as error:
-        raise SparseError(f"not a whole safetensors file ({error})") from None
-    except Exception:  # torch.load raises whatever its zip and pickle readers do, in many lines
-        raise SparseError("not a file of tensors that torch.load reads with weights_only=True") from None
+    content = read_safetensors(path) if path.suffix == ".safetensors" else read_pth(path)
     if not isinstance(content, Mapping):
         raise SparseError(f"holds a {type(content).__name__}, not tensors by name")
-    return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    return {name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file."""
+    try:
+        return load_file(path)
+    except Exception as error:  # the library has an error for each kind of damage, and Python's own for some
+        words = str(error).partition("\n")[0]
+        raise SparseError(f"not a whole safetensors file ({words[:LONGEST_REASON]})") from None
 
 
 def tabulate(stored: Mapping[str, Tensor]) -> list[Row]:

@@ -12,6 +12,7 @@ from core.checkpoint import TrainingState, load_checkpoint, load_training_state,
 from core.config import check_config
 from core.network_file import NetworkState, save_network
 from model import build_network
+from sparse.contents import format_table, read_tensors, tabulate
 from tests.core.conftest import SMALL
 from tests.fuzz.hostile import VALUES, answers, bounded_memory, count, damaged_bytes, damaged_value, nested
 
@@ -131,6 +132,8 @@ def test_network_files(whole, tmp_path):
             file.write_bytes(damage(rng.choice(list(whole.values()))[0], rng, tmp_path))
             with answers(f"network file {seed}"):
                 load_checkpoint(file)
+            with answers(f"table of network file {seed}"):
+                format_table(tabulate(read_tensors(file)))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from core.checkpoint import load_checkpoint, load_training_state
+from sparse.contents import format_table, read_tensors, tabulate
 from tests.fuzz.hostile import VALUES, answers, bounded_memory, count, damaged_bytes
 
 TENSORS = [
@@ -70,3 +71,5 @@ def test_published_files(tiny_published, tmp_path):
             with answers(f"published file {seed}"):
                 load_training_state(file, None)
                 load_checkpoint(file)
+            with answers(f"table of published file {seed}"):
+                format_table(tabulate(read_tensors(file)))

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -96,13 +97,20 @@ def damaged_files(folder, network):
     (folder / "cut.safetensors").write_bytes((folder / "whole.safetensors").read_bytes()[:-50])
     yield "cut.safetensors", "not a whole safetensors file"
     (folder / "text.pth").write_text("not a checkpoint")
-    yield "text.pth", "not a file of tensors"
+    yield "text.pth", "not a file of tensors that torch can read safely"
     torch.save({"weight": Intruder()}, folder / "code.pth")
-    yield "code.pth", "not a file of tensors"
+    yield "code.pth", "not a file of tensors alone: it asks for"
     torch.save([1, 2], folder / "list.pth")
     yield "list.pth", "holds a list"
     torch.save({"epoch": 3}, folder / "epoch.pth")
     yield "epoch.pth", "holds no convolution or linear weight"
+    torch.save({"weight": torch.zeros(1, 1).expand(10**5, 10**5)}, folder / "expanded.pth")
+    yield "expanded.pth", "bytes for tensors of 40,000,000,000"
+    with zipfile.ZipFile(folder / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 22))
+    yield "bomb.pth", "bytes that inflate to 4,194,304"
+    torch.save({7: torch.zeros(3, 3)}, folder / "number.pth")
+    yield "number.pth", "holds no convolution or linear weight"
     packed = pack(*network)
     packed["body.weight::values"] = packed["body.weight::values"][:-1].clone()
     save_file(packed, folder / "inconsistent.safetensors")

@@ -12,7 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from core.errors import UserError
+from sparse.errors import SparseError
 
 ZIP = b"PK\x03\x04"
 # What the pickle of a published file names. torch knows more: bytes of any length, tensors without storage, subclasses.
@@ -24,17 +24,17 @@ LEGACY_PICKLES = 5  # one after the other, in a file of torch before 1.6
 
 
 def read_pth(file: Path) -> Any:
-    """A published file: tensors and plain containers alone."""
+    """What torch.save wrote: tensors and plain containers alone. Raises SparseError where there is anything else."""
     try:
         if is_zip(file):
             refuse_inflating(file)
         refuse_unknown_globals(file)
         saved = torch.load(file, map_location="cpu", weights_only=True)
         refuse_large_tensors(saved, file.stat().st_size)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+    except SparseError:
+        raise
     except Exception as error:  # on a damaged file the unpickler raises whatever it stumbles over
-        raise UserError(f"{file}: truncated, or not a file of tensors that torch can read safely") from error
+        raise SparseError("truncated, or not a file of tensors that torch can read safely") from error
     return saved
 
 
@@ -43,14 +43,14 @@ def refuse_inflating(file: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         inflated = sum(max(entry.file_size, 0) for entry in archive.infolist())
     if inflated > (size := file.stat().st_size):
-        raise UserError(f"{size:,} bytes that inflate to {inflated:,}; torch.save writes no such file")
+        raise SparseError(f"{size:,} bytes that inflate to {inflated:,}; torch.save writes no such file")
 
 
 def refuse_unknown_globals(file: Path) -> None:
     for pickle in pickles_of(file):
         for opcode, argument, _ in pickletools.genops(pickle):
             if opcode.name == "GLOBAL" and argument not in KNOWN_GLOBALS:
-                raise UserError(f"not a file of tensors alone: it asks for {str(argument)[:60]!r}")
+                raise SparseError(f"not a file of tensors alone: it asks for {str(argument)[:60]!r}")
 
 
 def pickles_of(file: Path) -> Iterator[IO[bytes]]:
@@ -77,9 +77,9 @@ def refuse_large_tensors(saved: Any, file_size: int) -> None:
     """Tensors may be views that repeat what is stored; all of them together are no larger than their file."""
     tensors = list(tensors_in(saved))
     if any(tensor.layout != torch.strided or tensor.device.type != "cpu" for tensor in tensors):
-        raise UserError("it has sparse tensors, or some without values")
+        raise SparseError("it has sparse tensors, or some without values")
     if (total := sum(tensor.nbytes for tensor in tensors)) > file_size:
-        raise UserError(f"{file_size:,} bytes for tensors of {total:,}")
+        raise SparseError(f"{file_size:,} bytes for tensors of {total:,}")
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
