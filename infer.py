@@ -14,13 +14,13 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from core.command_line import Parser, add_sample_flags, count, sample_flags
 from core.config import PRESETS
 from core.errors import one_line_errors
+from core.shipped import CHECKPOINT, FILES
 
-SHIPPED = Path(__file__).parent / "checkpoints" / "faces_16_128.safetensors"
+SHIPPED = FILES["faces"]
 
 
 @one_line_errors()
@@ -51,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> Parser:
     parser = Parser(prog="infer.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    where = f"a file, the PREFIX of PREFIX_gen.*, or a folder, its latest (default: checkpoints/{SHIPPED.name})"
-    add("-r", "--checkpoint", default=SHIPPED, help=where)
+    add("-r", "--checkpoint", default="faces", help=f"{CHECKPOINT} (default: faces)")
     add("-i", "--input", required=True, nargs="+", metavar="PATH", help="image files, and folders of them of any depth")
     add("-o", "--output", required=True, metavar="OUT", help="folder of the results; made where it is missing")
     size = parser.add_mutually_exclusive_group()

@@ -12,6 +12,7 @@ from typing import Any
 from core.command_line import Parser
 from core.config import load_config
 from core.errors import one_line_errors
+from core.shipped import CHECKPOINT
 
 
 @one_line_errors()
@@ -29,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     add("-c", "--config", required=True, help="YAML, or published JSON with // comments")
     phases = "train, distil, or validate (default: the config's phase)"
     add("-p", "--phase", choices=("train", "distill", "val"), help=phases)
-    add("-r", "--resume", metavar="CHECKPOINT", help="file, folder, PREFIX of PREFIX_gen.*, or auto: the latest")
+    add("-r", "--resume", metavar="CHECKPOINT", help=f"auto: the experiment's latest; or {CHECKPOINT}")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--deterministic", action="store_true", help="the same bits each time on a GPU too, somewhat slower")

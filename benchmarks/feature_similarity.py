@@ -21,6 +21,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
 from benchmarks.helpers.options import fill_defaults, need_matplotlib
 from core.command_line import Parser, count
 from core.errors import UserError, one_line_errors
+from core.shipped import CHECKPOINT
 
 FULL = {"images": 8, "steps": 50}
 SMALL = {"images": 2, "steps": 10}
@@ -38,7 +39,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("-r", "--checkpoint", help="a file, the PREFIX of PREFIX_gen.*, or a folder (its latest)")
+    add("-r", "--checkpoint", help=CHECKPOINT)
     add("-i", "--input", nargs="+", metavar="PATH", help="low-resolution image files, and folders of them of any depth")
     add("-c", "--config", metavar="FILE", help="a config (default: the checkpoint's own)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")

@@ -21,6 +21,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
 from benchmarks.helpers.options import fill_defaults, need_matplotlib
 from core.command_line import Parser, count
 from core.errors import UserError, one_line_errors
+from core.shipped import CHECKPOINT
 
 FULL = {"images": 32, "batch": 8, "chains": "*"}
 SMALL = {"images": 3, "batch": 1, "chains": "ddim10-none,ddim10-u5*,ddim10-auto5"}
@@ -38,7 +39,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("-r", "--checkpoint", help="a file, the PREFIX of PREFIX_gen.*, or a folder (its latest)")
+    add("-r", "--checkpoint", help=CHECKPOINT)
     add("-c", "--config", metavar="FILE", help="a config (default: the checkpoint's own)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--data", default="val", metavar="KEY", help="the images: a section of datasets (default: val)")

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from core.command_line import Parser, add_sample_flags, count
 from core.errors import one_line_errors
+from core.shipped import CHECKPOINT
 
 SETTINGS = ("solver", "consistency", "seed", "precision")
 
@@ -36,7 +37,7 @@ def parser() -> Parser:
         prog="python -m core.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("-r", "--checkpoint", required=True, help="a file, the PREFIX of PREFIX_gen.*, or a folder (its latest)")
+    add("-r", "--checkpoint", required=True, help=CHECKPOINT)
     add("-i", "--input", nargs="+", metavar="PATH", help="low-resolution image files, and folders of them of any depth")
     add("-o", "--output", metavar="FILE", help="a .safetensors file to write (default: the checkpoint itself)")
     add("--images", type=count, default=8, metavar="N", help="images to take, spread over those there are (default: 8)")

@@ -35,6 +35,7 @@ from core.network_file import (
     unpacked,
     with_memory,
 )
+from core.shipped import FILES, shipped_file
 from core.tensor_files import read_metadata, read_pth, read_safetensors, refuse_not_finite, write_safetensors
 from model import Network
 from model.key_steps import EncoderChange
@@ -70,23 +71,25 @@ class TrainingState:
 
 
 def find_checkpoint(path: str | Path) -> CheckpointFiles:
-    """The files of a checkpoint that is named by a file of it, a PREFIX, or a folder of checkpoints (its latest)."""
-    path = Path(path)
-    if path.is_dir():
-        latest = latest_prefix(path)
-        if latest is None:
-            other = next((f"; {file.name} is another: name the file" for file in sorted(path.glob("*_gen.*"))), "")
-            raise UserError(f"{path}: no I*_E*_gen.safetensors or I*_E*_gen.pth in this folder{other}")
-        path = latest
+    """The files of a checkpoint that is named by a file of it, a PREFIX, a folder of checkpoints (its latest), or the
+    name of a shipped network, where none of these is there."""
+    named, path = str(path), Path(path)
+    latest = latest_prefix(path) if path.is_dir() else None
     candidates = [path] if path.suffix in SUFFIXES else []
-    candidates += [Path(f"{path}{kind}{suffix}") for kind in ("_gen", "") for suffix in SUFFIXES]
-    network = next((file for file in candidates if file.is_file()), None)
+    candidates += [Path(f"{latest or path}{kind}{suffix}") for kind in ("_gen", "") for suffix in SUFFIXES]
+    network = next((file for file in candidates if file.is_file()), None) or shipped_file(named)
+    if network is None and path.is_dir():
+        other = next((f"; {file.name} is another: name the file" for file in sorted(path.glob("*_gen.*"))), "")
+        raise UserError(f"{path}: no I*_E*_gen.safetensors or I*_E*_gen.pth in this folder{other}")
     if network is None and path.exists():
         raise UserError(
             f"{path}: neither a .safetensors nor a .pth file; rename it, if it is one that torch.save wrote"
         )
     if network is None:
-        raise UserError(f"{path}: no such checkpoint; give a file, or the PREFIX of PREFIX_gen.safetensors or .pth")
+        raise UserError(
+            f"{path}: no such checkpoint; give a file, the PREFIX of PREFIX_gen.safetensors or .pth, or a name: "
+            f"{', '.join(FILES)}"
+        )
     if network.stem.endswith("_opt"):
         network = network.with_name(network.name.replace("_opt.", "_gen."))
         if not network.is_file():

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from core.command_line import Parser
 from core.config import PRESETS, changed
 from core.errors import UserError, one_line_errors
+from core.shipped import CHECKPOINT
 from sparse.errors import SparseError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def parser() -> Parser:
         prog="python -m core.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("-r", "--checkpoint", required=True, help="a file, the PREFIX of PREFIX_gen.*, or a folder (its latest)")
+    add("-r", "--checkpoint", required=True, help=CHECKPOINT)
     add("-o", "--output", required=True, metavar="FILE", help="a .safetensors file to write")
     add("--values", choices=VALUES, default="int8", help="how weights are stored, as above (default: int8)")
     add("--preset", choices=PRESETS, help="how it is sampled unless asked otherwise (default: as the config says)")

@@ -1,13 +1,23 @@
 """Checkpoints: what goes in comes out, whatever is wrong is said in one line, and published files are read."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from core.checkpoint import TrainingState, find_checkpoint, load_network, load_training_state, save_checkpoint
+from core.checkpoint import (
+    CheckpointFiles,
+    TrainingState,
+    find_checkpoint,
+    load_network,
+    load_training_state,
+    save_checkpoint,
+)
 from core.config import changed, check_config
 from core.errors import UserError
+from core.shipped import FILES
 from model import ModelError, build_network
 
 
@@ -146,3 +156,37 @@ def test_the_same_state_is_the_same_bytes(small_config, tmp_path):
     with safe_open(file, "pt") as content:
         assert list(content.metadata()) and content.metadata().keys() == {"format", "config", "step"}
     assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(file).items())
+
+
+@pytest.fixture
+def shipped(small_checkpoint, tmp_path, monkeypatch):
+    """The file that `faces` stands for; the one of `photos` is missing, and tmp_path is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "shipped" / "face_network.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(small_checkpoint.with_name("I3_E1_gen.safetensors").read_bytes())
+    for name, path in {"faces": file, "photos": file.with_name("gone.safetensors")}.items():
+        monkeypatch.setitem(FILES, name, path)
+    return file
+
+
+def test_a_shipped_network_has_a_name(shipped, tmp_path):
+    assert find_checkpoint("faces") == CheckpointFiles(shipped, None)
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "one.png").write_bytes(b"")  # a folder of pictures is no checkpoint
+    assert find_checkpoint("faces").network == shipped
+    assert load_network("faces")[1].name == "small"
+
+
+@pytest.mark.parametrize("own", ["faces_gen.safetensors", "faces.pth", "faces/I1_E1_gen.safetensors"])
+def test_a_checkpoint_of_ones_own_comes_before_a_name(shipped, tmp_path, own):
+    (tmp_path / own).parent.mkdir(exist_ok=True)
+    (tmp_path / own).write_bytes(b"")
+    assert find_checkpoint("faces").network == Path(own)
+
+
+def test_a_shipped_network_that_is_missing(shipped):
+    with pytest.raises(UserError, match=r"^photos: .*gone\.safetensors; use -r faces or"):
+        find_checkpoint("photos")
+    with pytest.raises(UserError, match=r"no such checkpoint; .* faces, faces-small, photos"):
+        find_checkpoint("phots")

@@ -1,0 +1,32 @@
+"""The networks that come with the project, by their names: what `-r faces` stands for.
+
+A checkpoint of one's own comes first: a name is looked up where no file, PREFIX or folder of checkpoints is called so.
+"""
+
+from pathlib import Path
+
+from core.errors import UserError
+
+FOLDER = Path(__file__).parents[1] / "checkpoints"
+FILES = {
+    "faces": FOLDER / "faces_16_128.safetensors",
+    "faces-small": FOLDER / "faces_16_128_small.safetensors",
+    "photos": FOLDER / "photos_x4.safetensors",
+}
+CHECKPOINT = f"a file, the PREFIX of PREFIX_gen.*, a folder (its latest), or a shipped network: {', '.join(FILES)}"
+SMALL = 64  # pixels of the longer side: up to so many, an image is taken for a face
+
+
+def shipped_file(name: str) -> Path | None:
+    """The file of a shipped network; None where no network has this name. Raises UserError where it is missing."""
+    file = FILES.get(name)
+    if file and not file.is_file():
+        there = " or ".join(f"-r {other}" for other in FILES if is_there(other))
+        advice = f"use {there}" if there else "get the project with its checkpoints"
+        raise UserError(f"{name}: the file of this network is missing, {file}; {advice}")
+    return file
+
+
+def is_there(name: str) -> bool:
+    """Whether the file of a shipped network is there."""
+    return FILES[name].is_file()
