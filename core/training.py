@@ -6,6 +6,7 @@ sees from its number, so a run continues exactly, and one process draws what sev
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable
 from logging import Logger
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from core.board import Board
 from core.checkpoint import TrainingState, load_training_state, save_checkpoint
 from core.config import Config
+from core.config.sections import TrainingImagesSection
 from core.device import autocast, uses_graphs
 from core.ema import EMA
 from core.errors import Interrupted, UserError
@@ -35,8 +37,10 @@ from core.sparse_stage import build_masker, masker_counters
 from core.stopping import Stop, stop_requested
 from core.validation import validate_all
 from data import DataError, SRDataset, train_loader
+from data.mixture import Mixture
 from model import Network, build_network
-from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side
+from model.conditioning import relative_scale
+from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, draw_sizes
 from model.fast import release
 from model.resampling import resample
 from model.schedule import NoiseSchedule
@@ -55,7 +59,7 @@ class Trainer:
         self.config, self.processes, self.log = config, processes, log
         self.options = config.train
         self.folder = experiment_folder(config)
-        self.images = SRDataset(config.datasets.train, train=True)
+        self.images = training_images(config)
         for name, images in config.datasets.validation.items():
             SRDataset(images, train=False, section=f"datasets.{name}")  # better an error now than in an hour
         load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
@@ -129,8 +133,11 @@ class Trainer:
         return (lr, hr, self.draw_noise(hr, on_device), levels.to(hr.device, non_blocking=True)), (scale,)
 
     def draw_images(self, batch: dict[str, Any], on_host: torch.Generator) -> tuple[Tensor, Tensor, float]:
-        """Returns lr and hr on the device, hr in a drawn size where the config says so, and the scale p of that."""
+        """Returns lr and hr on the device, in drawn sizes where the config says so, and the scale p of these."""
         lr, hr = (batch[key].to(self.processes.device, non_blocking=True) for key in ("lr", "hr"))
+        if sizes := self.training_sets[int(batch["set"][0]) if "set" in batch else 0].sizes:
+            lr, hr = resized(lr, hr, *draw_sizes(sizes, on_host))
+            return lr, hr, relative_scale(hr.shape[2:], lr.shape[2:], self.config.magnification)
         if not self.options.continuous_scale:
             return lr, hr, 1.0
         scale, side = draw_side(lr.shape[-1], hr.shape[-1], self.options.scale_step, on_host)
@@ -184,15 +191,16 @@ class Trainer:
 
     def batches(self) -> Iterable[dict[str, Any]]:
         """The batches of this process from the current step on, for ever."""
-        images, processes = self.config.datasets.train, self.processes
+        processes = self.processes
+        batch_sizes = [images.batch_size * self.options.accumulate for images in self.training_sets]
         return train_loader(
             self.images,
-            images.batch_size * self.options.accumulate,
+            batch_sizes if isinstance(self.images, Mixture) else batch_sizes[0],
             self.options.seed,
             processes.rank,
             processes.world,
             self.step,
-            workers=images.num_workers,
+            workers=self.config.datasets.train.num_workers,
             pin_memory=processes.device.type == "cuda",
         )
 
@@ -373,12 +381,18 @@ class Trainer:
     @property
     def epoch(self) -> int:
         """How often the images have been seen, rounded up."""
-        return -(-self.step * self.images_per_step // len(self.images))
+        return math.ceil(self.step * self.images_per_step / len(self.images))
 
     @property
-    def images_per_step(self) -> int:
-        """Of all processes together."""
-        return self.config.datasets.train.batch_size * self.options.accumulate * self.processes.world
+    def training_sets(self) -> list[TrainingImagesSection]:
+        return list(self.config.datasets.training.values())
+
+    @property
+    def images_per_step(self) -> float:
+        """Of all processes together; where several sets are mixed, on average."""
+        shares = [images.share for images in self.training_sets]
+        drawn = sum(images.share * images.batch_size for images in self.training_sets) / sum(shares)
+        return drawn * self.options.accumulate * self.processes.world
 
     @property
     def density(self) -> float:
@@ -388,9 +402,25 @@ class Trainer:
     def summary(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
         sparsity = f"sparse momentum at density {self.density:.4g}" if self.masker else "dense"
-        images = self.config.datasets.train
+        batch = " or ".join(str(images.batch_size) for images in self.training_sets)
         return (
             f"training {self.config.name}: {parameters:,} parameters, {sparsity}; {len(self.images)} images, "
-            f"batch {images.batch_size} × {self.processes.world} on {self.processes.device}; "
+            f"batch {batch} × {self.processes.world} on {self.processes.device}; "
             f"step {self.step} → {self.options.n_iter}"
         )
+
+
+def training_images(config: Config) -> SRDataset | Mixture:
+    """The images of datasets.train, mixed with those of the further sets where there are any."""
+    sections = config.datasets.training
+    sets = [SRDataset(images, train=True, section=f"datasets.{name}") for name, images in sections.items()]
+    return sets[0] if len(sets) == 1 else Mixture(sets, [images.share for images in sections.values()])
+
+
+def resized(lr: Tensor, hr: Tensor, lr_side: int, hr_side: int) -> tuple[Tensor, Tensor]:
+    """A batch of pairs (B, 3, l, l), (B, 3, r, r) in other sizes. LR is made of HR, as in data.dataset, and has 8 bits;
+    where it has the size already it stays."""
+    if lr_side != lr.shape[-1]:
+        lr = resample(hr, (lr_side, lr_side)).clamp(-1, 1)
+        lr = ((lr + 1) * 127.5).round() / 127.5 - 1
+    return lr, resample(hr, (hr_side, hr_side)).clamp(-1, 1) if hr_side != hr.shape[-1] else hr

@@ -5,16 +5,18 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 
 from torch.utils.data import DataLoader
 
 from data.dataset import SRDataset
+from data.mixture import MixedStream, Mixture
 from data.stream import TrainStream
 
 
 def train_loader(
-    images: SRDataset,
-    batch_size: int,  # samples of a step, in each process
+    images: SRDataset | Mixture,
+    batch_size: int | Sequence[int],  # samples of a step, in each process; of a mixture, those of each set
     seed: int,
     rank: int = 0,
     world: int = 1,
@@ -27,10 +29,17 @@ def train_loader(
     They are the same whatever `workers` is. Here the dataset's cache is filled, which the readers share.
     """
     images.fill_cache()
+    sampler: TrainStream | MixedStream
+    if isinstance(images, Mixture):
+        assert isinstance(batch_size, Sequence)
+        sampler = MixedStream(images, batch_size, seed, rank, world, start_step)
+    else:
+        assert isinstance(batch_size, int)
+        sampler = TrainStream(len(images), batch_size, seed, rank, world, start_step, images.weights)
     forked = images.cache_mb and workers and sys.platform == "linux"  # others would get a copy of the cache each
     return DataLoader(
         images,
-        batch_sampler=TrainStream(len(images), batch_size, seed, rank, world, start_step, images.weights),
+        batch_sampler=sampler,
         num_workers=workers,
         worker_init_fn=obey_parent_alone,
         pin_memory=pin_memory,

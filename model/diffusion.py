@@ -1,6 +1,7 @@
 """Training: what is drawn for a batch, and the loss (spec: conditioning on a continuous noise level, WaveGrad, SR3)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,13 @@ def draw_side(lr_side: int, hr_side: int, step: int, generator: torch.Generator)
     side = lr_side + (hr_side - lr_side) * p
     side = min(max(math.ceil(side / step) * step, lr_side + 1), hr_side)
     return (side - lr_side) / (hr_side - lr_side), side
+
+
+def draw_sizes(sizes: Sequence[Sequence[float]], generator: torch.Generator) -> tuple[int, int]:
+    """(LR side, HR side) of one of the [LR side, HR side, weight], drawn in proportion to its weight."""
+    weights = torch.tensor([weight for *_, weight in sizes], dtype=torch.float64)
+    lr_side, hr_side, _ = sizes[int(torch.multinomial(weights, 1, generator=generator))]
+    return int(lr_side), int(hr_side)
 
 
 def target(prediction: str, hr: Tensor, noise: Tensor, noise_level: Tensor) -> Tensor:

@@ -123,6 +123,9 @@ class DistillationLoss(nn.Module):
         lr_up = resample(lr, hr.shape[2:])
         result = self.student(lr, lr_up, noise, scale)
         pixels = F.l1_loss(result, hr)
+        if not self.feature_weight and not self.adversarial_weight:  # faithful: pixels alone, and no judge to ask
+            self.parts[0].copy_(pixels.detach())
+            return pixels
 
         with torch.no_grad():
             lr_feature = seen(self.teacher.lr_encoder(lr, hr.shape[2:]), rows, columns)

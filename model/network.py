@@ -27,6 +27,7 @@ class Network(nn.Module):
         attn_res: Sequence[int] = (16,),  # nominal resolutions, image_size / 2^level, at which blocks attend
         res_blocks: int = 2,  # of a level of the encoder; the decoder has one more
         dropout: float = 0.0,
+        mid_attention: bool = True,  # whether the bottleneck attends; without any attention, all but norms is local
         image_size: int = 128,
         lr_encoder: Mapping[str, int] | None = None,  # {"n_resblocks": 16, "n_feats": 64}
         *,
@@ -40,7 +41,7 @@ class Network(nn.Module):
         self.lr_encoder = LREncoder(**(lr_encoder or {}))
         self.conditioning = ConditioningPyramid(inner_channel, channels)
         self.embedding = NoiseLevelEmbedding(inner_channel)
-        self.encoder = UNetEncoder(in_channel, *shape)
+        self.encoder = UNetEncoder(in_channel, *shape, mid_attention)
         self.decoder = UNetDecoder(out_channel, *shape)
         self.schedule = schedule
         self.prediction = prediction

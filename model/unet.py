@@ -35,6 +35,7 @@ class UNetEncoder(nn.Module):
         res_blocks: int,
         norm_groups: int,
         dropout: float,
+        mid_attention: bool = True,  # of the bottleneck
     ) -> None:
         super().__init__()
         self.input = nn.Conv2d(in_channel, inner_channel, 3, padding=1)
@@ -49,7 +50,7 @@ class UNetEncoder(nn.Module):
             self.levels.append(blocks)
             if level + 1 < len(channels):
                 self.downsamples.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
-        self.mid1 = ResidualBlock(width, width, inner_channel, norm_groups, dropout, attention=True)
+        self.mid1 = ResidualBlock(width, width, inner_channel, norm_groups, dropout, mid_attention)
         self.mid2 = ResidualBlock(width, width, inner_channel, norm_groups, dropout)
 
     def forward(self, x: Tensor, embedding: Tensor) -> EncoderState:

@@ -56,6 +56,10 @@ def check_images(config: Config) -> Problems:
         for section in ("degradation", "jitter"):
             if images.lr_dataroot and images.mode == "LRHR" and section in images:
                 yield f"{path}.lr_dataroot", f"is given beside {section}, which makes LR of HR: leave one of them out"
+        for n, (lr_side, hr_side, _) in enumerate(images.get("sizes", ())):
+            if not lr_side < hr_side <= high:
+                allowed = f"the LR side smaller than the HR side, and that at most r_resolution, {high}"
+                yield f"{path}.sizes", f"has {lr_side} -> {hr_side} at place {n}, but must have {allowed}"
         if "degradation" in images:
             yield from check_degradation(images.degradation, f"{path}.degradation")
 

@@ -30,6 +30,7 @@ from core.config.value_types import (
     text,
     text_or_null,
     true,
+    tuple_of,
     whole,
 )
 from core.errors import UserError
@@ -135,6 +136,12 @@ class TrainingImagesSection(ImagesSection):
         mapping(number("[0, inf)")), {}, "how often to draw images, by patterns (fnmatch) of names; else 1"
     )
     cache_mb: int = key(count_or_zero, 0, "memory for decoded images, in each process with its readers; 0: none")
+    sizes: Sequence[Sequence[float]] = key(
+        list_of(tuple_of(count, count, number("(0, inf)"))),
+        [],
+        "[LR side, HR side, weight] of what a batch is made, drawn by weight; []: l_resolution and r_resolution",
+    )
+    share: float = key(number("(0, inf)"), 1.0, "how many of the batches are of this set, compared with others'")
     jitter: JitterSection = section("of whole images, reflected at their border; absent: none", optional=True)
 
 
@@ -146,26 +153,49 @@ class ValidationImagesSection(ImagesSection):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class DatasetsSection(Section):
-    """The images to train on, and any number of sets to validate on, whose names begin with val."""
+    """The images to train on, with further sets whose names begin with train_ and whose batches come among the others;
+    and any number of sets to validate on, whose names begin with val."""
 
     train: TrainingImagesSection = section(optional=True)
+    further: Mapping[str, TrainingImagesSection] = field(default_factory=dict)
     validation: Mapping[str, ValidationImagesSection] = field(default_factory=dict)
 
+    @property
+    def training(self) -> dict[str, TrainingImagesSection]:
+        """All sets to train on; the first is `train`, which tells the magnification."""
+        return {name: value for name, value in vars(self).items() if name == "train"} | dict(self.further)
+
     def values_by_name(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name == "train"} | dict(self.validation)
+        return self.training | dict(self.validation)
 
     @classmethod
     def entries(cls, given: Iterable[Any] | None = None) -> dict[str, Entry]:
-        names = ("val",) if given is None else filter(is_validation_set, given)
+        given = ("val",) if given is None else list(given)
+        further = "and any further section whose name begins with train_, whose batches come among the others"
         note = "and any further section whose name begins with val, each validated in turn"
         return {
-            "train": Subsection(TrainingImagesSection, optional=True),
-            **{name: Subsection(ValidationImagesSection, note, optional=True) for name in names},
+            "train": Subsection(TrainingImagesSection, further, optional=True),
+            **{
+                name: Subsection(TrainingImagesSection, optional=True)
+                for name in filter(is_further_training_set, given)
+            },
+            **{
+                name: Subsection(ValidationImagesSection, note, optional=True)
+                for name in filter(is_validation_set, given)
+            },
         }
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> "DatasetsSection":
-        return cls(train=values.pop("train", None), validation=values)
+        train = values.pop("train", None)
+        further = {name: images for name, images in values.items() if is_further_training_set(name)}
+        validation = {name: images for name, images in values.items() if name not in further}
+        return cls(train=train, further=further, validation=validation)
+
+
+def is_further_training_set(name: Any) -> bool:
+    """Whether this can name a set of images to train on beside `train`."""
+    return isinstance(name, str) and name.startswith("train_") and is_folder_name(name) and "." not in name
 
 
 def is_validation_set(name: Any) -> bool:
@@ -187,6 +217,9 @@ class UNetSection(Section):
     attn_res: Sequence[int] = key(list_of(count), REQUIRED, "levels that attend, by nominal size: image_size / 2^level")
     res_blocks: int = key(count, REQUIRED, "residual blocks of an encoder level; a decoder level has one more")
     dropout: float = key(number("[0, 1)"), 0.0, "share of activations dropped in residual blocks")
+    mid_attention: bool = key(
+        flag, True, "attend in the bottleneck; false, with attn_res []: a network without attention"
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

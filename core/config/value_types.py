@@ -76,6 +76,16 @@ def limits(item: ValueType) -> ValueType:
     return ValueType(f"a list of 2, the lower first, each {item.allowed}", read)
 
 
+def tuple_of(*items: ValueType) -> ValueType:
+    """A list with a value of each type, in their order."""
+
+    def read(value: Any) -> list[Any]:
+        accept(value, isinstance(value, list | tuple) and len(value) == len(items))
+        return [item.read(each) for item, each in zip(items, value, strict=True)]
+
+    return ValueType(f"a list of {len(items)}: {', '.join(item.allowed for item in items)}", read)
+
+
 def mapping(item: ValueType) -> ValueType:
     """Any texts, each with a value of one type."""
 
