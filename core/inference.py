@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.chain_progress import LARGE, ChainProgress
+from core.chain_progress import progress_of_chain
 from core.config import Config
-from core.device import is_out_of_memory, synchronize
+from core.device import synchronize
 from core.errors import UserError
 from core.memory import Fitting, OutOfMemory, what_to_do
 from core.sampling import Sampling, super_resolve
@@ -193,33 +193,33 @@ def super_resolve_files(
     fitting: dict[Size, Fitting] = {}
     for batch in equal_sizes(items, batch_size):
         fits = fitting.setdefault(batch[0].size, Fitting(batch_size, sampling, progress.say))
-        while batch:
-            batch = super_resolve_some(network, batch, fits, config.magnification, progress)
+        left: Sequence[Item] = batch
+        while left:
+            left = super_resolve_some(network, left, fits, config.magnification, progress)
     return progress.failed
 
 
 def super_resolve_some(
-    network: Network, items: list[Item], fits: Fitting, magnification: float, progress: "Progress"
-) -> list[Item]:
+    network: Network, items: Sequence[Item], fits: Fitting, magnification: float, progress: "Progress"
+) -> Sequence[Item]:
     """Does as many of the items, which are of one size, as fit into memory -> those that are left."""
-    some = items[: fits.batch_size]
-    device = next(network.parameters()).device
-    with progress.attempt(*(item.job for item in some)):
+    first = items[0]
+
+    def work(some: Sequence[Item], sampling: Sampling) -> tuple[Tensor, float]:
+        return super_resolve_items(network, some, sampling, magnification, progress.say)
+
+    with progress.attempt(first.job):
         try:
-            images, seconds = super_resolve_items(network, some, fits.sampling, magnification, progress.say)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            images = None  # and the error with its frames, which hold memory, is gone
-        if images is None:
-            if fits.shrink(len(some), network):
-                return items
-            raise OutOfMemory(f"{some[0].job.source}: out of memory at {show(some[0].size)}; {what_to_do(device)}")
+            some, (images, seconds) = fits.do_some(network, items, work)
+        except OutOfMemory:
+            advice = what_to_do(next(network.parameters()).device)
+            raise OutOfMemory(f"{first.job.source}: out of memory at {show(first.size)}; {advice}") from None
         for item, image in zip(some, images, strict=True):
             with progress.attempt(item.job):
                 write(item, image)
                 progress.succeed(item, seconds)
-    return items[len(some) :]
+        return items[len(some) :]
+    return items[1:]
 
 
 class Progress:
@@ -280,12 +280,9 @@ def super_resolve_items(
     lr = torch.stack([to_tensor(item.rgb) for item in items])
     width, height = items[0].size
     seeds = [sampling.settings.seed] * len(items)
-    steps = sampling.executed.steps
-    told = device.type == "cpu" or steps * width * height * len(items) >= LARGE
+    progress = progress_of_chain(sampling, (len(items), height, width), device, say)
     began = time.perf_counter()
-    sr = super_resolve(
-        network, lr, (height, width), sampling, seeds, magnification, ChainProgress(steps, say) if told else None
-    )
+    sr = super_resolve(network, lr, (height, width), sampling, seeds, magnification, progress)
     synchronize(device)
     return sr, (time.perf_counter() - began) / len(items)
 

@@ -1,16 +1,22 @@
 """What fits into a device's memory: found out by halving, and kept for what comes after."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
+from core.device import is_out_of_memory
+from core.errors import UserError
 from core.sampling import Sampling
 from model.fast import release
 from model.network import Network
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-class OutOfMemory(Exception):
+
+class OutOfMemory(UserError):
     """Not even one image fits into the device's memory."""
 
 
@@ -19,6 +25,24 @@ class Fitting:
 
     def __init__(self, batch_size: int, sampling: Sampling, say: Callable[[str], None]) -> None:
         self.batch_size, self.sampling, self.say = batch_size, sampling, say
+
+    def do_some(
+        self, network: Network, items: Sequence[Item], work: Callable[[Sequence[Item], Sampling], Result]
+    ) -> tuple[Sequence[Item], Result]:
+        """Does the first of the items, as many at once as fit into memory -> (those, what the work made of them).
+
+        Raises OutOfMemory where not even the first fits.
+        """
+        while True:
+            some = items[: self.batch_size]
+            try:
+                return some, work(some, self.sampling)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Here the error is gone, with its frames, which hold memory.
+            if not self.shrink(len(some), network):
+                raise OutOfMemory("not even one image fits into memory")
 
     def shrink(self, images: int, network: Network) -> bool:
         """Halves the batch, of which `images` did not fit, or that of the decoder, and says so -> whether it could."""

@@ -28,7 +28,7 @@ class Stop:
     def __init__(self, processes: Processes):
         self.processes = processes
         self.signal = 0  # that asked to stop
-        self.problem: DataError | None = None  # why there are no more batches
+        self.problem: DataError | UserError | None = None  # why training cannot go on
         self.save_asked = False
         self.at_once = False  # whether a signal interrupts what is running
         self.votes = LateReading()

@@ -35,7 +35,7 @@ from core.processes import Processes
 from core.sampling import Sampling
 from core.sparse_stage import build_masker, masker_counters
 from core.stopping import Stop, stop_requested
-from core.validation import validate_all
+from core.validation import CannotValidate, validate_all
 from data import DataError, SRDataset, train_loader
 from data.mixture import Mixture
 from model import Network, build_network
@@ -316,14 +316,17 @@ class Trainer:
         self.board.scalars({"sparse/density": masker.density, "sparse/prune_rate": update.prune_rate}, self.step)
 
     def validate(self, stop: Stop) -> bool:
-        """Metrics and pictures of the EMA network on every validation set of the config -> whether no signal came
-        before the end."""
+        """Metrics and pictures of the EMA network on every validation set of the config -> whether neither a signal
+        nor a fault came before the end."""
         network = self.ema.network
         sampling = Sampling.of(self.config.sample, network.schedule)
         rest = self.processes, self.step, self.log, self.density
         try:
             reports = validate_all(network, self.config, sampling, *rest, interruptible=stop.until_asked)
         except Interrupted:
+            return False
+        except CannotValidate as error:
+            stop.problem = error
             return False
         finally:
             release(network)

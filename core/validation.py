@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from core.chain_progress import Say, duration, progress_of_chain
 from core.config import Config
 from core.device import describe, synchronize, versions
-from core.errors import Interrupted
+from core.errors import Interrupted, UserError, is_of_user
 from core.experiment import experiment_folder
+from core.memory import Fitting
 from core.metrics import mean_and_deviation
 from core.metrics import measure as measure_image
 from core.perceptual import Inception, Lpips, distances, load_perceptual
@@ -38,6 +40,21 @@ STAGES = 10  # estimates in a process grid
 Sample = dict[str, Any]  # of the dataset: lr, hr, index, name
 Report = dict[str, Any]
 Interruptible = Callable[[Callable[[], Any]], Any]
+
+
+T = TypeVar("T")
+
+
+class CannotValidate(UserError):
+    """A validation cannot go on, and all processes know."""
+
+
+class SuperResolved(NamedTuple):
+    """What became of a batch."""
+
+    sr: Tensor  # (B, 3, H, W)
+    stages: list[Tensor]  # of the chains, to save
+    seconds: float  # an image
 
 
 class Pictures(NamedTuple):
@@ -71,7 +88,7 @@ def validate_all(
 ) -> dict[str, Report]:
     """Validates on `datasets.val` and every other validation set -> {its key: what `validate` returns}.
 
-    Raises Interrupted on all processes where one was interrupted.
+    Raises, on all processes, Interrupted where one was interrupted, and CannotValidate where one could not go on.
     """
     rest = processes, step, log, density, checkpoint, interruptible
     return {key: validate(network, config, sampling, key, *rest) for key in config.datasets.validation}
@@ -104,28 +121,51 @@ def validate(
     folders = output_folders(config, key)
     perceptual = load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
 
+    fits = Fitting(images.batch_size, sampling, log.info)
+
+    def work(samples: Sequence[Sample], sampling: Sampling) -> SuperResolved:
+        return super_resolve_samples(network, sampling, samples, config.magnification, log.info)
+
+    def result_of(sample: Sample, made: SuperResolved, n: int, first_batch: bool) -> Result:
+        pictures = pictures_of(sample, made.sr[n])
+        save(pictures, [x0[n] for x0 in made.stages], folders, step, sample["index"])
+        entry = identity(sample, sampling) | measure(pictures, perceptual.lpips)
+        entry |= {"seconds": made.seconds, "first_batch": first_batch}
+        shown = pictures if sample["index"] < COMPARED else None
+        return Result(entry, shown, features_of(pictures, perceptual.inception))
+
     def validate_shard() -> list[Result]:
         results: list[Result] = []
         shard = range(processes.rank, len(dataset), processes.world)
         for indices in batches(shard, images.batch_size, images.name, processes, log):
-            samples = [dataset[index] for index in indices]
-            sr, stages, seconds = super_resolve_samples(network, sampling, samples, config.magnification)
-            timing = {"seconds": seconds, "first_batch": not results}
-            for n, sample in enumerate(samples):
-                pictures = pictures_of(sample, sr[n])
-                save(pictures, [x0[n] for x0 in stages], folders, step, sample["index"])
-                entry = identity(sample, sampling) | measure(pictures, perceptual.lpips) | timing
-                shown = pictures if sample["index"] < COMPARED else None
-                results.append(Result(entry, shown, features_of(pictures, perceptual.inception)))
+            left: Sequence[Sample] = [dataset[index] for index in indices]
+            while left:
+                some, made = fits.do_some(network, left, work)
+                first = not results
+                results += [result_of(sample, made, n, first) for n, sample in enumerate(some)]
+                left = left[len(some) :]
         return results
 
-    shards = processes.gather(interruptible(validate_shard))
+    shards = processes.gather(interruptible(lambda: or_problem(validate_shard)))
+    for problem in shards:
+        if isinstance(problem, str):
+            raise CannotValidate(f"datasets.{key}: {problem}")
     if None in shards:
         raise Interrupted
     results = sorted(chain(*shards), key=lambda result: result.entry["index"])
     report = describe_run(network, config, sampling, key, processes, step, density, checkpoint)
     report |= summary(results, perceptual.missing)
     return publish(report, results, folders, log) if processes.is_main else report
+
+
+def or_problem(work: Callable[[], T]) -> T | str:
+    """The result of some work, or what the user can mend of what went wrong: one process's fault is told to all."""
+    try:
+        return work()
+    except Exception as error:
+        if not is_of_user(error):
+            raise
+        return str(error)
 
 
 def output_folders(config: Config, key: str) -> dict[str, Path]:
@@ -140,7 +180,8 @@ def output_folders(config: Config, key: str) -> dict[str, Path]:
 
 def batches(shard: range, batch_size: int, name: str, processes: Processes, log: logging.Logger) -> Iterator[range]:
     """The indices of a shard, batch by batch, under a progress bar; where no terminal shows it, every tenth of the way
-    is a line of the log."""
+    is a line of the log, with the time left."""
+    began = time.perf_counter()
     with tqdm(total=len(shard), desc=name, unit="image", disable=None if processes.is_main else True) as bar:
         for start in range(0, len(shard), batch_size):
             indices = shard[start : start + batch_size]
@@ -148,24 +189,38 @@ def batches(shard: range, batch_size: int, name: str, processes: Processes, log:
             bar.update(len(indices))
             done = start + len(indices)
             if bar.disable and 10 * done // len(shard) > 10 * start // len(shard):
-                log.info(f"{name}: {done} of {len(shard)} images")
+                left = (time.perf_counter() - began) / done * (len(shard) - done)
+                log.info(f"{name}: {done} of {len(shard)} images" + (f", about {duration(left)} left" if left else ""))
 
 
 def super_resolve_samples(
-    network: Network, sampling: Sampling, samples: Sequence[Sample], magnification: float
-) -> tuple[Tensor, list[Tensor], float]:
-    """Samples of a dataset -> (SR (B,3,H,W), stages of the chains to save, seconds per image)."""
+    network: Network, sampling: Sampling, samples: Sequence[Sample], magnification: float, say: Say
+) -> SuperResolved:
+    """Super-resolves samples of a dataset; of a long chain, `say` is told how far it is."""
     device = next(network.parameters()).device
     lr = torch.stack([sample["lr"] for sample in samples]).to(device)
     size = samples[0]["hr"].shape[-2:]
     seeds = [seed_of(sample, sampling) for sample in samples]
-    stages, callback = record_chain(sampling, wanted=any(sample["index"] < CHAINS for sample in samples))
+    stages, recording = record_chain(sampling, wanted=any(sample["index"] < CHAINS for sample in samples))
+    progress = progress_of_chain(sampling, (len(samples), *size), device, say)
 
     synchronize(device)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, size, sampling, seeds, magnification, callback)
+    sr = super_resolve(network, lr, size, sampling, seeds, magnification, both(recording, progress))
     synchronize(device)
-    return sr, stages, (time.perf_counter() - began) / len(samples)
+    return SuperResolved(sr, stages, (time.perf_counter() - began) / len(samples))
+
+
+def both(first: Callback | None, second: Callback | None) -> Callback | None:
+    """One callback that calls two, of which each may be missing."""
+    if first is None or second is None:
+        return first or second
+
+    def callback(order: int, timestep: int, x: Tensor, x0: Tensor) -> None:
+        first(order, timestep, x, x0)
+        second(order, timestep, x, x0)
+
+    return callback
 
 
 def record_chain(sampling: Sampling, wanted: bool) -> tuple[list[Tensor], Callback | None]:

@@ -290,7 +290,7 @@ def sampled_quality(network: Network, setting: Setting, config: Config, label: s
         entries[key] = []
         for indices in batches(shard, spec.batch_size, f"{label}, {spec.name}", setting.processes, setting.log):
             samples = [dataset[index] for index in indices]
-            sr, _, _ = super_resolve_samples(network, sampling, samples, config.magnification)
+            sr = super_resolve_samples(network, sampling, samples, config.magnification, setting.log.info).sr
             entries[key] += [measure(pictures_of(sample, image)) for sample, image in zip(samples, sr, strict=True)]
     release(network)
     every = list(itertools.chain(*entries.values()))

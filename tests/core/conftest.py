@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from core.checkpoint import TrainingState, save_checkpoint
 from core.config import check_config
+from core.sampling import super_resolve
 from model import build_network
 from model.published import parameter_order
 
@@ -67,6 +68,23 @@ def small_checkpoint(small_network, tmp_path_factory):
     weights = small_network.state_dict()
     save_checkpoint(prefix, check_config(SMALL), TrainingState(weights, weights, step=3))
     return prefix
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """little_memory(module, most) makes memory hold no more than `most` decoder calls at once where the module
+    samples."""
+
+    def make(module, most):
+        def super_resolve_in_it(network, lr, size, sampling, *rest):
+            group = max(len(group) for group in sampling.executed.groups)
+            if len(lr) * min(group, sampling.settings.decode_batch or group) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
+            return super_resolve(network, lr, size, sampling, *rest)
+
+        monkeypatch.setattr(f"{module}.super_resolve", super_resolve_in_it)
+
+    return make
 
 
 @pytest.fixture

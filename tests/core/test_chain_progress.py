@@ -3,18 +3,43 @@
 import pytest
 
 from core.chain_progress import ChainProgress, duration
+from core.config import check_config
+from core.sampling import Sampling
+from model.schedule import NoiseSchedule
+from tests.core.conftest import SMALL
+
+
+def chain(steps, key_steps, decode_batch=None):
+    schedule = NoiseSchedule({"schedule": "linear", "n_timestep": 100, "linear_start": 1e-4, "linear_end": 2e-2})
+    settings = check_config(SMALL).sample.replace(steps=steps, key_steps=key_steps, decode_batch=decode_batch)
+    return Sampling.of(settings, schedule)
+
+
+def lines_of(sampling, seconds_a_step, at_once):
+    """What is said of a chain whose steps are computed so many at once, and told one after the other."""
+    now, said = 0.0, []
+    progress = ChainProgress(sampling, said.append, clock=lambda: now)
+    for order in range(sampling.executed.steps):
+        if order % at_once == 0:
+            now += at_once * seconds_a_step
+        progress(order, 0, None, None)
+    return said
 
 
 @pytest.mark.parametrize(("seconds_a_step", "lines"), [(0.5, 0), (1, 5), (30, 99)])
 def test_a_chain_of_more_than_a_minute_says_how_long_it_takes(seconds_a_step, lines):
-    now, said = 0.0, []
-    progress = ChainProgress(100, said.append, clock=lambda: now)
-    for order in range(100):
-        now += seconds_a_step
-        progress(order, 0, None, None)
+    said = lines_of(chain(100, "none"), seconds_a_step, at_once=1)
     assert len(said) == lines
     if lines:
         assert said[0] == f"step 1 of 100, about {99 * seconds_a_step / 60:.1f} min left"
+
+
+@pytest.mark.parametrize(("decode_batch", "at_once"), [(None, 10), (5, 5)])
+def test_steps_that_are_decoded_together_count_together(decode_batch, at_once):
+    """The time of ten steps is not taken for that of the first of them."""
+    said = lines_of(chain(100, "uniform:10", decode_batch), 1, at_once)
+    assert said[0] == f"step {at_once} of 100, about {(100 - at_once) / 60:.1f} min left"
+    assert not lines_of(chain(100, "uniform:10", decode_batch), 0.5, at_once)
 
 
 def test_duration():

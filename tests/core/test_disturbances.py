@@ -3,6 +3,7 @@
 import copy
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,6 +253,23 @@ def test_an_unreadable_image_saves_the_steps_done(config, workers):
     with pytest.raises(UserError, match=r"wave3\.png"):
         trainer.fit()
     assert checkpoints(config) == [trainer.step] and trainer.step >= 5
+
+
+@pytest.mark.parametrize("fault", ["an unreadable image", "too little memory"])
+def test_a_validation_that_cannot_go_on_saves_the_steps_done(config, tmp_path, little_memory, fault):
+    shutil.copytree(config["datasets"]["train"]["dataroot"], tmp_path / "val")
+    config["datasets"]["val"] = {**validated(config), "dataroot": str(tmp_path / "val")}
+    config["train"] |= {"val_freq": 3, "save_checkpoint_freq": 100}
+    trainer = trainer_of(config)
+    if fault == "an unreadable image":
+        (tmp_path / "val" / "wave1.png").write_bytes(b"no image")
+        told = "cannot read image .*wave1.png"
+    else:
+        little_memory("core.validation", 0)
+        told = "not even one image fits into memory"
+    with pytest.raises(UserError, match=rf"^datasets\.val: {told}"):
+        trainer.fit()
+    assert checkpoints(config) == [3]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -216,23 +215,10 @@ def test_a_result_that_cannot_be_written_fails(infer, photos, tmp_path):
     assert files(tmp_path / "out") == {"a.png", "b.png", "trip"}
 
 
-def fits(monkeypatch, most):
-    """Makes memory hold no more than `most` decoder calls at once."""
-    enough = core.inference.super_resolve
-
-    def little_memory(network, lr, size, sampling, *rest):
-        group = max(len(group) for group in sampling.executed.groups)
-        if len(lr) * min(group, sampling.settings.decode_batch or group) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
-        return enough(network, lr, size, sampling, *rest)
-
-    monkeypatch.setattr(core.inference, "super_resolve", little_memory)
-
-
 @pytest.mark.parametrize(("most", "said"), [(4, ["2 images"]), (2, ["2 images"]), (1, ["2 images", "2 decoder calls"])])
-def test_out_of_memory_halves_the_batches(infer, photos, tmp_path, monkeypatch, most, said):
+def test_out_of_memory_halves_the_batches(infer, photos, tmp_path, little_memory, most, said):
     assert infer(photos, out=tmp_path / "enough")[0] == 0
-    fits(monkeypatch, most)
+    little_memory("core.inference", most)
     code, stdout, stderr = infer(photos, "--batch-size", "2")
     lines = [line for line in stdout.splitlines() if "out of memory" in line]
     assert (code, stderr) == (0, "") and "3 of 3 images" in stdout
@@ -246,8 +232,8 @@ def test_out_of_memory_halves_the_batches(infer, photos, tmp_path, monkeypatch, 
         assert [told in line for told, line in zip(said, lines, strict=False)] == [True, True]
 
 
-def test_an_image_that_does_not_fit_into_memory(infer, photos, tmp_path, monkeypatch):
-    fits(monkeypatch, 0)
+def test_an_image_that_does_not_fit_into_memory(infer, photos, tmp_path, little_memory):
+    little_memory("core.inference", 0)
     code, stdout, stderr = infer(photos, "--batch-size", "2")
     assert code == 1 and "0 of 3 images" in stdout
     assert len(stderr.splitlines()) == 3

@@ -110,6 +110,34 @@ def test_batches_change_nothing(small_network, small_config, results):
     assert [entry["first_batch"] for entry in three["per_image"]] == [True] * 3 + [False] * 2
 
 
+@pytest.mark.parametrize(("most", "said"), [(4, ["3 images"]), (1, ["3 images", "2 decoder calls"])])
+def test_out_of_memory_halves_the_batches(small_network, small_config, results, little_memory, caplog, most, said):
+    """`most` decoder calls fit at once; a group has two."""
+    enough = validate_all(small_network, small_config, ALONE, 1, LOG)["val"]
+    little_memory("core.validation", most)
+    three = changed(small_config, {"datasets.val.batch_size": 3})
+    with caplog.at_level(logging.INFO):
+        halved = validate_all(small_network, three, ALONE, 3, LOG)["val"]
+    lines = [line for line in caplog.messages if "out of memory" in line]
+    assert [words in line for words, line in zip(said, lines, strict=True)] == [True] * len(said)
+    assert halved["images"] == 5
+    assert halved["mean"]["psnr"] == pytest.approx(enough["mean"]["psnr"], abs=1e-2)
+
+
+def test_an_image_that_does_not_fit_into_memory(small_network, small_config, little_memory):
+    little_memory("core.validation", 0)
+    with pytest.raises(UserError, match=r"^datasets\.val: not even one image fits into memory"):
+        validate_all(small_network, small_config, ALONE, 7, LOG)
+
+
+def test_a_long_chain_tells_its_time(small_network, small_config, monkeypatch, caplog):
+    monkeypatch.setattr("core.chain_progress.LONG", 0)
+    with caplog.at_level(logging.INFO):
+        validate_all(small_network, small_config, ALONE, 7, LOG)
+    assert any("step 2 of 4, about" in line for line in caplog.messages)
+    assert any("waves: 4 of 5 images, about" in line for line in caplog.messages)
+
+
 def test_every_set_has_files_of_its_own(small_network, small_config, results):
     two = {**small_config.datasets["val"], "data_len": 2, "name": "a/b"}
     small_config = changed(small_config, {"datasets.val_two": two})
