@@ -1,13 +1,15 @@
-"""Super-resolves image files with a checkpoint.
+"""Super-resolves image files with a network.
 
-python infer.py -i face.png -o results                         with the network for faces that comes with the project
+python infer.py -i face.png -o results                         with a network that comes with the project
 python infer.py -r CHECKPOINT -i photos/ more/a.png -o results --scale 4 --steps 50 --solver dpm++
+python infer.py --about                                        what the networks are for that come with it
 
-A result is OUT/NAME.png, NAME being the input's, in the subfolders that the input folder has; transparency is kept. It
-is as large as the images that the network was trained to make; a network trained on crops enlarges every image by its
-factor. An input is never overwritten. Linked folders are followed, each once. A file that cannot be read is named,
-and the rest goes on. Where memory is short, fewer images are done at once, and fewer decoder calls. Exit code: 0, all
-images are done; 1, some failed or were left out; 2, nothing was done, and one line says why.
+Without -r, each image gets the network that suits its size, and a line says which. A result is OUT/NAME.png, NAME being
+the input's, in the subfolders that the input folder has; transparency is kept. It is as large as the images that the
+network was trained to make; a network trained on crops enlarges every image by its factor. An image that a network is
+not for gets a notice, and is done. An input is never overwritten. Linked folders are followed, each once. A file that
+cannot be read is named, and the rest goes on. Where memory is short, fewer images are done at once, and fewer decoder
+calls. Exit code: 0, all images are done; 1, some failed or were left out; 2, nothing was done, and one line says why.
 """
 
 import argparse
@@ -18,42 +20,53 @@ from collections.abc import Sequence
 from core.command_line import Parser, add_sample_flags, count, sample_flags
 from core.config import PRESETS
 from core.errors import one_line_errors
-from core.shipped import CHECKPOINT, FILES
-
-SHIPPED = FILES["faces"]
+from core.shipped import CHECKPOINT, FILES, SMALL, is_there
 
 
 @one_line_errors()
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = parse_arguments(argv)
 
     # Here, as torch takes a second to import, for which --help and a wrong option need not wait.
-    from core.checkpoint import load_checkpoint
+    from core.about import about
     from core.device import compute_deterministically, pick_device
-    from core.inference import plan_jobs, super_resolve_files
-    from core.sampling import Sampling, sampling_settings
+    from core.inference import plan_jobs, size_of_first, super_resolve_files
+    from core.network_choice import Networks
 
+    if arguments.about:
+        print("\n\n".join(map(about, [arguments.checkpoint] if arguments.checkpoint else filter(is_there, FILES))))
+        return 0
     if arguments.deterministic:
         compute_deterministically()
     jobs, left_out, others = plan_jobs(arguments.input, arguments.output)
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
-    loaded = load_checkpoint(arguments.checkpoint, pick_device(arguments.device))
-    settings = sampling_settings(loaded.config, sample_flags(arguments), arguments.preset)
-    sampling = Sampling.of(settings, loaded.network.schedule, loaded.encoder_change)
-    asked = arguments.scale, arguments.size
-    failed = super_resolve_files(loaded.network, loaded.config, jobs, sampling, *asked, arguments.batch_size)
+    networks = Networks(arguments.checkpoint, pick_device(arguments.device), sample_flags(arguments), arguments.preset)
+    networks.of(size_of_first(jobs))  # before anything is written, as what is wrong with flags is found here
+    failed = super_resolve_files(networks, jobs, arguments.scale, arguments.size, arguments.batch_size)
     told = f"; {len(left_out)} left out" if left_out else ""
     print(f"{len(jobs) - failed} of {len(jobs)} images written to {arguments.output}{told}{others}")
     return 1 if failed or left_out else 0
 
 
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    reader = parser()
+    arguments = reader.parse_args(argv)
+    required = {"-i/--input": arguments.input, "-o/--output": arguments.output}
+    missing = [flag for flag, value in required.items() if not value]
+    if missing and not arguments.about:
+        reader.error(f"the following arguments are required: {', '.join(missing)}")
+    return arguments
+
+
 def parser() -> Parser:
     parser = Parser(prog="infer.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("-r", "--checkpoint", default="faces", help=f"{CHECKPOINT} (default: faces)")
-    add("-i", "--input", required=True, nargs="+", metavar="PATH", help="image files, and folders of them of any depth")
-    add("-o", "--output", required=True, metavar="OUT", help="folder of the results; made where it is missing")
+    default = f"default: faces for images of at most {SMALL} pixels, photos for larger ones"
+    add("-r", "--checkpoint", help=f"{CHECKPOINT} ({default})")
+    add("-i", "--input", nargs="+", metavar="PATH", help="image files, and folders of them of any depth")
+    add("-o", "--output", metavar="OUT", help="folder of the results; made where it is missing")
+    add("--about", action="store_true", help="say what a network, or each that comes with the project, is for, and end")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--scale", type=magnification, help="times larger, 1 or more (default: to the size of training)")
     size.add_argument("--size", type=pixels, metavar="N|WxH", help="pixels of the longer side, or width and height")

@@ -11,6 +11,16 @@ fp16      30 MB   11 bits; refused where a value is beyond 65504
 float32   55 MB   all 24 bits
 
 Biases and the weights of normalisations stay float32. Training continues best from what is not rounded.
+
+A card says what the network is for; `infer.py --about` shows it. It is the `card` section of the config that the
+network was trained with, or that of another config or YAML file, as --card says:
+
+card:
+  purpose: faces that fill the image        # what is not known may be left out
+  inputs: [16, 64]                          # longer side, in pixels
+  magnifications: [1, 8]
+  data: photographs of FFHQ and CelebA-HQ
+  licence: for non-commercial research
 """
 
 import argparse
@@ -19,7 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.command_line import Parser
-from core.config import PRESETS, changed
+from core.config import PRESETS, Config, changed
+from core.config.files import read_file
 from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
 from sparse.errors import SparseError
@@ -48,6 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.preset:
         preset = {f"sample.{key}": value for key, value in PRESETS[arguments.preset].items()}
         state.config = changed(state.config, preset, str(source))
+    if arguments.card:
+        state.config = with_card(state.config, arguments.card)
     target = writable_network_file(arguments.output)
     dtypes = dict.fromkeys(state.weights, getattr(torch, VALUES[arguments.values]))
     if arguments.values == "int8":
@@ -68,7 +81,16 @@ def parser() -> Parser:
     add("-o", "--output", required=True, metavar="FILE", help="a .safetensors file to write")
     add("--values", choices=VALUES, default="int8", help="how weights are stored, as above (default: int8)")
     add("--preset", choices=PRESETS, help="how it is sampled unless asked otherwise (default: as the config says)")
+    add("--card", metavar="FILE", help="a YAML file whose `card` section is the network's card (default: its config's)")
     return parser
+
+
+def with_card(config: Config, file: str) -> Config:
+    """The config with the `card` section of a file in place of its own."""
+    content = read_file(file)
+    if "card" not in content:
+        raise UserError(f"{file}: no section card, which --card needs (python -m core.export --help shows one)")
+    return changed(config, {"card": content["card"]}, file)
 
 
 def tell(state: "NetworkState", target: Path) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor
 from core.chain_progress import progress_of_chain
 from core.config import Config
 from core.device import synchronize
-from core.errors import UserError
+from core.errors import UserError, is_of_user
 from core.memory import Fitting, OutOfMemory, what_to_do
+from core.network_choice import Networks, ReadyNetwork
 from core.sampling import Sampling, super_resolve
 from data import DataError
 from data.errors import reason
@@ -83,6 +84,17 @@ def plan_jobs(inputs: Sequence[str | Path], out: str | Path) -> Plan:
         raise UserError(f"no image in {', '.join(map(str, inputs))}{reasons}")
     protect_inputs(jobs.values())
     return Plan(list(jobs.values()), found.left_out, found.describe_others())
+
+
+def size_of_first(jobs: Iterable[Job]) -> Size:
+    """The size of the first image whose header can be read."""
+    for job in jobs:
+        try:
+            with Image.open(job.source) as image:
+                return image.size
+        except Exception:  # Pillow's decoders raise whatever their parsers stumble over; it is told where it is read
+            continue
+    return 1, 1
 
 
 def find_inputs(inputs: Iterable[str | Path], out: Path | None = None) -> tuple[list[tuple[Path, Path]], ImageFiles]:
@@ -165,6 +177,23 @@ def usual_size(size: Size, config: Config) -> Size:
     return target_size(size, images.magnification, asked)
 
 
+class Wanted(NamedTuple):
+    """How large results are to be; without both, as `usual_size` says."""
+
+    magnification: float | None = None
+    size: Asked | None = None
+
+    def size_of(self, source: Path, size: Size, config: Config) -> Size:
+        """The size of the result for an image. Raises DataError where it would be smaller than the image."""
+        if self.magnification or self.size:
+            result, told = target_size(size, self.magnification or 1, self.size), "asked for"
+        else:
+            result, told = usual_size(size, config), "this network makes; --scale and --size ask for more"
+        if any(after < before for before, after in zip(size, result, strict=True)):
+            raise DataError(f"{source} has {show(size)} pixels, more than the {show(result)} {told}")
+        return result
+
+
 def show(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
@@ -174,10 +203,8 @@ def show(size: Sequence[int]) -> str:
 
 
 def super_resolve_files(
-    network: Network,
-    config: Config,
-    jobs: Sequence[Job],
-    sampling: Sampling,  # every image gets its seed, so that a result does not depend on which other files there are
+    networks: Networks,
+    jobs: Sequence[Job],  # every image gets the same seed, so that a result does not depend on which others there are
     magnification: float | None = None,  # how many times larger results are
     size: Asked | None = None,  # in place of magnification: the size of results; without both, `usual_size`
     batch_size: int = 1,  # most images of one size to super-resolve at once
@@ -185,17 +212,13 @@ def super_resolve_files(
     """Does the jobs, with a line on stdout for each done and on stderr for each failed -> how many failed."""
     check_some_writable(job.target for job in jobs)
     progress = Progress(len(jobs))
-    if magnification or size:
-        items = read(jobs, lambda image: target_size(image, magnification or 1, size), progress, "asked for")
-    else:
-        told = "this network makes; --scale and --size ask for more"
-        items = read(jobs, lambda image: usual_size(image, config), progress, told)
-    fitting: dict[Size, Fitting] = {}
-    for batch in equal_sizes(items, batch_size):
-        fits = fitting.setdefault(batch[0].size, Fitting(batch_size, sampling, progress.say))
+    fitting: dict[tuple[str | Path, Size], Fitting] = {}
+    for batch in equal_sizes(read(jobs, networks, Wanted(magnification, size), progress), batch_size):
+        ready = networks.of(batch[0].rgb.size)
+        fits = fitting.setdefault((ready.name, batch[0].size), Fitting(batch_size, ready.sampling, progress.say))
         left: Sequence[Item] = batch
         while left:
-            left = super_resolve_some(network, left, fits, config.magnification, progress)
+            left = super_resolve_some(ready.network, left, fits, ready.config.magnification, progress)
     return progress.failed
 
 
@@ -247,19 +270,33 @@ class Progress:
             print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def read(jobs: Iterable[Job], size_of: Callable[[Size], Size], progress: Progress, told: str) -> Iterator[Item]:
-    """The jobs whose images can be read, one after the other, as items; told: in words, what their sizes are."""
+def read(jobs: Iterable[Job], networks: Networks, wanted: Wanted, progress: Progress) -> Iterator[Item]:
+    """The jobs whose images can be read, one after the other, as items; says which network they get, and why."""
+    explained = set()
     for job in jobs:
         item = None
         with progress.attempt(job):
             check_writable(job.target)
             rgb, alpha = read_rgba(job.source)
-            size = size_of(rgb.size)
-            if any(after < before for before, after in zip(rgb.size, size, strict=True)):
-                raise DataError(f"{job.source} has {show(rgb.size)} pixels, more than the {show(size)} {told}")
-            item = Item(job, rgb, alpha, size)
+            ready = network_for(job, rgb.size, networks)
+            item = Item(job, rgb, alpha, wanted.size_of(job.source, rgb.size, ready.config))
+            if ready.name not in explained and (line := networks.explain(job.source, rgb.size)):
+                print(line, flush=True)
+            if notice := ready.notice(job.source, rgb.size, item.size):
+                print(f"notice: {notice}", file=sys.stderr, flush=True)
+            explained.add(ready.name)
         if item:
             yield item
+
+
+def network_for(job: Job, size: Size, networks: Networks) -> ReadyNetwork:
+    """The network for an image. Where only that of some images cannot be had, these fail, and the others are done."""
+    try:
+        return networks.of(size)
+    except Exception as error:
+        if not networks.loaded or not is_of_user(error):
+            raise
+        raise DataError(f"{job.source}: {error}") from None
 
 
 def equal_sizes(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:

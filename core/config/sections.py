@@ -22,6 +22,7 @@ from core.config.value_types import (
     inner_path,
     is_folder_name,
     limits,
+    line,
     list_of,
     mapping,
     number,
@@ -384,6 +385,21 @@ class SampleSection(Section):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class CardSection(Section):
+    """What a network is for. It goes with its checkpoints, and `infer.py --about` shows it."""
+
+    purpose: str | None = key(optional(line), None, "what the network is for; null: there is no card")
+    inputs: Sequence[int] | None = key(
+        optional(limits(count)), None, "range of the longer side of images that it is for, in pixels; null: any"
+    )
+    magnifications: Sequence[float] | None = key(
+        optional(limits(number("[1, inf)"))), None, "range of how many times larger it makes them; null: any"
+    )
+    data: str | None = key(optional(line), None, "what it was trained on")
+    licence: str | None = key(optional(line), None, "what the licences of that data allow")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class DistillSection(Section):
     """How a student of few calls learns from its teacher."""
 
@@ -432,6 +448,7 @@ class Config(Section):
         "absent: dense training; this stage is from step 0, or that of the dense checkpoint continued, to n_iter"
     )
     sample: SampleSection = section()
+    card: CardSection = section("of the network, for those who get its checkpoint")
     distill: DistillSection = section("only for phase distill; `sample` says how the student samples", optional=True)
     metrics: MetricsSection = section()
     wandb: WandbSection = section()

@@ -147,6 +147,11 @@ def is_text(value: str) -> bool:
     return bool(value.strip()) and "\0" not in value and not re.search("[\ud800-\udfff]", value)
 
 
+def is_line(value: str) -> bool:
+    """Whether a text is one line that any terminal can show."""
+    return is_text(value) and value.isprintable() and len(value) <= LONGEST_LINE
+
+
 def is_folder_name(value: str) -> bool:
     return is_text(value) and bool(FOLDER_NAME.fullmatch(value)) and len(value.encode()) <= LONGEST_FOLDER_NAME
 
@@ -158,11 +163,13 @@ def is_inner_path(value: str) -> bool:
 
 
 FOLDER_NAME = re.compile(r"(?!\s|\.{1,2}$)[^/\\\n]+")
+LONGEST_LINE = 300  # characters
 LONGEST_FOLDER_NAME = 200  # bytes; file systems allow 255, and names of files begin with it
 
 flag = of_class(bool, "true | false")
 true = of_class(bool, "true", bool)
 text = of_class(str, "text", is_text)
+line = of_class(str, f"text of one line, {LONGEST_LINE} characters at most", is_line)
 text_or_null = ValueType("text, or null", lambda value: None if value in (None, "") else text.read(value))
 folder_name = of_class(str, "text that can name a folder", is_folder_name)
 inner_path = of_class(str, "a path inside the experiment's folder", is_inner_path)

@@ -17,11 +17,11 @@ from core.config import PRESETS, changed
 from core.config.sections import SampleSection
 from core.inference import equal_sizes, target_size, usual_size
 from core.sampling import sampling_settings
+from core.shipped import FILES
 from data.demo import make_demo
-from infer import SHIPPED, main
+from infer import main
 
 ROOT = Path(__file__).parents[2]
-SMALL = SHIPPED.with_stem(f"{SHIPPED.stem}_small")
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_presets(infer, photos, tmp_path, small_config):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "file", "most_bytes"),
-    [([], SHIPPED, 48e6), (["-r", str(SMALL)], SMALL, 6e6)],
+    [([], FILES["faces"], 48e6), (["-r", "faces-small"], FILES["faces-small"], 6e6)],
     ids=["large", "small"],
 )
 def test_the_networks_that_ship(options, file, most_bytes, tmp_path):

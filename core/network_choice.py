@@ -1,0 +1,85 @@
+"""The networks of a run: the one that was asked for, or for each image the shipped one that suits its size."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.about import outside, purpose
+from core.checkpoint import load_checkpoint, saved_config
+from core.config import Config
+from core.errors import UserError
+from core.sampling import Sampling, sampling_settings
+from core.shipped import SMALL, is_there
+from model import Network
+
+Size = tuple[int, int]
+
+
+@dataclass
+class ReadyNetwork:
+    """A network, and how it samples."""
+
+    name: str | Path
+    network: Network
+    config: Config
+    sampling: Sampling
+    is_noticed: bool = field(default=False, compare=False)  # whether it was said that an image lies outside its card
+
+    def notice(self, source: Path, size: Size, result: Size) -> str | None:
+        """The first time that an image lies outside the card, a line that says so."""
+        problem = outside(self.config, size, max(result) / max(size))
+        if problem is None or self.is_noticed:
+            return None
+        self.is_noticed = True
+        return f"{source} {problem} ({self.name}); it may come out worse, as others like it"
+
+
+class Networks:
+    """Loads each network once, when the first image needs it."""
+
+    def __init__(
+        self,
+        checkpoint: str | Path | None,  # for all images; None: the shipped one that suits an image's size
+        device: torch.device,
+        flags: Mapping[str, Any],  # of the `sample` section
+        preset: str | None = None,
+    ) -> None:
+        self.checkpoint, self.device, self.flags, self.preset = checkpoint, device, flags, preset
+        self.loaded: dict[str | Path, ReadyNetwork] = {}
+
+    def of(self, size: Size) -> ReadyNetwork:
+        """The network for an image of `size`. Raises UserError or ModelError where it cannot be had."""
+        name = self.checkpoint or suited(size)
+        if name not in self.loaded:
+            loaded = load_checkpoint(name, self.device)
+            settings = sampling_settings(loaded.config, self.flags, self.preset)
+            sampling = Sampling.of(settings, loaded.network.schedule, loaded.encoder_change)
+            self.loaded[name] = ReadyNetwork(name, loaded.network, loaded.config, sampling)
+        return self.loaded[name]
+
+    def explain(self, source: Path, size: Size) -> str | None:
+        """Which network an image gets, why, and what each is for; None where the user has chosen."""
+        if self.checkpoint:
+            return None
+        compared = "at most" if max(size) <= SMALL else "more than"
+        each = "; ".join(f"{name}: {told_of(name)}" for name in ("faces", "photos"))
+        return f"{suited(size)} for {source}, as its longer side has {compared} {SMALL} pixels ({each}; -r chooses)"
+
+
+def suited(size: Size) -> str:
+    """The shipped network for an image of `size`; while there is none for photographs, the one for faces."""
+    return "faces" if max(size) <= SMALL or not is_there("photos") else "photos"
+
+
+def told_of(name: str) -> str:
+    """What a shipped network is for."""
+    if not is_there(name):
+        return "not there yet"
+    try:
+        config = saved_config(name)
+    except UserError:
+        return "damaged"
+    return purpose(config) if config else ""
