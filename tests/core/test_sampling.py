@@ -6,13 +6,16 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
+from torch import nn
 
-from core.config import changed
+from core.config import changed, check_config
 from core.device import automatic_precision
 from core.errors import UserError
 from core.sampling import RESOLVED, Sampling, sampling_settings, super_resolve
-from model import ModelError
+from data.tensors import to_image
+from model import ModelError, build_network
 from model.sampler import SamplingPlan, sample
+from tests.core.conftest import SMALL
 
 
 @pytest.fixture
@@ -156,3 +159,49 @@ def test_every_setting_reaches_the_sampler(settings, sampling_of):
     taken = set(inspect.signature(sample).parameters)
     assert set(sampling_of(settings).options()) <= taken
     assert set(settings) - set(RESOLVED) == set(sampling_of(settings).options()) - {"compiled"}
+
+
+class InDouble(nn.Module):
+    """A network that computes in float64, where the order of sums, which is another for each batch, shows no more."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = build_network(check_config(SMALL).model, fast=False).double()
+        self.network.load_state_dict(network.state_dict())
+        self.schedule, self.prediction = network.schedule, network.prediction
+
+    def condition(self, lr_image, size, scale):
+        return self.network.condition(lr_image.double(), size, scale.double() if torch.is_tensor(scale) else scale)
+
+    def encode(self, x, noise_level, condition):
+        return self.network.encode(x.double(), noise_level.double(), condition)
+
+    def decode(self, state, noise_level, condition):
+        return self.network.decode(state, noise_level.double(), condition)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "ddpm"},
+        {"solver": "ddpm", "decode": "ends", "prior_noise": 0.003},
+        {"solver": "ddim", "eta": 0.5, "key_steps": "none"},
+        {"solver": "ddim", "eta": 1.0, "consistency": 1},
+        {"solver": "dpm++", "start": 0.9},
+    ],
+    ids=str,
+)
+def test_an_image_has_the_same_bytes_in_every_batch(small_network, options):
+    """By itself, in twos or all five at once, whatever place it has there."""
+    network, lr = InDouble(small_network), torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    settings = check_config(SMALL).sample.replace(**{"steps": 10, "key_steps": "uniform:5", **options})
+    sampling = Sampling.of(settings, network.schedule)
+
+    def images(batch_size):
+        parts = list(zip(lr.split(batch_size), torch.arange(5).split(batch_size), strict=True))
+        sr = [super_resolve(network, part, (32, 32), sampling, seeds.tolist(), 4) for part, seeds in parts]
+        return [to_image(image).tobytes() for image in torch.cat(sr)]
+
+    alone = images(1)
+    assert len(set(alone)) == 5
+    assert images(2) == alone and images(5) == alone
