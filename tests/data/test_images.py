@@ -174,6 +174,14 @@ def test_truncated_files_are_unreadable(tmp_path, picture, suffix):
     assert_unreadable(tmp_path / f"half.{suffix}", "cannot read image")
 
 
+def test_a_byte_of_a_png_that_is_not_what_was_written(tmp_path, picture):
+    """Wherever it is, in the pixels, in their checksum or behind them."""
+    whole = encode_png(picture(24, 24))
+    for at in range(8, len(whole)):
+        (tmp_path / "a.png").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert_unreadable(tmp_path / "a.png", "cannot read image")
+
+
 def test_decompression_bombs_are_unreadable(tmp_path, picture, monkeypatch):
     picture(64, 64).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
