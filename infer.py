@@ -17,7 +17,7 @@ import math
 import sys
 from collections.abc import Sequence
 
-from core.command_line import Parser, add_sample_flags, count, sample_flags
+from core.command_line import Parser, add_sample_flags, count
 from core.config import PRESETS
 from core.errors import one_line_errors
 from core.shipped import CHECKPOINT, FILES, SMALL, is_there
@@ -27,26 +27,14 @@ from core.shipped import CHECKPOINT, FILES, SMALL, is_there
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
 
-    # Here, as torch takes a second to import, for which --help and a wrong option need not wait.
+    # Here, as torch takes a second to import, for which --help need not wait.
     from core.about import about
-    from core.device import compute_deterministically, pick_device
-    from core.inference import plan_jobs, size_of_first, super_resolve_files
-    from core.network_choice import Networks
+    from core.infer_files import infer_files
 
     if arguments.about:
         print("\n\n".join(map(about, [arguments.checkpoint] if arguments.checkpoint else filter(is_there, FILES))))
         return 0
-    if arguments.deterministic:
-        compute_deterministically()
-    jobs, left_out, others = plan_jobs(arguments.input, arguments.output)
-    for line in left_out:
-        print(f"left out: {line}", file=sys.stderr)
-    networks = Networks(arguments.checkpoint, pick_device(arguments.device), sample_flags(arguments), arguments.preset)
-    networks.of(size_of_first(jobs))  # before anything is written, as what is wrong with flags is found here
-    failed = super_resolve_files(networks, jobs, arguments.scale, arguments.size, arguments.batch_size)
-    told = f"; {len(left_out)} left out" if left_out else ""
-    print(f"{len(jobs) - failed} of {len(jobs)} images written to {arguments.output}{told}{others}")
-    return 1 if failed or left_out else 0
+    return infer_files(arguments)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,11 +53,26 @@ def parser() -> Parser:
     default = f"default: faces for images of at most {SMALL} pixels, photos for larger ones"
     add("-r", "--checkpoint", help=f"{CHECKPOINT} ({default})")
     add("-i", "--input", nargs="+", metavar="PATH", help="image files, and folders of them of any depth")
-    add("-o", "--output", metavar="OUT", help="folder of the results; made where it is missing")
+    out = "folder of the results, made where it is missing; or for one input the file to write, as result.png"
+    add("-o", "--output", metavar="OUT", help=out)
     add("--about", action="store_true", help="say what a network, or each that comes with the project, is for, and end")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--scale", type=magnification, help="times larger, 1 or more (default: to the size of training)")
+    scale = (
+        "times larger, 1 or more, or several, as 2,4,6.5: a result for each and a strip of all (default: the network's)"
+    )
+    size.add_argument("--scale", type=magnifications, metavar="X[,X...]", help=scale)
     size.add_argument("--size", type=pixels, metavar="N|WxH", help="pixels of the longer side, or width and height")
+    add(
+        "--suffix", default="", metavar="TEXT", help="added to the names of results, as in photo_x4.png (default: none)"
+    )
+    add("--ext", choices=("png", "jpg", "webp"), help="the format of results (default: png, or that of -o FILE)")
+    add("--quality", type=percent, metavar="Q", help="of jpg and webp, 1 to 100 (default: 95)")
+    add("--compare", action="store_true", help="beside each result, NAME_compare.png: bicubic enlargement | result")
+    add(
+        "--skip-existing",
+        action="store_true",
+        help="leave results that are there as they are: go on where a run stopped",
+    )
     add("--batch-size", type=count, default=1, metavar="B", help="most images of equal size at once (default: 1)")
     add("--deterministic", action="store_true", help="the same bits each time on a GPU too, somewhat slower")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto, CUDA where it is)")
@@ -81,11 +84,21 @@ def parser() -> Parser:
     return parser
 
 
-def magnification(text: str) -> float:
-    value = float(text)
-    if not 1 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number of 1 or more")
-    return value
+def magnifications(text: str) -> tuple[float, ...]:
+    """`2,4,6.5` -> (2, 4, 6.5)."""
+    try:
+        values = tuple(map(float, text.split(",")))
+    except ValueError:
+        values = (0,)
+    if not all(1 <= value < math.inf for value in values):
+        raise argparse.ArgumentTypeError(f"{text} is no number of 1 or more, nor several of them, as 2,4,6.5")
+    return values
+
+
+def percent(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 to 100")
+    return int(text)
 
 
 def pixels(text: str) -> tuple[int, ...]:

@@ -16,7 +16,8 @@ from core.config import Config
 from core.config.sections import SampleSection
 from core.device import autocast, is_out_of_memory, pick_device
 from core.errors import UserError
-from core.inference import find_inputs, show, target_size
+from core.inference import show, target_size
+from core.input_files import LeftOut, named_images, refuse_missing
 from core.network_file import writable_network_file
 from core.report.pictures import heat_map
 from core.sampling import Sampling, sampling_settings
@@ -68,7 +69,8 @@ def target_file(source: Path, output: str | None) -> Path:
 
 
 def images_of_files(paths: Sequence[str | Path], most: int) -> list[LRImage]:
-    files = [file for file, _ in find_inputs(paths)[0]]
+    refuse_missing(paths)
+    files = [file for file, _ in named_images(paths, LeftOut())]
     if not files:
         raise UserError(f"no image in {', '.join(map(str, paths))}")
     return [LRImage(str(file), to_tensor(read_rgb(file))) for file in spread(files, most)]

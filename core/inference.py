@@ -1,11 +1,8 @@
-"""Inference: image files in, super-resolved PNG files out. All that goes wrong with one file stays with that file."""
+"""Inference: image files in, super-resolved files out. All that goes wrong with one file stays with that file."""
 
-import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,145 +13,36 @@ from torch import Tensor
 from core.chain_progress import progress_of_chain
 from core.config import Config
 from core.device import synchronize
-from core.errors import UserError, is_of_user
+from core.errors import is_of_user
+from core.file_progress import FileProgress
+from core.input_files import Job, Size, check_writable
 from core.memory import Fitting, OutOfMemory, what_to_do
 from core.network_choice import Networks, ReadyNetwork
+from core.output_files import Output
+from core.report.pictures import labelled
 from core.sampling import Sampling, super_resolve
 from data import DataError
-from data.errors import reason
-from data.files import make_writable
-from data.image_files import ImageFiles, find_images, why_not_read
-from data.images import read_rgba, resize, save_png
+from data.images import read_picture, read_rgb, resize, save_png
 from data.tensors import to_image, to_tensor
 from model import Network
 
-Size = tuple[int, int]  # (width, height), in pixels
+MOST_WAITING = 64  # images that have been read, for others of their size
 Asked = tuple[int, ...]  # a Size, or (N,), N for the longer side
 
 
-class Job(NamedTuple):
-    """A file to super-resolve, and the file to write."""
-
-    source: Path
-    target: Path
-
-
-class Plan(NamedTuple):
-    """What to do, and what is left out."""
-
-    jobs: list[Job]
-    left_out: list[str]  # files and why, each in a line
-    others: str  # a word on files that are no images
-
-
 class Item(NamedTuple):
-    """A job whose image has been read."""
+    """A result to make, of an image that has been read."""
 
-    job: Job
+    job: Job  # its target is the file of this result
     rgb: Image.Image
     alpha: Image.Image | None
     size: Size  # of the result
+    exif: bytes = b""
+    is_tagged: bool = False  # its file had a colour profile, so that of the result gets one
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Before anything is computed: what to do, or one line that says why not.
-
-
-def plan_jobs(inputs: Sequence[str | Path], out: str | Path) -> Plan:
-    """The jobs for files and folders `inputs`; folders are searched to any depth, and `out` gets their subfolders.
-
-    A result has the name of its source, ending in .png. Raises UserError where an input is missing, there is no image,
-    or an input would be overwritten. What concerns one file alone, as a second one of a name, is left out.
-    """
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--output {out}: is a file; give a folder")
-    jobs: dict[Path, Job] = {}
-    named, found = find_inputs(inputs, out)
-    for source, name in named:
-        job = Job(source, out / name.with_suffix(".png"))
-        if problem := why_not_named(job.target):
-            found.left_out.append(f"{source}: {job.target} cannot be written: {problem}")
-            continue
-        other = jobs.setdefault(job.target, job)
-        if not other.source.samefile(source):
-            found.left_out.append(f"{source}: {other.source} becomes {job.target} already; give it in another run")
-    if not jobs:
-        reasons = f" ({found.left_out[0]})" if found.left_out else ""
-        raise UserError(f"no image in {', '.join(map(str, inputs))}{reasons}")
-    protect_inputs(jobs.values())
-    return Plan(list(jobs.values()), found.left_out, found.describe_others())
-
-
-def size_of_first(jobs: Iterable[Job]) -> Size:
-    """The size of the first image whose header can be read."""
-    for job in jobs:
-        try:
-            with Image.open(job.source) as image:
-                return image.size
-        except Exception:  # Pillow's decoders raise whatever their parsers stumble over; it is told where it is read
-            continue
-    return 1, 1
-
-
-def find_inputs(inputs: Iterable[str | Path], out: Path | None = None) -> tuple[list[tuple[Path, Path]], ImageFiles]:
-    """((file, its path inside `out`) of each image, what else there is); earlier results, where `out` is inside an
-    input, are no images."""
-    named: list[tuple[Path, Path]] = []
-    found = ImageFiles()
-    for path in map(Path, inputs):
-        if path.is_dir():
-            inside = find_images(path, leave_out=out)
-            named += [(file, file.relative_to(path)) for file in inside.images]
-            found.left_out += inside.left_out
-            found.others += inside.others
-        elif not os.path.lexists(path):
-            raise UserError(f"--input {path}: no such file or folder")
-        elif problem := why_not_read(path):
-            found.left_out.append(f"{path}: {problem}")
-        else:
-            named.append((path, Path(path.name)))
-    return named, found
-
-
-def why_not_named(target: Path) -> str | None:
-    """Why no file can have this name, as one longer than the file system allows; None where it can."""
-    there = next(folder for folder in target.parents if folder.is_dir())  # the folder of the result may be missing yet
-    try:
-        (there / target.name).lstat()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return reason(error)
-    return None
-
-
-def protect_inputs(jobs: Iterable[Job]) -> None:
-    """Refuses to write where an input is, under whatever name or link."""
-    inputs = {(status.st_dev, status.st_ino) for status in (job.source.stat() for job in jobs)}
-    for job in jobs:
-        if job.target.exists():
-            status = job.target.stat()
-            if (status.st_dev, status.st_ino) in inputs:
-                raise UserError(f"{job.target} is an input and would be overwritten; give another --output")
-
-
-def check_some_writable(targets: Iterable[Path]) -> None:
-    """Raises DataError where no result could be written."""
-    problem = None
-    for target in targets:
-        try:
-            return check_writable(target)
-        except DataError as error:
-            problem = problem or error
-    raise problem or DataError("no result to write")
-
-
-def check_writable(target: Path) -> None:
-    """Makes the folder of a result. Raises DataError where the result could not be written."""
-    make_writable(target.parent)
-    if target.is_dir():
-        raise DataError(f"cannot write {target}: it is a folder")
+# How large results are.
 
 
 def target_size(size: Size, magnification: float, asked: Asked | None = None) -> Size:
@@ -203,87 +91,101 @@ def show(size: Sequence[int]) -> str:
 
 
 def super_resolve_files(
+    jobs: Iterable[Job],  # every image gets the same seed, so that a result does not depend on which others there are
     networks: Networks,
-    jobs: Sequence[Job],  # every image gets the same seed, so that a result does not depend on which others there are
-    magnification: float | None = None,  # how many times larger results are
-    size: Asked | None = None,  # in place of magnification: the size of results; without both, `usual_size`
-    batch_size: int = 1,  # most images of one size to super-resolve at once
+    output: Output,
+    wanted: Wanted,
+    batch_size: int,  # most images of one size to super-resolve at once
+    progress: FileProgress,
+    skip_existing: bool = False,
 ) -> int:
     """Does the jobs, with a line on stdout for each done and on stderr for each failed -> how many failed."""
-    check_some_writable(job.target for job in jobs)
-    progress = Progress(len(jobs))
     fitting: dict[tuple[str | Path, Size], Fitting] = {}
-    for batch in equal_sizes(read(jobs, networks, Wanted(magnification, size), progress), batch_size):
+    left = (job for job in jobs if not (skip_existing and is_done(job, output, progress)))
+    for batch in equal_sizes(read(left, networks, output, wanted, progress), batch_size):
         ready = networks.of(batch[0].rgb.size)
-        fits = fitting.setdefault((ready.name, batch[0].size), Fitting(batch_size, ready.sampling, progress.say))
-        left: Sequence[Item] = batch
-        while left:
-            left = super_resolve_some(ready.network, left, fits, ready.config.magnification, progress)
+        done: set[Path] = set()
+        for items in sized(batch, output):
+            key = ready.name, items[0].size
+            fits = fitting.setdefault(key, Fitting(batch_size, ready.sampling, progress.say))
+            while items:
+                items = super_resolve_some(ready, items, fits, output, progress, done)
+        for item in batch if output.scales else ():
+            write_strip(item, output, done, progress)
     return progress.failed
 
 
+def is_done(job: Job, output: Output, progress: FileProgress) -> bool:
+    """Whether all that is to be written for a job is there already, which is counted."""
+    there = all(file.is_file() for file in output.files(job.target))
+    if there:
+        progress.skip(len(output.scales or (None,)))
+    return there
+
+
+def sized(batch: Sequence[Item], output: Output) -> Iterator[Sequence[Item]]:
+    """The items; of a sweep, those of each scale."""
+    for scale in output.scales or (None,):
+        if scale is None:
+            yield batch
+        else:
+            size = target_size(batch[0].rgb.size, scale)
+            targets = [output.result(item.job.target, scale) for item in batch]
+            yield [
+                item._replace(job=item.job._replace(target=target), size=size)
+                for item, target in zip(batch, targets, strict=True)
+            ]
+
+
 def super_resolve_some(
-    network: Network, items: Sequence[Item], fits: Fitting, magnification: float, progress: "Progress"
+    ready: ReadyNetwork,
+    items: Sequence[Item],
+    fits: Fitting,
+    output: Output,
+    progress: FileProgress,
+    done: set[Path],  # to which the files of results are added
 ) -> Sequence[Item]:
     """Does as many of the items, which are of one size, as fit into memory -> those that are left."""
     first = items[0]
 
     def work(some: Sequence[Item], sampling: Sampling) -> tuple[Tensor, float]:
-        return super_resolve_items(network, some, sampling, magnification, progress.say)
+        return super_resolve_items(ready.network, some, sampling, ready.config.magnification, progress.say)
 
-    with progress.attempt(first.job):
+    with progress.attempt():
         try:
-            some, (images, seconds) = fits.do_some(network, items, work)
+            some, (images, seconds) = fits.do_some(ready.network, items, work)
         except OutOfMemory:
-            advice = what_to_do(next(network.parameters()).device)
+            advice = what_to_do(next(ready.network.parameters()).device)
             raise OutOfMemory(f"{first.job.source}: out of memory at {show(first.size)}; {advice}") from None
         for item, image in zip(some, images, strict=True):
-            with progress.attempt(item.job):
-                write(item, image)
-                progress.succeed(item, seconds)
+            with progress.attempt():
+                write(item, image, output, str(ready.name))
+                done.add(item.job.target)
+                change = f"{show(item.rgb.size)} -> {show(item.size)}"
+                progress.succeed(f"{item.job.target}  {change}  {seconds:.2f} s")
         return items[len(some) :]
     return items[1:]
 
 
-class Progress:
-    """Counts the files that are done and those that failed, and says so."""
-
-    def __init__(self, total: int):
-        self.total, self.done, self.failed = total, 0, 0
-
-    def succeed(self, item: Item, seconds: float) -> None:
-        self.done += 1
-        count = f"[{self.done + self.failed}/{self.total}]"
-        change = f"{show(item.rgb.size)} -> {show(item.size)}"
-        print(f"{count} {item.job.target}  {change}  {seconds:.2f} s", flush=True)
-
-    def say(self, line: str) -> None:
-        print(f"[{self.done + self.failed}/{self.total}] {line}", flush=True)
-
-    @contextmanager
-    def attempt(self, *jobs: Job) -> Iterator[None]:
-        """Inside, what goes wrong with the jobs' files makes these jobs fail, and nothing else."""
-        try:
-            yield
-        except (DataError, OutOfMemory) as error:
-            self.failed += len(jobs)
-            print(f"error: {error}", file=sys.stderr, flush=True)
-
-
-def read(jobs: Iterable[Job], networks: Networks, wanted: Wanted, progress: Progress) -> Iterator[Item]:
+def read(
+    jobs: Iterable[Job], networks: Networks, output: Output, wanted: Wanted, progress: FileProgress
+) -> Iterator[Item]:
     """The jobs whose images can be read, one after the other, as items; says which network they get, and why."""
     explained = set()
     for job in jobs:
         item = None
-        with progress.attempt(job):
-            check_writable(job.target)
-            rgb, alpha = read_rgba(job.source)
-            ready = network_for(job, rgb.size, networks)
-            item = Item(job, rgb, alpha, wanted.size_of(job.source, rgb.size, ready.config))
-            if ready.name not in explained and (line := networks.explain(job.source, rgb.size)):
-                print(line, flush=True)
-            if notice := ready.notice(job.source, rgb.size, item.size):
-                print(f"notice: {notice}", file=sys.stderr, flush=True)
+        with progress.attempt(len(output.scales) or 1):
+            for file in output.files(job.target):
+                check_writable(file)
+            picture = read_picture(job.source)
+            size = picture.rgb.size
+            ready = network_for(job, size, networks)
+            target_size = wanted.size_of(job.source, size, ready.config)
+            item = Item(job, picture.rgb, picture.alpha, target_size, picture.exif, picture.is_tagged)
+            if ready.name not in explained and (line := networks.explain(job.source, size)):
+                progress.tell(line)
+            if notice := ready.notice(job.source, size, target_size):
+                progress.warn(f"notice: {notice}")
             explained.add(ready.name)
         if item:
             yield item
@@ -300,12 +202,14 @@ def network_for(job: Job, size: Size, networks: Networks) -> ReadyNetwork:
 
 
 def equal_sizes(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
-    """The items in batches of equal image size, each as soon as it is full."""
+    """The items in batches of equal image size, each as soon as it is full, or many wait for others."""
     waiting: dict[Size, list[Item]] = defaultdict(list)
     for item in items:
         waiting[item.rgb.size].append(item)
         if len(waiting[item.rgb.size]) == batch_size:
             yield waiting.pop(item.rgb.size)
+        elif sum(map(len, waiting.values())) > MOST_WAITING:
+            yield waiting.pop(next(iter(waiting)))
     yield from waiting.values()
 
 
@@ -324,9 +228,25 @@ def super_resolve_items(
     return sr, (time.perf_counter() - began) / len(items)
 
 
-def write(item: Item, sr: Tensor) -> None:
-    """The result as PNG, under the transparency of its source."""
+def write(item: Item, sr: Tensor, output: Output, label: str) -> None:
+    """The result, under the transparency of its source, and the sheet that compares it, where one is asked for."""
     image = to_image(sr)
+    if output.compared:
+        bicubic = resize(item.rgb, item.size)
+        labels = [f"bicubic, {show(item.rgb.size)}", f"{label}, {show(item.size)}"]
+        save_png(labelled([bicubic, image], labels), output.sheet(item.job.target))
     if item.alpha:
         image.putalpha(resize(item.alpha, item.size))
-    save_png(image, item.job.target)
+    output.write(image, item.job.target, item.exif, item.is_tagged)
+
+
+def write_strip(item: Item, output: Output, done: set[Path], progress: FileProgress) -> None:
+    """The input and the results of a sweep side by side, all as large as the largest, unless one of them failed."""
+    files = {scale: output.result(item.job.target, scale) for scale in output.scales}
+    if not done.issuperset(files.values()):
+        return
+    with progress.attempt():
+        size = target_size(item.rgb.size, max(files))
+        images = [resize(image, size) for image in (item.rgb, *map(read_rgb, files.values()))]
+        labels = [f"input, {show(item.rgb.size)}", *(f"x{scale:g}" for scale in files)]
+        save_png(labelled(images, labels), output.strip(item.job.target))

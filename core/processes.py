@@ -16,6 +16,8 @@ from core.errors import UserError, is_of_user
 
 T = TypeVar("T")
 
+TIMEOUT = datetime.timedelta(minutes=30)  # one may wait so long for the images that another validates
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -26,15 +28,17 @@ class Processes:
     device: torch.device
 
     @classmethod
-    def from_environment(cls, device: str = "auto") -> "Processes":
-        """Joins the processes that torchrun started (its environment says which), or is the only one."""
+    def from_environment(cls, device: str = "auto", timeout: datetime.timedelta = TIMEOUT) -> "Processes":
+        """Joins the processes that torchrun started (its environment says which), or is the only one.
+
+        timeout: after which one that does not come to where the others wait is given up.
+        """
         own = pick_device(device)
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls(0, 1, own)
         if own.type == "cuda":
             own = pick_device(f"cuda:{int(os.environ['LOCAL_RANK'])}")
             torch.cuda.set_device(own)
-        timeout = datetime.timedelta(minutes=30)  # one may wait so long for the images that another validates
         store, rank, world = attempt_store(timeout)
         backend, device_id = ("nccl", own) if own.type == "cuda" else ("gloo", None)
         dist.init_process_group(backend, timeout=timeout, world_size=world, rank=rank, store=store, device_id=device_id)

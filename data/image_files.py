@@ -3,9 +3,10 @@
 import mimetypes
 import os
 import stat
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from data.errors import DataError, reason
@@ -29,6 +30,9 @@ OTHER_IMAGES = {
 }
 
 
+PIECE = 10_000  # names of a folder that are read at once
+
+
 @dataclass
 class ImageFiles:
     """What a folder holds."""
@@ -36,6 +40,9 @@ class ImageFiles:
     images: list[Path] = field(default_factory=list)  # regular files that Pillow reads, by their names
     left_out: list[str] = field(default_factory=list)  # what may be images too, and why not, each in a line
     others: Counter[str] = field(default_factory=Counter)  # files that are no images: how many, by ending
+
+    def leave_out(self, line: str) -> None:
+        self.left_out.append(line)
 
     def describe_others(self) -> str:
         """ "; 3 other files (.txt, .json) not read", or nothing."""
@@ -45,52 +52,68 @@ class ImageFiles:
 
 
 def find_images(root: Path, leave_out: Path | None = None) -> ImageFiles:
-    """All under `root`, to any depth; hidden files and folders, and what is under `leave_out`, are not looked at.
-
-    A folder is looked into once, by its own path if it is under `root`, else by the first link. Raises DataError where
-    `root` cannot be read.
-    """
-    found, seen = ImageFiles(), set()
-    waiting, linked = [root], list[Path]()
-    if leave_out and leave_out.exists() and not leave_out.samefile(root):
-        seen.add(_identity(leave_out))
-    while waiting or linked:
-        folder = waiting.pop() if waiting else linked.pop(0)
-        try:
-            if (identity := _identity(folder)) in seen:
-                continue
-            seen.add(identity)
-            entries = visible(folder)
-        except OSError as error:
-            if folder == root:
-                raise DataError(f"cannot read folder {root}: {reason(error)}") from None
-            found.left_out.append(f"{folder}: cannot read this folder: {reason(error)}")
-            continue
-        for entry in entries:
-            if entry.is_dir():
-                (linked if entry.is_symlink() else waiting).append(Path(entry.path))
-            else:
-                add_file(entry, found)
-    found.images.sort()
+    """All that `walk_images` finds, by name."""
+    found = ImageFiles()
+    found.images = sorted(walk_images(root, found, leave_out))
     return found
 
 
-def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden, by name."""
+def walk_images(root: Path, found: ImageFiles, leave_out: Path | None = None) -> Iterator[Path]:
+    """The images under `root`, to any depth, as they are come upon; what else is there goes to `found`. Hidden files
+    and folders, and what is under `leave_out`, are not looked at.
+
+    They come by name, but what links lead to comes last, and a folder of more than `PIECE` names is read in pieces.
+    A folder is looked into once, by its own path if it is under `root`, else by the first link. Raises DataError where
+    `root` cannot be read.
+    """
+    seen = set()
+    if leave_out and leave_out.exists() and not leave_out.samefile(root):
+        seen.add(_identity(leave_out))
+
+    def entries_of(folder: Path) -> Iterator[os.DirEntry[str]]:
+        try:
+            if (identity := _identity(folder)) not in seen:
+                seen.add(identity)
+                yield from visible(folder)
+        except OSError as error:
+            if folder == root:
+                raise DataError(f"cannot read folder {root}: {reason(error)}") from None
+            found.leave_out(f"{folder}: cannot read this folder: {reason(error)}")
+
+    waiting = deque([root])  # folders that are looked into when all before them is done
+    while waiting:
+        open_folders = [entries_of(waiting.popleft())]
+        while open_folders:
+            if (entry := next(open_folders[-1], None)) is None:
+                open_folders.pop()
+            elif not entry.is_dir():
+                if is_to_read(entry, found):
+                    yield Path(entry.path)
+            elif entry.is_symlink():
+                waiting.append(Path(entry.path))
+            else:
+                open_folders.append(entries_of(Path(entry.path)))
+
+
+def visible(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder and not hidden, by name, in pieces."""
     with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        shown = (entry for entry in entries if not entry.name.startswith("."))
+        while piece := sorted(islice(shown, PIECE), key=lambda entry: entry.name):
+            yield from piece
 
 
-def add_file(entry: os.DirEntry[str], found: ImageFiles) -> None:
-    """Adds what is no folder, an image or not."""
+def is_to_read(entry: os.DirEntry[str], found: ImageFiles) -> bool:
+    """Whether what is no folder is an image; if not, `found` tells of it."""
     path = Path(entry.path)
     problem = None if entry.is_file() else why_not_read(path)
-    if is_image(path.name) and not problem:
-        found.images.append(path)
-    elif problem or seems_image(path):
-        found.left_out.append(f"{path}: {problem or 'images of this type are not read here'}")
+    if is_image(entry.name) and not problem:
+        return True
+    if problem or seems_image(path):
+        found.leave_out(f"{path}: {problem or 'images of this type are not read here'}")
     else:
         found.others[path.suffix.lower()] += 1
+    return False
 
 
 def why_not_read(path: Path) -> str | None:

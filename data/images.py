@@ -4,9 +4,10 @@ import functools
 import zlib
 from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from data.errors import DataError, reason
 from data.files import write_atomically
@@ -16,6 +17,11 @@ RESAMPLE = {  # all antialiased; area is the mean over the pixels that a new one
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # that are written
+LARGEST_JPEG_EXIF = 65_500  # bytes
+TAG = ExifTags.Base
+LASTING_TAGS = (TAG.ImageDescription, TAG.Make, TAG.Model, TAG.Software, TAG.DateTime, TAG.Artist, TAG.Copyright)
+PASSING_TAGS = (TAG.ColorSpace, TAG.ExifImageWidth, TAG.ExifImageHeight, TAG.ExifInteroperabilityOffset)
 NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow knows by name and cannot read by itself
 GREY = ("1", "L", "LA", "RGB")  # modes of an image that a profile of grey may be of; RGB where alpha was taken off
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
@@ -52,17 +58,49 @@ def read_rgb(source: str | Path | bytes, name: str | None = None) -> Image.Image
 
 def read_rgba(source: str | Path | bytes, name: str | None = None) -> tuple[Image.Image, Image.Image | None]:
     """Like `read_rgb`, with the colour as stored and the transparency apart: (RGB image, "L" image or None)."""
+    picture = read_picture(source, name)
+    return picture.rgb, picture.alpha
+
+
+class Picture(NamedTuple):
+    """What an image file holds."""
+
+    rgb: Image.Image  # upright, 8 bits, sRGB
+    alpha: Image.Image | None  # "L"
+    exif: bytes  # what is true of a copy as well: camera, time, place, author, ...; or nothing
+    is_tagged: bool  # whether a profile said what its colours mean
+
+
+def read_picture(source: str | Path | bytes, name: str | None = None) -> Picture:
+    """Like `read_rgba`, with what else the file tells."""
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.load()
             if image.format == "PNG":
                 _check_png(source if isinstance(source, bytes) else Path(source).read_bytes())
             _refuse_misread(image)
-            return _colour_and_alpha(ImageOps.exif_transpose(image))
+            rgb, alpha = _colour_and_alpha(ImageOps.exif_transpose(image))
+            return Picture(rgb, alpha, _lasting_exif(image), bool(image.info.get("icc_profile")))
     except Exception as error:  # Pillow's decoders raise whatever their parsers stumble over
         cause = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
         label = name or ("(bytes)" if isinstance(source, bytes) else source)
         raise DataError(f"cannot read image {label}: {cause}") from None
+
+
+def _lasting_exif(image: Image.Image) -> bytes:
+    """Of the EXIF of an image, what does not describe the file or its pixels; nothing where it is damaged."""
+    try:
+        exif, kept = image.getexif(), Image.Exif()
+        kept.update({tag: exif[tag] for tag in LASTING_TAGS if tag in exif})
+        is_empty = not kept
+        for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            values = {tag: value for tag, value in exif.get_ifd(ifd).items() if tag not in PASSING_TAGS}
+            if values:
+                kept.get_ifd(ifd).update(values)
+                is_empty = False
+        return b"" if is_empty else kept.tobytes()
+    except Exception:  # as above
+        return b""
 
 
 def _colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -167,11 +205,46 @@ def resize(image: Image.Image, size: tuple[int, int], resample: str = "bicubic")
 
 def encode_png(image: Image.Image) -> bytes:
     """The bytes of a PNG file."""
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(image, ".png")
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:
     """Writes a PNG that is there whole or not at all."""
     write_atomically(path, encode_png(image))
+
+
+def encode(
+    image: Image.Image,  # sRGB
+    extension: str,  # of FORMATS
+    quality: int = 95,  # 1 to 100, of JPEG and WebP
+    exif: bytes = b"",
+    is_tagged: bool = False,  # with a profile, which says that it is sRGB
+) -> bytes:
+    """The bytes of an image file. JPEG has no transparency: there the image lies on white. Raises ValueError or OSError
+    where the format cannot hold it, as WebP more than 16,383 pixels of a side."""
+    options: dict[str, Any] = {"icc_profile": srgb_profile()} if is_tagged else {}
+    if exif and (FORMATS[extension] != "JPEG" or len(exif) <= LARGEST_JPEG_EXIF):
+        options["exif"] = exif
+    if extension != ".png":
+        options["quality"] = quality
+    if FORMATS[extension] == "JPEG":
+        image = on_white(image)
+        options["subsampling"] = 0 if quality >= 90 else 2
+    buffer = BytesIO()
+    image.save(buffer, FORMATS[extension], **options)
+    return buffer.getvalue()
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An image without transparency."""
+    if image.mode != "RGBA":
+        return image
+    return Image.composite(image.convert("RGB"), Image.new("RGB", image.size, "white"), image.getchannel("A"))
+
+
+@functools.cache
+def srgb_profile() -> bytes:
+    """The ICC profile of sRGB; the same bytes each time, which takes away the time of its making."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[24:36] = bytes(12)
+    return bytes(profile)

@@ -16,7 +16,7 @@ import lmdb
 from PIL import Image
 
 from data.errors import DataError, reason
-from data.image_files import ImageFiles, add_file, first_of_each_name, visible
+from data.image_files import ImageFiles, first_of_each_name, is_to_read, visible
 from data.images import read_rgb
 
 PREPARE_AGAIN = "run prepare_data.py again to complete them"
@@ -159,9 +159,9 @@ def list_images(folder: Path) -> dict[str, str]:
     """
     found = ImageFiles()
     try:
-        for entry in visible(folder):
-            if not entry.is_dir():
-                add_file(entry, found)
+        for entry in sorted(visible(folder), key=lambda entry: entry.name):
+            if not entry.is_dir() and is_to_read(entry, found):
+                found.images.append(Path(entry.path))
     except OSError as error:
         raise DataError(f"cannot read folder {folder}: {reason(error)}") from None
     images = {stem: os.fspath(path) for stem, path in first_of_each_name(found.images, found.left_out)}

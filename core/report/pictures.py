@@ -1,9 +1,10 @@
 """Pictures side by side, and numbers as a picture."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 GAP = 4  # pixels between pictures
 HEADER = 16  # pixels of a line of labels
@@ -28,6 +29,30 @@ def comparison(rows: Iterable[Sequence[Image.Image]]) -> Image.Image:
     """Rows of (LR, bicubic, SR, HR) as one labelled picture; LR images are magnified so that their pixels show."""
     shown = [(lr.resize(hr.size, Image.Resampling.NEAREST), bicubic, sr, hr) for lr, bicubic, sr, hr in rows]
     return grid(shown, labels=("LR", "bicubic", "SR", "HR"))
+
+
+def labelled(images: Sequence[Image.Image], labels: Sequence[str]) -> Image.Image:
+    """RGB images in a row, each under its label, which is as large as suits them and is never cut."""
+    font = font_of(min(max(min(image.height for image in images) // 20, 10), 40))
+    boxes = [font.getbbox(label) for label in labels]
+    widths = [max(image.width, math.ceil(box[2])) for image, box in zip(images, boxes, strict=True)]
+    top = math.ceil(max(box[3] for box in boxes)) + 2 * GAP
+    size = sum(widths) + GAP * (len(images) - 1), top + max(image.height for image in images)
+    canvas, x = Image.new("RGB", size, "white"), 0
+    draw = ImageDraw.Draw(canvas)
+    for image, label, width in zip(images, labels, widths, strict=True):
+        draw.text((x, GAP), label, fill="black", font=font)
+        canvas.paste(image, (x, top))
+        x += width + GAP
+    return canvas
+
+
+def font_of(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Pillow's own font, of this height in pixels where Pillow can scale it."""
+    try:
+        return ImageFont.load_default(size)
+    except ImportError:  # without FreeType
+        return ImageFont.load_default()
 
 
 def heat_map(matrix: np.ndarray) -> Image.Image:

@@ -1,0 +1,54 @@
+"""What infer.py does once its flags are read."""
+
+import datetime
+from argparse import Namespace
+from itertools import islice
+
+from core import inference
+from core.command_line import sample_flags
+from core.device import compute_deterministically
+from core.file_progress import FileProgress
+from core.input_files import InputFiles, LeftOut, check_some_writable, size_of
+from core.network_choice import Networks
+from core.output_files import Output
+from core.processes import Processes
+
+PATIENCE = datetime.timedelta(days=7)  # of a process that is done, for one that still works
+
+
+def infer_files(arguments: Namespace) -> int:
+    """Super-resolves the files of the command line, shared out over the processes of torchrun -> the exit code."""
+    if arguments.deterministic:
+        compute_deterministically()
+    scales = arguments.scale or ()
+    naming = arguments.ext, arguments.quality, arguments.suffix, scales, arguments.compare
+    output = Output.of(arguments.output, arguments.input, *naming)
+    files = InputFiles(arguments.input, output)
+    first = files.first()
+    if not arguments.skip_existing or len(output.files(first.target)) > 1:
+        files.protect()
+
+    processes = Processes.from_environment(arguments.device, PATIENCE)
+    networks = Networks(arguments.checkpoint, processes.device, sample_flags(arguments), arguments.preset)
+    networks.of(size_of(first.source))  # before anything is written, as what is wrong with flags is found here
+    check_some_writable(job.target for job in files.jobs(LeftOut()))
+
+    total, results = files.count(), len(output.scales) or 1  # of each image
+    share = len(range(processes.rank, total, processes.world))
+    progress = FileProgress(share * results, processes.rank if processes.world > 1 else None)
+    found = LeftOut(told=processes.is_main)
+    jobs = islice(files.jobs(found), processes.rank, None, processes.world)
+    wanted = inference.Wanted(max(scales, default=None), arguments.size)
+    work = networks, output, wanted, arguments.batch_size, progress, arguments.skip_existing
+    failed = inference.super_resolve_files(jobs, *work)
+    progress.bar.close()
+
+    tallies = processes.gather((progress.done, progress.skipped, failed))
+    done, skipped, failed = map(sum, zip(*tallies, strict=True))
+    if processes.is_main:
+        there = f"; {skipped} there already" if skipped else ""
+        told = f"; {found.number} left out" if found.number else ""
+        written = f"{done} of {done + skipped + failed} images written to {arguments.output}"
+        print(f"{written}{there}{told}{found.describe_others()}")
+    processes.close()
+    return 1 if failed or found.number else 0

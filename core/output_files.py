@@ -1,0 +1,109 @@
+"""The files of results: what they are called, and how they are written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from core.errors import UserError
+from data import DataError
+from data.errors import reason
+from data.files import write_atomically
+from data.images import FORMATS, encode
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go, what they are called, and what is written of each."""
+
+    folder: Path
+    name: str | None = None  # of the only result; None: the name of its source, with `suffix`
+    suffix: str = ""
+    extension: str = ".png"
+    quality: int = 95  # of JPEG and WebP
+    scales: tuple[float, ...] = ()  # of a sweep, where they are two or more: a result for each, and a strip of them
+    compared: bool = False  # a sheet beside each result: bicubic | result
+
+    @classmethod
+    def of(
+        cls,
+        path: str | Path,  # a folder, or where its name ends as that of an image does, the file of the only result
+        inputs: Sequence[str | Path],
+        extension: str | None = None,  # as "png"
+        quality: int | None = None,
+        suffix: str = "",
+        scales: Sequence[float] = (),
+        compared: bool = False,
+    ) -> "Output":
+        """Raises UserError where these do not go together."""
+        path = Path(path)
+        is_file = path.is_file() or (path.suffix.lower() in FORMATS and not path.is_dir())
+        sweep = tuple(dict.fromkeys(scales)) if len(scales) > 1 else ()
+        if is_file:
+            refuse_file(path, inputs, extension, suffix, sweep)
+        told = path.suffix.lower() if is_file else f".{extension or 'png'}"
+        if quality is not None and FORMATS[told] == "PNG":
+            raise UserError(f"--quality {quality}: PNG loses nothing; give --ext jpg or --ext webp with it")
+        if "/" in suffix or "\0" in suffix:
+            raise UserError(f"--suffix {suffix!r}: cannot be part of a file name")
+        folder, name = (path.parent, path.name) if is_file else (path, None)
+        return cls(folder, name, suffix, told, quality or 95, sweep, compared)
+
+    def target(self, name: Path) -> Path:
+        """The file of the result for an input that has this path inside the output."""
+        return self.folder / (self.name or name.with_name(f"{name.stem}{self.suffix}{self.extension}"))
+
+    def result(self, target: Path, scale: float | None) -> Path:
+        """The file of one result of a sweep."""
+        return beside(target, f"_x{scale:g}", self.extension) if self.scales else target
+
+    def strip(self, target: Path) -> Path:
+        """The picture of a whole sweep."""
+        return beside(target, "_sweep", ".png")
+
+    def sheet(self, result: Path) -> Path:
+        """The picture of a result beside bicubic enlargement."""
+        return beside(result, "_compare", ".png")
+
+    def files(self, target: Path) -> list[Path]:
+        """All that is written for one input."""
+        results = [self.result(target, scale) for scale in self.scales or (None,)]
+        sheets = [self.sheet(result) for result in results] if self.compared else []
+        return [*results, *sheets, *([self.strip(target)] if self.scales else [])]
+
+    def is_there(self) -> bool:
+        """Whether anything is where results go."""
+        return self.folder.is_dir() and any(self.folder.iterdir())
+
+    def is_earlier_result(self, root: Path, file: Path) -> bool:
+        """Whether a file is a result by its suffix, where results go into the input folder itself."""
+        is_inside = bool(self.suffix) and self.folder.is_dir() and self.folder.samefile(root)
+        return is_inside and file.stem.endswith(self.suffix) and file.suffix == self.extension
+
+    def write(self, image: Image.Image, file: Path, exif: bytes, is_tagged: bool) -> None:
+        """Writes a result, whole or not at all. Raises DataError."""
+        try:
+            content = encode(image, file.suffix.lower(), self.quality, exif, is_tagged)
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot write {file}: {reason(error)}") from None
+        write_atomically(file, content)
+
+
+def refuse_file(
+    path: Path, inputs: Sequence[str | Path], extension: str | None, suffix: str, sweep: Sequence[float]
+) -> None:
+    """Raises UserError where a file cannot be the output."""
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"--output {path}: is a file; give a folder, or a name that ends in {', '.join(FORMATS)}")
+    if len(inputs) > 1 or Path(inputs[0]).is_dir():
+        raise UserError(f"--output {path}: is a file, for one input that is a file too; give a folder")
+    if extension and FORMATS[f".{extension}"] != FORMATS[path.suffix.lower()]:
+        raise UserError(f"--output {path}: --ext {extension} says otherwise; leave one of them out")
+    if suffix or sweep:
+        raise UserError(f"--output {path}: is one file; with --suffix or several scales, give a folder")
+
+
+def beside(file: Path, addition: str, extension: str) -> Path:
+    """A file in the same folder, its name with an addition."""
+    return file.with_name(f"{file.stem}{addition}{extension}")
