@@ -29,7 +29,7 @@ def exact_float32():
         switch.allow_tf32 = value
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def golden():
     """The folder of tensors recorded from the published code."""
     return GOLDEN

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -87,9 +88,9 @@ def little_memory(monkeypatch):
     return make
 
 
-@pytest.fixture
-def published(golden, tmp_path):
-    """A published checkpoint of the small recorded network: PREFIX, its state dict and its Adam moments by key."""
+@pytest.fixture(scope="session")
+def published_files(golden, tmp_path_factory):
+    """The folder, state dict and Adam moments of what `published` copies."""
     recorded = json.loads((golden / "network_tiny.json").read_text())
     tensors = load_file(golden / "network_tiny.safetensors")
     state = {}
@@ -108,7 +109,15 @@ def published(golden, tmp_path):
     }
     groups = [{"lr": 1e-4, "params": list(range(len(order)))}]
     training = {"epoch": 2, "iter": 7, "scheduler": None, "optimizer": {"state": moments, "param_groups": groups}}
-    prefix = tmp_path / "I7_E2"
-    torch.save(state, f"{prefix}_gen.pth")
-    torch.save(training, f"{prefix}_opt.pth")
-    return prefix, state, {order[number]: state for number, state in moments.items()}
+    folder = tmp_path_factory.mktemp("published")
+    torch.save(state, folder / "I7_E2_gen.pth")
+    torch.save(training, folder / "I7_E2_opt.pth")
+    return folder, state, {order[number]: moment for number, moment in moments.items()}
+
+
+@pytest.fixture
+def published(published_files, tmp_path):
+    """A published checkpoint of the small recorded network: PREFIX, its state dict and its Adam moments by key."""
+    folder, state, moments = published_files
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "I7_E2", dict(state), moments

@@ -684,6 +684,7 @@ def test_a_user_error_of_a_program_is_one_line_and_exit_code_2(small):
     assert result.stderr == "error: --set density=7: sparse.density is 7, but must be a number in (0, 1]\n"
 
 
+@pytest.mark.slow
 def test_nobody_reads_on(small):
     """As after `| head`: a program ends without a word."""
     command = [sys.executable, "-m", "core.config", str(small)]

@@ -175,7 +175,9 @@ def test_where_nothing_good_was_saved(config):
 
 
 @pytest.mark.parametrize("kind", ["gen", "opt"])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(
+    "value", [torch.nan, *(pytest.param(value, marks=pytest.mark.slow) for value in (torch.inf, -torch.inf))]
+)
 def test_files_with_values_that_are_not_finite_are_refused(config, kind, value):
     """...by name of the tensor; and none is written."""
     config["train"]["n_iter"] = 2

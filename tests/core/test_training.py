@@ -251,7 +251,9 @@ def test_a_finished_run_has_nothing_to_do(config):
     assert all(torch.equal(tensor, saved[key]) for key, tensor in files(checkpoint(config, "done", "I8_E4")).items())
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize(
+    "optimizer", ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "sgd"))]
+)
 def test_masks_hold_after_every_step(config, optimizer, monkeypatch):
     config["train"]["optimizer"]["type"] = optimizer
     step, seen = Trainer.train_step, []

@@ -24,7 +24,7 @@ from core.validation import CHAINS, COMPARED
 from core.validation import validate_all as validate_with
 from data import DataError
 
-LOG = logging.getLogger("smfdm.test")
+LOG = logging.getLogger("test.validation")  # no child of the project's, which `start_logging` silences
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 

@@ -177,7 +177,7 @@ def test_truncated_files_are_unreadable(tmp_path, picture, suffix):
 def test_a_byte_of_a_png_that_is_not_what_was_written(tmp_path, picture):
     """Wherever it is, in the pixels, in their checksum or behind them."""
     whole = encode_png(picture(24, 24))
-    for at in range(8, len(whole)):
+    for at in (*range(8, 100), *range(100, len(whole) - 12, 50), *range(len(whole) - 12, len(whole))):
         (tmp_path / "a.png").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         assert_unreadable(tmp_path / "a.png", "cannot read image")
 

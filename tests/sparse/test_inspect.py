@@ -48,18 +48,18 @@ def network():
     return tensors, masks
 
 
-def test_packed_file(network, tmp_path):
+def test_packed_file(network, tmp_path, capsys):
     save_file(pack(*network), path := tmp_path / "network.safetensors")
-    result = inspect(path)
-    assert result.returncode == 0, result.stderr
-    rows = rows_of(result.stdout)
+    code, output, errors = inspect_here(path, capsys)
+    assert code == 0, errors
+    rows = rows_of(output)
     packed_bytes = 288 // 8 + 72 * 4 + 4 * 8
     assert rows["body.weight"] == ["8×4×3×3", "72", "288", "0.2500", str(packed_bytes)]
     assert rows["head.weight"] == ["4×10", "40", "40", "1.0000", "160"]
     assert rows["masked (1)"] == ["72", "288", "0.2500", str(packed_bytes)]
     assert rows["total (2)"] == ["112", "328", "0.3415", str(packed_bytes + 160)]
-    assert "norm" not in result.stdout and "bias" not in result.stdout
-    assert f"{path.stat().st_size:,} bytes" in result.stdout
+    assert "norm" not in output and "bias" not in output
+    assert f"{path.stat().st_size:,} bytes" in output
 
 
 def test_dense_file(network, tmp_path, capsys):
@@ -118,6 +118,7 @@ def damaged_files(folder, network):
     yield "missing.safetensors", "there is no such file"
 
 
+@pytest.mark.slow
 def test_nobody_reads_on(network, tmp_path):
     """As after `| head`."""
     save_file(pack(*network), tmp_path / "packed.safetensors")

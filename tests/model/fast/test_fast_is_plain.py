@@ -78,8 +78,17 @@ def test_backward(pair, size, steps, device):
 
 
 @devices
-@pytest.mark.parametrize("size", [(32, 32), (27, 27)], ids=str)
-@pytest.mark.parametrize("options", [{}, {"decode": "ends"}, {"decode_batch": 3}, {"consistency": 1}], ids=str)
+@pytest.mark.parametrize("size", [pytest.param((32, 32), marks=pytest.mark.slow), (27, 27)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"decode": "ends"},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"decode_batch": 3}, marks=pytest.mark.slow),
+        pytest.param({"consistency": 1}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_chain_whose_groups_have_many_lengths(pair, size, options, device):
     """Key steps of `auto`, of a network whose encoder's state changes faster and faster."""
     time = torch.linspace(0, 1, 40) ** 3
