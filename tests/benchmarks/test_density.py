@@ -182,7 +182,11 @@ def test_images_may_lie_elsewhere(first, tmp_path):
         (["-c", "nowhere.yaml"], "nowhere.yaml"),
         (["--merge", "nowhere.json"], "nowhere.json"),
         (["--merge", "pyproject.toml"], "not a report of benchmarks/density.py"),
-        (["--small", "--variants", "static", "--steps", "2", "--set", "lr=1e30"], "no variant could be measured: the"),
+        pytest.param(
+            ["--small", "--variants", "static", "--steps", "2", "--set", "lr=1e30"],
+            "no variant could be measured: the",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_bad_input_is_one_line(main, capsys, arguments, told):

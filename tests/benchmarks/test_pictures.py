@@ -45,6 +45,7 @@ def test_names_hide_neither_each_other_nor_points():
     assert all(axes.bbox.contains(*corner) for box in boxes for corner in box.get_points())
 
 
+@pytest.mark.slow
 def test_names_without_room_are_left_out():
     _, axes = pictures.new_picture(2, 2)
     points = [(1 + n / 1e4, 1 + n / 1e4, f"a long name, {n}") for n in range(25)]

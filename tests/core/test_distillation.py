@@ -137,6 +137,7 @@ def test_sizes_are_drawn(config, teacher, step):
     assert len(set(sides)) > 1 and set(sides) <= ({9, 16, 24} if step == 8 else set(range(9, 25)))
 
 
+@pytest.mark.slow
 def test_the_masker_may_update_while_it_distils(config, teacher):
     config["sparse"] = {"density": 0.3, "prune_rate": 0.5, "update_every": 1, "update_until": 1.0}
     trainer = distil(config, "moving", teacher)

@@ -90,6 +90,7 @@ def test_continuing_is_exact(config):
     assert not [key for key in whole if not torch.equal(whole[key], continued[key])]
 
 
+@pytest.mark.slow
 def test_stages_are_one_run(config):
     """A stage that ends after four of eight steps, and the next from its checkpoint, are the eight steps in one: the
     learning rate and the updates of the masks follow n_iter."""
@@ -183,6 +184,7 @@ def test_a_network_file_alone_begins_at_step_0_with_its_masks(staged):
     assert updates_of(staged, "third") == pytest.approx({step: linear(step / 4) for step in (1, 2, 3, 4)})
 
 
+@pytest.mark.slow
 def test_earlier_checkpoints_tell_their_start_by_the_steps_counted(staged):
     """Their masker counted its own steps: two of six, after four that were dense."""
     fit(staged | {"sparse": {"enabled": False}}, "dense")
@@ -475,6 +477,7 @@ def test_bad_input_is_one_line(config, tmp_path, pytestconfig, arguments, told):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_accumulating_is_a_larger_batch(config):
     """Two batches of one image are one batch of two."""
     config["model"]["unet"]["dropout"] = 0.0

@@ -91,6 +91,7 @@ def test_no_tensor_counts_for_more_because_it_is_larger():
     assert torch.equal(relative_distance(0 * x), torch.zeros(4, 4, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_a_short_schedule_is_measured_at_each_of_its_timesteps(tiny, lr_image):
     change = encoder_change(tiny.network, lr_image[:1], (16, 16), steps=100)
     assert change.timesteps == tuple(reversed(range(40)))
