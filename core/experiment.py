@@ -40,8 +40,9 @@ def open_folders(config: Config) -> None:
         keys += ["results", "results_sr", "results_hr", "results_lr", "process"]
     for key in keys:
         make_writable(folder(key))
-    if (folder("results") / "metrics.json").is_dir():
-        raise UserError(f"cannot write {folder('results') / 'metrics.json'}: it is a folder")
+    for file in (folder("results") / name for name in ("metrics.json", "report.html")):
+        if file.is_dir():
+            raise UserError(f"cannot write {file}: it is a folder")
     if config.phase != "val":
         remove_unfinished(folder("checkpoint"))
 

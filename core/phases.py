@@ -22,7 +22,7 @@ from core.log import start_logging
 from core.processes import Processes
 from core.sampling import Sampling
 from core.training import Trainer
-from core.validation import validate_all
+from core.validation import validate_all, write_pages
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ def validate(config: Config, processes: Processes, log: Logger, resume: str | No
     loaded = load_checkpoint(checkpoint, processes.device, config)
     sampling = Sampling.of(config.sample, loaded.network.schedule, loaded.encoder_change)
     validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)
+    processes.on_main(lambda: write_pages(config, log))
 
 
 def found(processes: Processes, find: Callable[[Config, str | None], T], config: Config, resume: str | None) -> T:

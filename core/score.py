@@ -3,6 +3,7 @@
 python -m core.score SR/ HR/                                what needs no other network
 python -m core.score SR/ HR/ --lr LR/ --crop 4 --y          as papers on ×4 super-resolution do
 python -m core.score SR/ HR/ --lpips-weights alexnet-owt-7be5be79.pth --json scores.json
+python -m core.score SR/ HR/ --lr LR/ --report              with report.html: every image beside the truth
 
 SR/, HR/ and LR/ are folders, or single images. Images belong together whose names do, without endings: 0801.png with
 0801x4.png, 0801_out.jpg and 0801x4_SwinIR.png; 0_12_hr.png with 0_12_sr.png. Each needs its counterpart, of its size.
@@ -14,6 +15,7 @@ Exit code: 0; or 2, one line says why, and nothing was measured.
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from core.command_line import Parser
 from core.errors import one_line_errors
@@ -39,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.json:
         write_json(folders | report, arguments.json)
         print(f"written to {arguments.json}")
+    if arguments.report:
+        from core.report.page import write_page
+        from core.report.runs import Run
+
+        write_page([Run.of(Path(arguments.sr).name or arguments.sr, folders | report)], arguments.report)
+        print(f"written to {arguments.report}")
 
 
 def parser() -> Parser:
@@ -52,6 +60,13 @@ def parser() -> Parser:
     add("--crop", type=pixels, default=0, metavar="N", help="PSNR and SSIM leave out N pixels along each border")
     add("--y", action="store_true", help="tell PSNR and SSIM of the luminance Y too, and which images are worst by it")
     add("--json", metavar="FILE", help="write everything, with the numbers of each image, as JSON")
+    add(
+        "--report",
+        nargs="?",
+        const="report.html",
+        metavar="FILE",
+        help="write a page that shows every image beside the truth (report.html)",
+    )
     add(
         "--lpips-weights",
         metavar="FILE",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,8 @@ def score(pairs: Sequence[Pair], perceptual: Perceptual, border: int = 0) -> dic
             if name in mean
         },
         "versions": versions(("numpy", "pillow", "scikit-image")),
-        "per_image": [
-            {"name": pair.name, "hr": str(pair.hr)} | entry for pair, entry in zip(pairs, entries, strict=True)
-        ],
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "per_image": [{"name": pair.name, **files(pair), **entry} for pair, entry in zip(pairs, entries, strict=True)],
     }
 
 
@@ -64,6 +64,11 @@ def read(pair: Pair, border: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | 
     if lr is not None and (lr.shape[0] >= hr.shape[0] or lr.shape[1] >= hr.shape[1]):
         raise UserError(f"{pair.lr} has {size(lr)} pixels, no less than {pair.hr}: give the images before enlargement")
     return sr, hr, lr
+
+
+def files(pair: Pair) -> dict[str, str]:
+    """Where the images of a pair are."""
+    return {key: str(path) for key, path in (("sr", pair.sr), ("hr", pair.hr), ("lr", pair.lr)) if path}
 
 
 def size(image: np.ndarray) -> str:

@@ -1,8 +1,10 @@
 """Validation: every image of a set is super-resolved, measured beside bicubic upsampling, saved and reported."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +27,9 @@ from core.metrics import measure as measure_image
 from core.perceptual import Inception, Lpips, distances, load_perceptual
 from core.processes import Processes
 from core.report.json_files import write_json
+from core.report.page import write_page
 from core.report.pictures import comparison, grid
+from core.report.runs import read_runs
 from core.report.tables import validation_table
 from core.sampling import Callback, Sampling, super_resolve
 from data import SRDataset
@@ -154,7 +158,7 @@ def validate(
         raise Interrupted
     results = sorted(chain(*shards), key=lambda result: result.entry["index"])
     report = describe_run(network, config, sampling, key, processes, step, density, checkpoint)
-    report |= summary(results, perceptual.missing)
+    report |= {"files": relative_folders(folders), **summary(results, perceptual.missing)}
     return publish(report, results, folders, log) if processes.is_main else report
 
 
@@ -168,6 +172,14 @@ def or_problem(work: Callable[[], T]) -> T | str:
         return str(error)
 
 
+def write_pages(config: Config, log: logging.Logger) -> None:
+    """The pages of the reports that `validate_all` wrote, `report.html` beside each. Raises DataError."""
+    for key in config.datasets.validation:
+        folder = output_folders(config, key)["results"]
+        write_page(read_runs([folder]), folder / "report.html")
+        log.info(f"to look at: {folder / 'report.html'}")
+
+
 def output_folders(config: Config, key: str) -> dict[str, Path]:
     """{"results", "results_sr", ...: folder} of one validation set, made where they are missing."""
     folder, subfolder = experiment_folder(config), "" if key == "val" else key
@@ -176,6 +188,13 @@ def output_folders(config: Config, key: str) -> dict[str, Path]:
     for path in folders.values():
         path.mkdir(parents=True, exist_ok=True)
     return folders
+
+
+def relative_folders(folders: dict[str, Path]) -> dict[str, str]:
+    """{"sr", "hr", "lr", "process": its folder, as seen from that of the report}, so that all may be moved together."""
+    results = folders["results"]
+    kinds = {key.removeprefix("results_"): path for key, path in folders.items() if key != "results"}
+    return {kind: os.path.relpath(path, results) for kind, path in kinds.items()}
 
 
 def batches(shard: range, batch_size: int, name: str, processes: Processes, log: logging.Logger) -> Iterator[range]:
@@ -227,13 +246,26 @@ def record_chain(sampling: Sampling, wanted: bool) -> tuple[list[Tensor], Callba
     """(stages, callback): the callback adds ŷ_0 (B,3,H,W) to the stages, at even distances up to the last step; None
     where that is not wanted."""
     stages: list[Tensor] = []
-    orders = {sampling.executed.steps * (n + 1) // STAGES - 1 for n in range(STAGES)}
+    orders = shown_orders(sampling.executed.steps)
 
     def callback(order: int, timestep: int, x: Tensor, x0: Tensor) -> None:
         if order in orders:
             stages.append(x0)
 
     return stages, callback if wanted else None
+
+
+def shown_orders(steps: int) -> list[int]:
+    """The orders of the steps whose estimates are shown, the last among them."""
+    return sorted({steps * (n + 1) // STAGES - 1 for n in range(STAGES)} - {-1})
+
+
+def describe_chain(sampling: Sampling) -> dict[str, Any]:
+    """The steps of a chain, those that run the encoder, and those shown in a process grid: orders, and timesteps."""
+    plan = sampling.executed
+    shown = shown_orders(plan.steps)
+    timesteps = [plan.timesteps[order] for order in shown]
+    return {"steps": plan.steps, "key_steps": list(plan.key_steps), "shown": shown, "timesteps": timesteps}
 
 
 def pictures_of(sample: Sample, sr: Tensor) -> Pictures:
@@ -312,10 +344,13 @@ def describe_run(
         "dataset": {"key": key, **{name: images[name] for name in told if name in images}},
         "sampling": sampling.describe(),
         "key_steps": str(sampling.executed),
+        "chain": describe_chain(sampling),
         "settings": {**sampling.settings, "batch_size": images["batch_size"]},
         "device": describe(processes.device),
         "processes": processes.world,
         "versions": versions(("numpy", "pillow", "scikit-image")),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "full_config": config.to_dict(),
     }
 
 

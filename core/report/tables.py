@@ -2,20 +2,46 @@
 
 import math
 from collections.abc import Container, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-ROWS = (  # a measurement, what it is called, how it is written, what it is
-    ("psnr", "PSNR, dB", "{:.2f}", "error of pixels, RGB; the higher the better"),
-    ("psnr_y", "PSNR of Y, dB", "{:.2f}", "the same of the luminance Y alone (BT.601, 16 to 235)"),
-    ("ssim", "SSIM", "{:.4f}", "likeness of structure, RGB; 1 is equal"),
-    ("ssim_y", "SSIM of Y", "{:.4f}", "the same of the luminance Y alone"),
-    ("sharpness", "sharpness, HR = 1", "{:.3f}", "mean gradient over HR's; below 1 blurred, above 1 sharper, or noisy"),
-    ("spectral_distance", "spectral distance, dB", "{:.2f}", "between the power spectra of SR and HR; 0 is alike"),
-    ("lr_mse", "LR consistency, MSE", "{:.2e}", "between SR, brought back to LR's size, and LR; 0 is consistent"),
-    ("lpips", "LPIPS", "{:.4f}", "distance of AlexNet's features (v0.1); the lower the better"),
-    ("fid", "FID", "{:.2f}", "between the sets, of Inception's features; lower is better, higher for few images"),
-    ("kid", "KID, × 1000", "{:.2f}", "the same, without bias: fit for few images; 0 is alike"),
-    ("seconds", "seconds per image", "{:.3f}", ""),
+
+class Measurement(NamedTuple):
+    """A row of a table."""
+
+    key: str
+    name: str
+    form: str  # how its values are written
+    meaning: str
+    better: str = "lower"  # "lower", "higher", or "near 1"
+
+
+ROWS = (
+    Measurement("psnr", "PSNR, dB", "{:.2f}", "error of pixels, RGB; the higher the better", "higher"),
+    Measurement("psnr_y", "PSNR of Y, dB", "{:.2f}", "the same of the luminance Y alone (BT.601, 16 to 235)", "higher"),
+    Measurement("ssim", "SSIM", "{:.4f}", "likeness of structure, RGB; 1 is equal", "higher"),
+    Measurement("ssim_y", "SSIM of Y", "{:.4f}", "the same of the luminance Y alone", "higher"),
+    Measurement(
+        "sharpness",
+        "sharpness, HR = 1",
+        "{:.3f}",
+        "mean gradient over HR's; below 1 blurred, above 1 sharper, or noisy",
+        "near 1",
+    ),
+    Measurement(
+        "spectral_distance", "spectral distance, dB", "{:.2f}", "between the power spectra of SR and HR; 0 is alike"
+    ),
+    Measurement(
+        "lr_mse",
+        "LR consistency, MSE",
+        "{:.2e}",
+        "between SR, brought back to LR's size, and LR; 0 is consistent",
+    ),
+    Measurement("lpips", "LPIPS", "{:.4f}", "distance of AlexNet's features (v0.1); the lower the better"),
+    Measurement(
+        "fid", "FID", "{:.2f}", "between the sets, of Inception's features; lower is better, higher for few images"
+    ),
+    Measurement("kid", "KID, × 1000", "{:.2f}", "the same, without bias: fit for few images; 0 is alike"),
+    Measurement("seconds", "seconds per image", "{:.3f}", ""),
 )
 
 
@@ -33,7 +59,7 @@ def table(report: Mapping[str, Any], columns: Mapping[str, str], left_out: Conta
     """
     mean, missing = report["mean"] | report["of_sets"], report["missing"]
     rows = [("", *columns, "")]
-    for key, name, form, meaning in ROWS:
+    for key, name, form, meaning, _ in ROWS:
         if key in left_out or key not in mean | missing:
             continue
         cells = [
@@ -50,7 +76,7 @@ def table(report: Mapping[str, Any], columns: Mapping[str, str], left_out: Conta
 
 def form_of(measurement: str) -> str:
     """How a measurement is written."""
-    return next(form for key, _, form, _ in ROWS if key == measurement)
+    return next(row.form for row in ROWS if row.key == measurement)
 
 
 def cell(mean: float | None, deviation: float | None, form: str) -> str:

@@ -56,7 +56,7 @@ def test_numbers_are_those_of_the_files(folders, tmp_path, capsys):
         files = sr / f"{n}x4_out.png", hr / f"{n}.png"
         expected = measure(*map(pixels, files))
         assert {key: entry[key] for key in expected} == pytest.approx(expected)
-        assert set(entry) - set(expected) == {"name", "hr"} and entry["hr"] == str(files[1])
+        assert set(entry) - set(expected) == {"name", "sr", "hr"} and entry["hr"] == str(files[1])
     for key in ("psnr", "psnr_y", "ssim", "ssim_y", "sharpness", "spectral_distance"):
         values = [entry[key] for entry in report["per_image"]]
         assert report["mean"][key] == pytest.approx(np.mean(values))
@@ -81,7 +81,9 @@ def test_crop_lr_and_y(folders, tmp_path, capsys):
         image, truth, small = pixels(sr / entry["name"]), pixels(hr / f"{n}.png"), pixels(lr / f"{n}x4.png")
         inner = truth[4:-4, 4:-4], image[4:-4, 4:-4]
         assert entry["psnr"] == pytest.approx(peak_signal_noise_ratio(*inner, data_range=255))
-        assert {key: entry[key] for key in entry if key not in ("name", "hr")} == measure(image, truth, small, border=4)
+        assert {key: entry[key] for key in entry if key not in ("name", "sr", "hr", "lr")} == measure(
+            image, truth, small, border=4
+        )
     assert "lr_mse" not in report["missing"]
     told = capsys.readouterr().out
     assert "without 4 pixels along the border" in told and "PSNR of Y" in told and "worst by PSNR of Y:" in told

@@ -8,7 +8,10 @@ import pytest
 SLOW = {"torch", "matplotlib", "tensorboard", "scipy"}
 COMMANDS = [
     *(["sr.py"], ["infer.py"], ["data/prepare_data.py"], ["data/demo.py"]),
-    *(["-m", module] for module in ("core.config", "core.calibrate", "core.export", "core.score", "sparse.inspect")),
+    *(
+        ["-m", module]
+        for module in ("core.config", "core.calibrate", "core.export", "core.score", "core.report", "sparse.inspect")
+    ),
 ]
 
 
