@@ -89,6 +89,16 @@ def test_crop_lr_and_y(folders, tmp_path, capsys):
     assert "without 4 pixels along the border" in told and "PSNR of Y" in told and "worst by PSNR of Y:" in told
 
 
+def test_report_shows_the_images(folders, tmp_path, capsys):
+    sr, hr, lr = folders
+    score(sr, hr, "--lr", lr, "--report", tmp_path / "scores.html")
+    page = (tmp_path / "scores.html").read_text(encoding="utf-8")
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert [image["name"] for image in data["images"]] == [f"{n}x4_out.png" for n in (3, 2, 1, 0)]  # the worst first
+    assert all(image["layers"].keys() == {"lr", "hr", "bicubic", "sr0", "error0"} for image in data["images"])
+    assert f"written to {tmp_path / 'scores.html'}" in capsys.readouterr().out
+
+
 def test_what_validation_wrote_is_scored_alike(small_network, small_config, tmp_path):
     alone, log = Processes(0, 1, torch.device("cpu")), logging.getLogger("smfdm.test")
     sampling = Sampling.of(small_config.sample, small_network.schedule)

@@ -20,7 +20,7 @@ from core.metrics import sharpness, spectral_distance
 from core.perceptual import Perceptual
 from core.processes import Processes
 from core.sampling import Sampling
-from core.validation import CHAINS, COMPARED
+from core.validation import CHAINS, COMPARED, write_pages
 from core.validation import validate_all as validate_with
 from data import DataError
 
@@ -189,6 +189,28 @@ def test_missing_images_are_one_line(small_network, small_config):
     small_config = changed(small_config, {"datasets.val.dataroot": "not_here"})
     with pytest.raises(DataError, match="not_here"):
         validate_all(small_network, small_config, ALONE, 7, LOG)
+
+
+def test_page_of_each_set_shows_what_was_validated(small_network, small_config, results, caplog):
+    two = {**small_config.datasets["val"], "data_len": 2, "name": "a/b"}
+    small_config = changed(small_config, {"datasets.val_two": two, "path.results_sr": "elsewhere/sr"})
+    reports = validate_all(small_network, small_config, ALONE, 7, LOG)
+    with caplog.at_level(logging.INFO, LOG.name):
+        write_pages(small_config, LOG)
+    for key, folder in (("val", results), ("val_two", results / "val_two")):
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert str(folder / "report.html") in caplog.text
+        data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+        assert {image["name"] for image in data["images"]} == {entry["name"] for entry in reports[key]["per_image"]}
+        assert all(image["layers"].keys() == {"lr", "hr", "bicubic", "sr0", "error0"} for image in data["images"])
+        assert f"{reports[key]['mean']['psnr']:.2f}" in page and page.count('class="frame') == 4 * data_len(
+            reports[key]
+        )
+
+
+def shown_chains(report):
+    """Images with a chain."""
+    return min(report["images"], CHAINS)
 
 
 PROCESS = """
