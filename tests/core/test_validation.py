@@ -203,14 +203,8 @@ def test_page_of_each_set_shows_what_was_validated(small_network, small_config, 
         data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
         assert {image["name"] for image in data["images"]} == {entry["name"] for entry in reports[key]["per_image"]}
         assert all(image["layers"].keys() == {"lr", "hr", "bicubic", "sr0", "error0"} for image in data["images"])
-        assert f"{reports[key]['mean']['psnr']:.2f}" in page and page.count('class="frame') == 4 * data_len(
-            reports[key]
-        )
-
-
-def shown_chains(report):
-    """Images with a chain."""
-    return min(report["images"], CHAINS)
+        assert f"{reports[key]['mean']['psnr']:.2f}" in page
+        assert page.count('class="frame') == 4 * min(reports[key]["images"], CHAINS)  # of 4 steps each
 
 
 PROCESS = """
