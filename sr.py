@@ -4,30 +4,42 @@ python sr.py -p train -c config/faces_16_128.yaml                        train (
 python sr.py -p train -c config/faces_16_128.yaml -r auto                continue the experiment's latest checkpoint
 python sr.py -p distill -c config/faces_16_128_one_call.yaml -r TEACHER  teach a network to sample in one call
 python sr.py -p val -c config/faces_16_128.yaml -r PREFIX                validate a checkpoint
+python sr.py -p val -r faces --set datasets.val.dataroot=FOLDER          on images of yours, as its own config says
 """
 
 import argparse
 from typing import Any
 
 from core.command_line import Parser
-from core.config import load_config
-from core.errors import one_line_errors
+from core.config import Config, load_config
+from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
 
 
 @one_line_errors()
 def main() -> None:
     arguments = parse_arguments()
-    config = load_config(arguments.config, arguments.overrides, flags(arguments))
+    config = config_of(arguments)
     from core.phases import run_phase  # here, as torch takes a second to import, for which --help need not wait
 
     run_phase(config, arguments)
 
 
+def config_of(arguments: argparse.Namespace) -> Config:
+    """That of the file that is named, or else of the checkpoint to validate."""
+    if arguments.config:
+        return load_config(arguments.config, arguments.overrides, flags(arguments))
+    if arguments.phase != "val" or arguments.resume in (None, "auto"):
+        raise UserError("give a config with -c; only -p val -r CHECKPOINT does without, by that of the checkpoint")
+    from core.own_images import own_images_config  # imports torch
+
+    return own_images_config(arguments.resume, arguments.overrides, flags(arguments))
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("-c", "--config", required=True, help="YAML, or published JSON with // comments")
+    add("-c", "--config", help="YAML, or published JSON with // comments (-p val: default: that of the checkpoint)")
     phases = "train, distil, or validate (default: the config's phase)"
     add("-p", "--phase", choices=("train", "distill", "val"), help=phases)
     add("-r", "--resume", metavar="CHECKPOINT", help=f"auto: the experiment's latest; or {CHECKPOINT}")

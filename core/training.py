@@ -35,7 +35,7 @@ from core.processes import Processes
 from core.sampling import Sampling
 from core.sparse_stage import build_masker, masker_counters
 from core.stopping import Stop, stop_requested
-from core.validation import CannotValidate, validate_all
+from core.validation import CannotValidate, open_sets, validate_all
 from data import DataError, SRDataset, train_loader
 from data.mixture import Mixture
 from model import Network, build_network
@@ -60,8 +60,7 @@ class Trainer:
         self.options = config.train
         self.folder = experiment_folder(config)
         self.images = training_images(config)
-        for name, images in config.datasets.validation.items():
-            SRDataset(images, train=False, section=f"datasets.{name}")  # better an error now than in an hour
+        open_sets(config)  # better an error now than in an hour
         load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
         torch.manual_seed(self.options.seed)
         saved = self.load_state(resume) if resume else None

@@ -32,7 +32,7 @@ from core.report.pictures import comparison, grid
 from core.report.runs import read_runs
 from core.report.tables import validation_table
 from core.sampling import Callback, Sampling, super_resolve
-from data import SRDataset
+from data import DataError, SRDataset
 from data.images import resize, save_png
 from data.tensors import to_image
 from model import Network
@@ -94,8 +94,33 @@ def validate_all(
 
     Raises, on all processes, Interrupted where one was interrupted, and CannotValidate where one could not go on.
     """
+    opened = or_problem(lambda: open_sets(config))
+    for problem in processes.gather(opened if isinstance(opened, str) else None):
+        if problem:
+            raise CannotValidate(problem)
+    assert not isinstance(opened, str)
     rest = processes, step, log, density, checkpoint, interruptible
-    return {key: validate(network, config, sampling, key, *rest) for key in config.datasets.validation}
+    return {key: validate(network, config, sampling, key, dataset, *rest) for key, dataset in opened.items()}
+
+
+def open_sets(config: Config) -> dict[str, SRDataset]:
+    """{its key: each validation set}, of which the first image could be read.
+
+    Raises DataError, which names the key, and says how to leave out a set of which the folder is missing.
+    """
+    datasets: dict[str, SRDataset] = {}
+    sets = config.datasets.validation
+    for key, images in sets.items():
+        root = images.dataroot or images.hr_dataroot
+        try:
+            datasets[key] = SRDataset(images, train=False, section=f"datasets.{key}")
+            datasets[key][0]
+        except DataError as error:
+            where = "" if str(error).startswith(f"datasets.{key}.") else f"datasets.{key}: "
+            is_there = root is not None and Path(root).is_dir()
+            advice = "" if is_there or len(sets) == 1 else f"; to leave this set out: --set datasets.{key}=null"
+            raise DataError(f"{where}{error}{advice}") from None
+    return datasets
 
 
 def validate(
@@ -103,6 +128,7 @@ def validate(
     config: Config,
     sampling: Sampling,
     key: str,  # the set: "val", or another one of config.datasets
+    dataset: SRDataset,  # its images
     processes: Processes,  # process r validates images r, r + world, ...
     step: int,
     log: logging.Logger,
@@ -121,7 +147,6 @@ def validate(
     index, so that no result depends on processes or batches.
     """
     images = config.datasets.validation[key]
-    dataset = SRDataset(images, train=False, section=f"datasets.{key}")
     folders = output_folders(config, key)
     perceptual = load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
 

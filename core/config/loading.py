@@ -23,14 +23,24 @@ def load_config(
 
     Raises UserError, with one line that names the file (or the override), the key and what is allowed.
     """
-    given, origins = read_file(path), {}
+    return config_for_run(read_file(path), str(path), overrides, flags)
+
+
+def config_for_run(
+    given: dict[str, Any],  # as a file gives it; changed in place
+    source: str,  # what an error names
+    overrides: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """As `load_config`, of a config that is not in a file of its own."""
+    origins = {}
     for key, value in (flags or {}).items():
         if value is not None:
             set_value(given, key, value)
             origins[key] = "command line"
     origins |= override(given, overrides)
     leave_out_sets(given)
-    return check_config(given, str(path), origins, for_run=True)
+    return check_config(given, source, origins, for_run=True)
 
 
 def override(given: dict[str, Any], overrides: Iterable[str]) -> dict[str, str]:

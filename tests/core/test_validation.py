@@ -22,7 +22,6 @@ from core.processes import Processes
 from core.sampling import Sampling
 from core.validation import CHAINS, COMPARED, write_pages
 from core.validation import validate_all as validate_with
-from data import DataError
 
 LOG = logging.getLogger("test.validation")  # no child of the project's, which `start_logging` silences
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -185,10 +184,25 @@ def test_weights_of_judges_that_are_not_there_are_one_line(small_network, small_
             validate_all(small_network, changed(small_config, {f"metrics.{key}": "nowhere.pth"}), ALONE, 7, LOG)
 
 
-def test_missing_images_are_one_line(small_network, small_config):
-    small_config = changed(small_config, {"datasets.val.dataroot": "not_here"})
-    with pytest.raises(DataError, match="not_here"):
-        validate_all(small_network, small_config, ALONE, 7, LOG)
+@pytest.mark.parametrize("wrong", ["missing", "damaged"])
+def test_all_sets_are_looked_at_before_the_first_is_computed(wrong, small_network, small_config, results, tmp_path):
+    folder = tmp_path / "two"
+    if wrong == "damaged":
+        folder.mkdir()
+        (folder / "a.png").write_bytes(b"no image")
+    two = {**small_config.datasets["val"], "dataroot": str(folder)}
+    config = changed(small_config, {"datasets.val_two": two})
+    advice = r"to leave this set out: --set datasets\.val_two=null$" if wrong == "missing" else "not an image"
+    with pytest.raises(UserError, match=rf"^datasets\.val_two.*two.*{advice}"):
+        validate_all(small_network, config, ALONE, 7, LOG)
+    assert not list(results.rglob("*.png"))
+
+
+def test_missing_images_of_the_only_set_are_one_line(small_network, small_config):
+    config = changed(small_config, {"datasets.val.dataroot": "not_here"})
+    with pytest.raises(UserError, match=r"^datasets\.val\.dataroot: there is no not_here") as raised:
+        validate_all(small_network, config, ALONE, 7, LOG)
+    assert "leave" not in str(raised.value)
 
 
 def test_page_of_each_set_shows_what_was_validated(small_network, small_config, results, caplog):
