@@ -197,7 +197,8 @@ def test_the_command(config, teacher, tmp_path):
 
 @pytest.mark.cuda
 def test_graphs_compute_what_eager_mode_does(config, teacher):
-    """Captured or not, four steps in float32 lead to the same student."""
+    """Captured or not, four steps in float32 lead to the same student, but for weights whose gradient is next to nothing:
+    Adam without momentum makes a whole step of its sign, which rounding decides."""
     config["train"] = TRAIN | {"precision": "float32"}
     log = start_logging(os.devnull + "-none", "distill", is_main=False)
     networks = []
@@ -208,4 +209,6 @@ def test_graphs_compute_what_eager_mode_does(config, teacher):
         trainer.fit()
         networks.append(trainer.network.state_dict())
     for name, tensor in networks[0].items():
-        torch.testing.assert_close(tensor, networks[1][name], atol=2e-4, rtol=1e-3)
+        other = networks[1][name]
+        assert torch.isclose(tensor, other, atol=2e-4, rtol=1e-3).float().mean() > 0.98, name
+        torch.testing.assert_close(tensor, other, atol=4 * 2 * TRAIN["optimizer"]["lr"], rtol=1e-3)
