@@ -197,8 +197,8 @@ def test_the_command(config, teacher, tmp_path):
 
 @pytest.mark.cuda
 def test_graphs_compute_what_eager_mode_does(config, teacher):
-    """Captured or not, four steps in float32 lead to the same student, but for weights whose gradient is next to nothing:
-    Adam without momentum makes a whole step of its sign, which rounding decides."""
+    """Captured or not, four steps in float32 lead to the same student. Weights whose gradient is next to nothing may
+    differ: Adam without momentum makes a whole step of its sign, which rounding decides."""
     config["train"] = TRAIN | {"precision": "float32"}
     log = start_logging(os.devnull + "-none", "distill", is_main=False)
     networks = []
