@@ -17,7 +17,7 @@ import math
 import sys
 from collections.abc import Sequence
 
-from core.command_line import Parser, add_sample_flags, count
+from core.command_line import Parser, add_sample_flags, count, wait_passively
 from core.config import PRESETS
 from core.errors import one_line_errors
 from core.shipped import CHECKPOINT, FILES, SMALL, is_there
@@ -109,4 +109,5 @@ def pixels(text: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
+    wait_passively()
     sys.exit(main())

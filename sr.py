@@ -10,7 +10,7 @@ python sr.py -p val -r faces --set datasets.val.dataroot=FOLDER          on imag
 import argparse
 from typing import Any
 
-from core.command_line import Parser
+from core.command_line import Parser, wait_passively
 from core.config import Config, load_config
 from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
@@ -91,4 +91,5 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    wait_passively()
     main()

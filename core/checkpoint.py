@@ -41,8 +41,8 @@ from model import Network
 from model.key_steps import EncoderChange
 from model.published import parameter_order, published_names
 from sparse import pack
+from sparse.checkpoint_files import find_network_file
 
-SUFFIXES = (".safetensors", ".pth")
 MASKER_COUNTERS = {"start", "updates", "seed"}
 LARGEST_COUNT = 10**15
 
@@ -74,10 +74,7 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
     """The files of a checkpoint that is named by a file of it, a PREFIX, a folder of checkpoints (its latest), or the
     name of a shipped network, where none of these is there."""
     named, path = str(path), Path(path)
-    latest = latest_prefix(path) if path.is_dir() else None
-    candidates = [path] if path.suffix in SUFFIXES else []
-    candidates += [Path(f"{latest or path}{kind}{suffix}") for kind in ("_gen", "") for suffix in SUFFIXES]
-    network = next((file for file in candidates if file.is_file()), None) or shipped_file(named)
+    network = find_network_file(path) or shipped_file(named)
     if network is None and path.is_dir():
         other = next((f"; {file.name} is another: name the file" for file in sorted(path.glob("*_gen.*"))), "")
         raise UserError(f"{path}: no I*_E*_gen.safetensors or I*_E*_gen.pth in this folder{other}")
@@ -96,16 +93,6 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
             raise UserError(f"{path}: the network file {network.name} is not beside it")
     training = network.with_name(network.name.replace("_gen.", "_opt."))
     return CheckpointFiles(network, training if training != network and training.is_file() else None)
-
-
-def latest_prefix(folder: str | Path, whole: bool = False) -> Path | None:
-    """The prefix of the checkpoint with the most steps in a folder, or None; whole: of those with a training file."""
-    found = []
-    for file in Path(folder).glob("*_gen.*"):
-        match = re.fullmatch(r"(I(\d+)_E\d+)_gen\.(safetensors|pth)", file.name)
-        if match and (not whole or file.with_name(file.name.replace("_gen.", "_opt.")).is_file()):
-            found.append((int(match[2]), file.with_name(match[1])))
-    return max(found)[1] if found else None
 
 
 def step_of(path: str | Path) -> int:

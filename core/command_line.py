@@ -1,6 +1,7 @@
 """What the commands share that read their options by argparse."""
 
 import argparse
+import os
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -9,12 +10,24 @@ from core.config.sections import SampleSection
 from core.config.value_types import flag
 from core.errors import UserError
 
+WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # variables that say how OpenMP's threads wait
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help tells all options)")
+
+
+def wait_passively() -> None:
+    """Before torch is imported: lets threads that wait for each other sleep, unless the user says how they wait.
+
+    By default they spin, each on a core of its own. On a machine that computes something else too, they then keep from
+    their work those for which they wait.
+    """
+    if not WAITING & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def add_sample_flags(

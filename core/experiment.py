@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from core.checkpoint import find_checkpoint, latest_prefix
+from core.checkpoint import find_checkpoint
 from core.config import Config
 from core.errors import UserError
 from core.log import warn
 from data.errors import reason
 from data.files import make_writable, remove_unfinished
+from sparse.checkpoint_files import latest_prefix
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 SECONDS_FOR_THE_ONE_BEFORE = 10  # to end, where torchrun has started this process anew

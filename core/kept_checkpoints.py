@@ -5,9 +5,10 @@ from logging import Logger
 from pathlib import Path
 from typing import Any
 
-from core.checkpoint import SUFFIXES, find_checkpoint
+from core.checkpoint import find_checkpoint
 from data import DataError
 from data.files import write_atomically
+from sparse.checkpoint_files import SUFFIXES
 
 
 class KeptCheckpoints:

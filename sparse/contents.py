@@ -28,7 +28,7 @@ class Row(NamedTuple):
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a .safetensors file, or of a dict of tensors that torch.save wrote."""
     if not path.is_file():
-        raise SparseError("there is no such file")
+        raise SparseError("no checkpoint in this folder" if path.is_dir() else "there is no such file")
     content = read_safetensors(path) if path.suffix == ".safetensors" else read_pth(path)
     if not isinstance(content, Mapping):
         raise SparseError(f"holds a {type(content).__name__}, not tensors by name")

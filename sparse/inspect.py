@@ -1,4 +1,4 @@
-"""Print the density of every convolution and linear weight in a checkpoint: python -m sparse.inspect FILE
+"""Print the density of every convolution and linear weight in a checkpoint: python -m sparse.inspect CHECKPOINT
 
 Reads safetensors, packed or dense, and published .pth files (without running any code that they may hold).
 """
@@ -8,14 +8,17 @@ import signal
 import sys
 from pathlib import Path
 
+from sparse.checkpoint_files import find_network_file
 from sparse.errors import SparseError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table of the file named on the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sparse.inspect", description=__doc__.partition(":")[0])
-    parser.add_argument("file", type=Path, help="a checkpoint: .safetensors, .pth or .pt")
-    path = parser.parse_args(arguments).file
+    where = "a .safetensors, .pth or .pt file, the PREFIX of PREFIX_gen.*, or a folder (its latest)"
+    parser.add_argument("checkpoint", type=Path, help=where)
+    named = parser.parse_args(arguments).checkpoint
+    path = named if named.is_file() else find_network_file(named) or named
     from sparse.contents import format_table, read_tensors, tabulate  # import torch, for which --help need not wait
 
     try:
@@ -25,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SparseError as error:
         print(f"error: {path}: {error}", file=sys.stderr)
         return 2
+    if path != named:
+        print(path)
     print(format_table(rows))
     dense = 4 * sum(row.total for row in rows)
     print(f"file: {path.stat().st_size:,} bytes; these weights as dense float32: {dense:,} bytes")

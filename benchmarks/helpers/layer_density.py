@@ -15,8 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import SCALARS, Even
 
 from benchmarks.helpers.pictures import PALE, new_picture, save
 from benchmarks.helpers.reports import publish, read_report, show, table
-from core.checkpoint import find_checkpoint, latest_prefix, step_of
+from core.checkpoint import find_checkpoint, step_of
 from core.errors import UserError
+from sparse.checkpoint_files import latest_prefix
 from sparse.contents import read_tensors, tabulate
 from sparse.errors import SparseError
 

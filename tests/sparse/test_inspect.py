@@ -142,3 +142,15 @@ def test_a_bad_file_as_a_user_sees_it(tmp_path):
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == f"error: {tmp_path / 'missing.safetensors'}: there is no such file\n"
+
+
+def test_a_folder_is_its_latest_checkpoint(network, tmp_path, capsys):
+    for name in ("I9_E1", "I10_E1"):
+        save_file(pack(*network), tmp_path / f"{name}_gen.safetensors")
+    for named in (tmp_path, tmp_path / "I10_E1"):
+        code, out, _ = inspect_here(named, capsys)
+        assert code == 0 and out.splitlines()[0] == str(tmp_path / "I10_E1_gen.safetensors")
+        assert rows_of(out)["body.weight"][1] == "72"
+    (tmp_path / "empty").mkdir()
+    code, out, err = inspect_here(tmp_path / "empty", capsys)
+    assert (code, out) == (2, "") and err == f"error: {tmp_path / 'empty'}: no checkpoint in this folder\n"
