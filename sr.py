@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--deterministic", action="store_true", help="the same bits each time on a GPU too, somewhat slower")
     add("-gpu", "--gpu_ids", metavar="0,1", help="GPUs that may be used; torchrun starts one process for each")
     add("-debug", action="store_true", help="print, validate and save every few steps, with short chains")
-    add("-enable_wandb", action="store_true", help="mirror TensorBoard to Weights & Biases (needs wandb)")
+    add("-enable_wandb", action="store_true", help="show curves and pictures in Weights & Biases too (needs wandb)")
     add("-use_ddim", action="store_true", help="sample by DDIM in place of the config's solver")
 
     sparse = parser.add_argument_group("sparse momentum (each overrides the config's `sparse` section)")

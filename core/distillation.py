@@ -30,14 +30,21 @@ class DistillationTrainer(Trainer):
     config keeps the teacher's path, so that continuing finds it.
     """
 
-    def __init__(self, config: Config, processes: Processes, log: Logger, resume: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        processes: Processes,
+        log: Logger,
+        resume: str | Path | None = None,
+        mirror: Any = None,
+    ) -> None:
         resume = resume or config.distill.teacher
         if resume is None:
             raise UserError("a distillation begins with a trained network: name its checkpoint with -r")
         teacher = config.distill.teacher or saved_teacher(resume) or str(resume)
         config = config.replace(distill=config.distill.replace(teacher=teacher))
         self.teacher = TeacherFeatures(load_network(teacher, processes.device)[0])
-        super().__init__(config, processes, log, resume)
+        super().__init__(config, processes, log, resume, mirror)
         self.parts = torch.zeros_like(self.objective.parts)  # summed since the last line of the log
 
     def load_state(self, resume: str | Path) -> TrainingState:

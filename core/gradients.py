@@ -25,6 +25,7 @@ class FlatGradients:
         parameters = list(parameters)
         self.buffer = torch.zeros(sum(p.numel() for p in parameters) + 1, device=parameters[0].device)
         self.values, self.loss = self.buffer[:-1], self.buffer[-1]
+        self.norm = torch.zeros_like(self.loss)  # of all gradients, before they were last clipped
         offset = 0
         for parameter in parameters:
             parameter.grad = self.buffer.as_strided(parameter.shape, parameter.stride(), offset)
@@ -36,7 +37,7 @@ class FlatGradients:
     def clip(self, max_norm: float | None) -> Tensor:
         """Scales all gradients so that their common norm is at most max_norm, where there is one, without telling the
         host -> 1 where that norm or the loss is not finite, else 0, on the device."""
-        norm = self.values.norm()
+        self.norm = norm = self.values.norm()
         if max_norm is not None:
             self.values *= (max_norm / (norm + 1e-6)).clamp(max=1)
         return (~(norm.isfinite() & self.loss.isfinite())).float()

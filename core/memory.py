@@ -1,5 +1,7 @@
-"""What fits into a device's memory: found out by halving, and kept for what comes after."""
+"""A device's memory: what fits, found out by halving and kept for what comes after; and what was taken of it."""
 
+import resource
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -73,3 +75,11 @@ def what_to_do(device: torch.device) -> str:
     """Advice where one image alone does not fit."""
     other = "a smaller --scale or --size" if device.type == "cpu" else "a smaller --scale or --size, or --device cpu"
     return f"{other} takes less"
+
+
+def peak_memory(device: torch.device) -> float:
+    """GB (10^9 bytes) that tensors took at most: of a GPU; elsewhere that the process took, with all that it loaded."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -3,11 +3,11 @@
 from argparse import Namespace
 from collections.abc import Callable
 from logging import Logger
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from core.board import start_wandb
+from core.board import Board, start_wandb
 from core.checkpoint import load_checkpoint
 from core.config import Config, config_notices
 from core.device import compute_deterministically, show_gpus
@@ -41,26 +41,24 @@ def run_phase(config: Config, arguments: Namespace) -> None:
         log.info(notice)
     if arguments.epochs is not None:
         log.info("--epochs has no effect: train.n_iter counts the steps of a run")
-    if arguments.enable_wandb and processes.is_main:
-        start_wandb(config.wandb.project, config.name)
-    phase = {"train": train, "distill": distill, "val": validate}[config.phase]
-    phase(config, processes, log, arguments.resume or config.path.resume_state)
+    mirrored = arguments.enable_wandb and processes.is_main
+    mirror = start_wandb(config.wandb.project, config.name) if mirrored else None
+    resume = arguments.resume or config.path.resume_state
+    if config.phase == "val":
+        validate(config, processes, log, resume, mirror)
+    else:
+        checkpoint = found(processes, checkpoint_to_resume, config, resume)
+        trainer = DistillationTrainer if config.phase == "distill" else Trainer
+        trainer(config, processes, log, checkpoint, mirror).fit()
     processes.close()
 
 
-def train(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
-    Trainer(config, processes, log, found(processes, checkpoint_to_resume, config, resume)).fit()
-
-
-def distill(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
-    DistillationTrainer(config, processes, log, found(processes, checkpoint_to_resume, config, resume)).fit()
-
-
-def validate(config: Config, processes: Processes, log: Logger, resume: str | None) -> None:
+def validate(config: Config, processes: Processes, log: Logger, resume: str | None, mirror: Any) -> None:
     checkpoint = found(processes, checkpoint_to_validate, config, resume)
     loaded = load_checkpoint(checkpoint, processes.device, config)
     sampling = Sampling.of(config.sample, loaded.network.schedule, loaded.encoder_change)
-    validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)
+    reports = validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)
+    Board(None, mirror=mirror).reports(reports, loaded.step)
     processes.on_main(lambda: write_pages(config, log))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.board import Board
+from core.chain_progress import duration
 from core.checkpoint import TrainingState, load_training_state, save_checkpoint
 from core.config import Config
 from core.config.sections import TrainingImagesSection
@@ -28,10 +29,13 @@ from core.errors import Interrupted, UserError
 from core.experiment import experiment_folder, refuse_fresh_start
 from core.gradients import FlatGradients, ForwardBackward, Skips, step_unless
 from core.kept_checkpoints import KeptCheckpoints
+from core.layer_history import LayerHistory
+from core.memory import peak_memory
 from core.network_file import load_weights
 from core.optimizer import build_optimizer, learning_rate, load_moments
 from core.perceptual import load_perceptual
 from core.processes import Processes
+from core.report.heat_maps import layers_over_time
 from core.sampling import Sampling
 from core.sparse_stage import build_masker, masker_counters
 from core.stopping import Stop, stop_requested
@@ -48,6 +52,11 @@ from sparse import Masker, UpdateReport
 
 Drawn = tuple[tuple[Tensor, ...], tuple[float, ...]]  # what an objective takes: tensors and constants
 
+LAYER_MAPS = {  # pictures of all layers over time
+    "density": "density: share of a layer's weights that are active",
+    "regrown": "regrown: share of a layer's active weights that the last update chose",
+}
+
 
 class Trainer:
     """Everything that training changes (network, EMA, optimiser, masks, step) and the loop that changes it.
@@ -55,7 +64,9 @@ class Trainer:
     Another kind of training is a subclass with another `build_objective`, `draw` or `build_modules`.
     """
 
-    def __init__(self, config: Config, processes: Processes, log: Logger, resume: str | Path | None = None):
+    def __init__(
+        self, config: Config, processes: Processes, log: Logger, resume: str | Path | None = None, mirror: Any = None
+    ):
         self.config, self.processes, self.log = config, processes, log
         self.options = config.train
         self.folder = experiment_folder(config)
@@ -85,8 +96,12 @@ class Trainer:
             context=lambda: autocast(processes.device, self.options.precision),
             graphs=uses_graphs(processes.device) and self.options.cuda_graphs,
         )
-        self.board = Board(self.folder("tb_logger"), processes.is_main, purge_step=self.step + 1)
+        self.board = Board(self.folder("tb_logger"), processes.is_main, purge_step=self.step + 1, mirror=mirror)
+        self.layers = {  # what the updates of the masks did to each
+            name: LayerHistory(self.folder("log") / f"{name}.csv", self.step, processes.is_main) for name in LAYER_MAPS
+        }
         self.losses = torch.zeros((), device=processes.device)  # summed since the last line of the log
+        self.norms = torch.zeros_like(self.losses)  # the same of the gradients' norms
         self.skips = Skips(processes.device)
         self.kept = KeptCheckpoints(self.folder("checkpoint"), self.options.keep_checkpoints, resume, log)
         self.saved_step, self.last_checkpoint = self.step, resume  # of the last checkpoint that is known to be good
@@ -208,7 +223,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Trains to the last step, with checkpoints, validations and lines of the log on the way."""
-        end = min(self.options.n_iter, self.options.stop_at or self.options.n_iter)
+        end = self.last_step
         if self.step >= end:
             which = "stop_at" if end < self.options.n_iter else "n_iter"
             self.log.info(f"at step {self.step}, nothing is left to train: raise train.{which} ({end}) to go on")
@@ -218,7 +233,7 @@ class Trainer:
         bar = tqdm(
             remaining, total=end, initial=self.step, disable=None if self.processes.is_main else True, unit="step"
         )
-        self.since = time.perf_counter(), self.step
+        self.began = self.since = time.perf_counter(), self.step
         with stop_requested(self.processes) as stop:
             for batch in stop.batches(bar):
                 self.train_step(batch)
@@ -236,6 +251,7 @@ class Trainer:
                         raise UserError(f"no checkpoint of the last step, {self.step}: its weights {self.diverged()}")
                 if (self.step % self.options.val_freq == 0 or last) and not self.validate(stop):
                     self.leave(bar, stop)
+        self.show_layers()
         self.board.close()
 
     def train_step(self, batch: dict[str, Any] | None) -> None:
@@ -249,6 +265,7 @@ class Trainer:
             self.drawn = self.draw(batch)
         skip = self.compute_gradients(None if batch is None else self.drawn)
         self.losses += self.gradients.loss.masked_fill(skip.bool(), 0)
+        self.norms += self.gradients.norm.masked_fill(skip.bool(), 0)
         step_unless(skip, self.optimizer)
         self.step += 1
         self.skips.count(skip)
@@ -289,30 +306,52 @@ class Trainer:
     # What is written on the way.
 
     def report(self, bar: tqdm) -> None:
-        """Loss since the last line, learning rate, speed; here the host waits for the device."""
+        """Loss since the last line, learning rate, speed, time left; here the host waits for the device."""
         (start, first), self.since = self.since, (time.perf_counter(), self.step)
         steps, kept = self.step - first, int(self.skips.kept)
-        loss = self.losses.item() / kept if kept else np.nan
-        self.losses.zero_()
-        self.skips.kept.zero_()
+        loss, norm = (total.item() / kept if kept else np.nan for total in (self.losses, self.norms))
+        for total in (self.losses, self.norms, self.skips.kept):
+            total.zero_()
         rate = steps * self.images_per_step / (self.since[0] - start)
         lr = self.optimizer.param_groups[0]["lr"]
-        told = {"train/loss": loss} if kept else {}
+        told = {"train/loss": loss, "train/gradient_norm": norm} if kept else {}
         told |= {"train/lr": lr, "train/images_per_second": rate, "train/skipped": steps - kept}
-        self.board.scalars(told, self.step)
+        self.board.scalars(told | {"train/memory_gb": peak_memory(self.processes.device)}, self.step)
         bar.set_postfix(loss=f"{loss:.4f}")
         where = f"step {self.step}/{self.options.n_iter}  epoch {self.epoch}"
         skipped = f"  {steps - kept} skipped: loss or gradient not finite" if kept < steps else ""
-        self.log.info(f"{where}  loss {loss:.4f}  lr {lr:.2e}  {rate:.1f} images/s{skipped}")
+        left = f"  {duration(self.seconds_left())} left" if self.step < self.last_step else ""
+        self.log.info(f"{where}  loss {loss:.4f}  lr {lr:.2e}  {rate:.1f} images/s{skipped}{left}")
+
+    def seconds_left(self) -> float:
+        """Until the last step, at the pace of this process so far, checkpoints and validations included."""
+        start, first = self.began
+        return (time.perf_counter() - start) / max(self.step - first, 1) * (self.last_step - self.step)
 
     def report_update(self, masker: Masker, update: UpdateReport) -> None:
-        """A prune-and-regrow update, by layer."""
-        self.board.scalars({f"density/{name}": density for name, density in masker.densities().items()}, self.step)
-        totals = {"pruned": sum(update.pruned.values()), "regrown": sum(update.regrown.values())}
-        self.board.scalars({f"sparse/{kind}": count for kind, count in totals.items()}, self.step)
-        self.board.scalars({f"pruned/{name}": count for name, count in update.pruned.items()}, self.step)
-        self.board.scalars({f"regrown/{name}": count for name, count in update.regrown.items()}, self.step)
-        self.board.scalars({"sparse/density": masker.density, "sparse/prune_rate": update.prune_rate}, self.step)
+        """A prune-and-regrow update: all layers together as curves, each by itself as a line of two heat maps."""
+        totals = {
+            "density": masker.density,
+            "prune_rate": update.prune_rate,
+            "pruned": sum(update.pruned.values()),
+            "regrown": sum(update.regrown.values()),
+        }
+        # The name comes after train and val in the alphabet, which is TensorBoard's order.
+        self.board.scalars({f"weights/{name}": value for name, value in totals.items()}, self.step)
+        active = masker.active_by_layer()
+        regrown = {name: count / max(active[name], 1) for name, count in update.regrown.items()}
+        for name, values in (("density", masker.densities()), ("regrown", regrown)):
+            self.layers[name].add(self.step, values)
+        if masker.updates <= 10 or masker.updates % 10 == 0:
+            self.show_layers()
+
+    def show_layers(self) -> None:
+        """The heat maps of all updates so far."""
+        for name, title in LAYER_MAPS.items():
+            table = self.layers[name].table
+            if table.steps and self.processes.is_main:
+                picture = layers_over_time(table.rows, table.layers, table.steps, title)
+                self.board.image(f"weights/{name}_of_layers", picture, self.step)
 
     def validate(self, stop: Stop) -> bool:
         """Metrics and pictures of the EMA network on every validation set of the config -> whether neither a signal
@@ -332,11 +371,7 @@ class Trainer:
         scores = [report["mean"]["psnr"] for report in reports.values() if "psnr" in report["mean"]]
         if self.processes.is_main and self.saved_step == self.step and scores:
             self.kept.score(Path(str(self.last_checkpoint)).name, scores[0])
-        for name, report in reports.items():
-            told = report["mean"] | report["of_sets"]
-            self.board.scalars({f"{name}/{key}": value for key, value in told.items()}, self.step)
-            if self.processes.is_main:
-                self.board.image(f"{name}/lr_bicubic_sr_hr", report["picture"], self.step)
+        self.board.reports(reports, self.step)
         self.since = time.perf_counter(), self.step
         return True
 
@@ -379,6 +414,11 @@ class Trainer:
             return f"gave a loss or gradient that is not finite; nothing good was saved: begin again {advice}"
         good = f"the last good checkpoint is {self.last_checkpoint}"
         return f"gave a loss or gradient that is not finite; {good}: continue it with -r, and {advice}"
+
+    @property
+    def last_step(self) -> int:
+        """The one after which this training ends, or this stage of it."""
+        return min(self.options.n_iter, self.options.stop_at or self.options.n_iter)
 
     @property
     def epoch(self) -> int:

@@ -133,6 +133,10 @@ class Masker:
         """Active over prunable weights."""
         return self.active / self.prunable
 
+    def active_by_layer(self) -> dict[str, int]:
+        """Return the number of active weights of each layer."""
+        return self._by_name(self._count_active())
+
     def densities(self) -> dict[str, float]:
         """Return the density of each layer."""
         return self._by_name([active / size for active, size in zip(self._count_active(), self._sizes, strict=True)])

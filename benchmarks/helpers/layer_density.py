@@ -1,6 +1,6 @@
 """How benchmarks/layer_density.py reads runs, and what it reports."""
 
-import logging
+import csv
 from argparse import Namespace
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -11,12 +11,13 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
-from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from benchmarks.helpers.pictures import PALE, new_picture, save
 from benchmarks.helpers.reports import publish, read_report, show, table
 from core.checkpoint import find_checkpoint, step_of
 from core.errors import UserError
+from core.layer_history import read_layer_table
+from data.errors import reason
 from sparse.checkpoint_files import latest_prefix
 from sparse.contents import read_tensors, tabulate
 from sparse.errors import SparseError
@@ -25,7 +26,7 @@ Densities = Mapping[str, Sequence[float]]  # layer -> its density after each upd
 
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1)  # of the colour bar
 LEAST_ROWS = 5  # of the picture for a part, as its name stands beside it
-TAG = "density/"  # of a scalar, before the name of the layer
+FILE = "density.csv"  # in the folder of a run's logs
 COLUMNS = {  # of the table: what it is called, how it is written
     "layers": ("layers", "{}"),
     "weights": ("weights", "{:,}"),
@@ -54,7 +55,7 @@ def answer(arguments: Namespace) -> None:
 
 def report_on(run: str, checkpoint: str | None) -> dict[str, Any]:
     """The report on a run, with the sizes of the checkpoint, or else of the run's latest, if there is one."""
-    updates, densities = read_densities(events_folder(Path(run)))
+    updates, densities = read_densities(table_file(Path(run)))
     checkpoint = checkpoint or latest_of(Path(run))
     sizes = read_sizes(checkpoint, densities) if checkpoint else {}
     return describe(run, checkpoint, updates, densities, sizes)
@@ -64,12 +65,14 @@ def report_on(run: str, checkpoint: str | None) -> dict[str, Any]:
 # What is read.
 
 
-def events_folder(run: Path) -> Path:
-    """The folder of a run's event files."""
-    for folder in (run / "tb_logger", run):
-        if any(folder.glob("events.out.tfevents*")):
-            return folder
-    raise UserError(f"{run}: no TensorBoard files in it, or in its tb_logger; give the folder of a run")
+def table_file(run: Path) -> Path:
+    """The file in which a run tells the densities of its layers."""
+    for folder in (run / "logs", run):
+        if (folder / FILE).is_file():
+            return folder / FILE
+    raise UserError(
+        f"{run}: no {FILE} in it, or in its logs: it is no run, it is dense, or its masks had no update yet"
+    )
 
 
 def latest_of(run: Path) -> str | None:
@@ -78,24 +81,15 @@ def latest_of(run: Path) -> str | None:
     return str(prefix) if prefix else None
 
 
-def read_densities(folder: Path) -> tuple[list[int], Densities]:
-    """(steps of the updates (U,), {layer: densities (U,)}) in the order of the network.
-
-    An update that not all layers tell of, as where the run was killed in it, is left out.
-    """
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of what a resumed run did anew
-    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
-    told = {
-        tag.removeprefix(TAG): {event.step: event.value for event in events.Scalars(tag)}
-        for tag in events.Tags()[SCALARS]
-        if tag.startswith(TAG)
-    }
-    if not told:
-        raise UserError(f"{folder}: tells no densities: the run is dense, or its masks have had no update yet")
-    updates = sorted(set.intersection(*map(set, told.values())))
-    if not updates:
-        raise UserError(f"{folder}: no update tells the densities of all of its {len(told)} layers")
-    return updates, {layer: [by_step[step] for step in updates] for layer, by_step in told.items()}
+def read_densities(file: Path) -> tuple[list[int], Densities]:
+    """(steps of the updates (U,), {layer: densities (U,)}) in the order of the network."""
+    try:
+        table = read_layer_table(file)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{file}: not a table of densities ({reason(error)})") from None
+    if not table.steps:
+        raise UserError(f"{file}: tells of no update")
+    return table.steps, dict(zip(table.layers, map(list, zip(*table.rows, strict=True)), strict=True))
 
 
 def read_sizes(checkpoint: str, layers: Iterable[str]) -> dict[str, Size]:

@@ -1,4 +1,4 @@
-"""Densities of layers over training: of a run that was resumed, of event files made here, and by hand."""
+"""Densities of layers over training: of a run that was resumed, of tables made here, and by hand."""
 
 import itertools
 import json
@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from benchmarks import layer_density as script
 from benchmarks.helpers import layer_density
-from core.board import Board
 from core.config import changed, load_config
+from core.layer_history import LayerHistory
 from core.processes import Processes
 from core.training import Trainer
 from data.demo import make_demo
@@ -41,13 +41,12 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-def write(folder, told, **options):
-    """An event file with {step: {layer: density}}."""
-    board = Board(folder, **options)
-    for step, densities in told.items():
-        board.scalars({f"density/{layer}": density for layer, density in densities.items()}, step)
-        board.scalars({"train/loss": 0.5}, step)
-    board.close()
+def write(folder, told, step=0):
+    """A table with {step: {layer: density}}, of a run that continues at a step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    history = LayerHistory(folder / "density.csv", step, is_main=True)
+    for at, densities in told.items():
+        history.add(at, densities)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -74,7 +73,6 @@ def trained(pytestconfig, tmp_path_factory):
 @pytest.mark.slow
 def test_a_resumed_run(trained, pytestconfig, tmp_path):
     folder, trainer = trained
-    assert len(list((folder / "tb_logger").iterdir())) == 2
     script, file = pytestconfig.rootpath / "benchmarks" / "layer_density.py", tmp_path / "a.json"
     done = subprocess.run(
         [sys.executable, script, folder, "--json", file, "--plot", tmp_path / "a.png"], capture_output=True, text=True
@@ -108,7 +106,7 @@ def test_a_resumed_run(trained, pytestconfig, tmp_path):
 @pytest.mark.slow
 def test_without_a_checkpoint_parts_are_means_over_layers(trained, run):
     folder, _ = trained
-    code, stdout, _, report, picture = run(folder / "tb_logger")
+    code, stdout, _, report, picture = run(folder / "logs")
     assert code == 0 and report["checkpoint"] is None and "weights" not in stdout.split("─")[0].splitlines()[-1]
     for row in report["rows"][:-1]:
         densities = [layer["density"] for layer in report["layers"] if layer["part"] == row["part"]]
@@ -118,26 +116,29 @@ def test_without_a_checkpoint_parts_are_means_over_layers(trained, run):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Event files.
+# Tables.
 
 
-def test_the_later_file_counts(tmp_path):
+def test_a_run_that_went_on_keeps_what_was_before(tmp_path):
     write(tmp_path, {10: {"b": 0.25, "a": 0.5}, 20: {"b": 0.125, "a": 0.625}, 30: {"b": 0.5, "a": 0.25}})
-    write(tmp_path, {30: {"b": 0.75, "a": 0.0}, 40: {"b": 1.0, "a": 0.0}}, purge_step=21)
-    updates, densities = layer_density.read_densities(tmp_path)
+    write(tmp_path, {30: {"b": 0.75, "a": 0.0}, 40: {"b": 1.0, "a": 0.0}}, step=21)
+    updates, densities = layer_density.read_densities(tmp_path / "density.csv")
     assert updates == [10, 20, 30, 40]
     assert list(densities.items()) == [("b", [0.25, 0.125, 0.75, 1.0]), ("a", [0.5, 0.625, 0.0, 0.0])]
 
 
 def test_an_update_that_was_not_told_to_the_end_is_left_out(tmp_path):
-    write(tmp_path, {10: {"a": 0.5, "b": 0.5}, 20: {"a": 0.25}})
-    assert layer_density.read_densities(tmp_path) == ([10], {"a": [0.5], "b": [0.5]})
+    write(tmp_path, {10: {"a": 0.5, "b": 0.5}, 20: {"a": 0.25, "b": 0.75}})
+    content = (tmp_path / "density.csv").read_text()
+    for end in ("20,0.25,0.75\n", "0.25,0.75\n", "0.75\n"):
+        (tmp_path / "density.csv").write_text(content.removesuffix(end))
+        assert layer_density.read_densities(tmp_path / "density.csv") == ([10], {"a": [0.5], "b": [0.5]})
 
 
 def test_parts_weigh_their_layers_by_size(run, tmp_path):
     """6 and 2 weights at 1/2 and 1: five of eight; and 4 in another part, all of them inactive at last."""
     write(tmp_path, {1: {"x.a.weight": 0.5, "x.b.weight": 1.0, "y.weight": 0.25}})
-    write(tmp_path, {2: {"x.a.weight": 0.0, "x.b.weight": 0.5, "y.weight": 0.0}}, purge_step=2)
+    write(tmp_path, {2: {"x.a.weight": 0.0, "x.b.weight": 0.5, "y.weight": 0.0}}, step=1)
     weights = {"x.a.weight": torch.zeros(2, 3), "x.b.weight": torch.tensor([[0.0, 3.0]]), "y.weight": torch.zeros(4, 1)}
     save_file(weights, tmp_path / "I9_E1_gen.safetensors")
     code, stdout, _, report, _ = run(tmp_path, "-r", tmp_path / "I9_E1")
@@ -205,15 +206,17 @@ def test_parts_follow_the_network(pytestconfig):
 
 
 def test_bad_input_is_one_line(run, tmp_path):
-    write(tmp_path / "dense" / "tb_logger", {1: {}})
-    write(tmp_path / "mixed", {1: {"a": 0.5}, 2: {"b": 0.5}})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "density.csv").write_bytes(b"\xff\xfe\x00")
+    write(tmp_path / "empty" / "logs", {1: {"a": 0.5}})
+    (tmp_path / "empty" / "logs" / "density.csv").write_text("step,a\n")
     write(tmp_path / "sparse", {1: {"a.weight": 0.5}})
     save_file({"other.weight": torch.zeros(2, 3)}, tmp_path / "other.safetensors")
     (tmp_path / "broken.safetensors").write_text("no tensors")
     for arguments, told in [
-        ([tmp_path / "nowhere"], "no TensorBoard files"),
-        ([tmp_path / "dense"], "tells no densities"),
-        ([tmp_path / "mixed"], "no update tells the densities of all of its 2 layers"),
+        ([tmp_path / "nowhere"], "no density.csv in it, or in its logs"),
+        ([tmp_path / "other"], "not a table of densities"),
+        ([tmp_path / "empty"], "tells of no update"),
         ([tmp_path / "sparse", "-r", tmp_path / "gone"], "no such checkpoint"),
         ([tmp_path / "sparse", "-r", tmp_path / "other.safetensors"], "layer a.weight"),
         (

@@ -108,7 +108,7 @@ def test_stages_are_one_run(config):
 def updates_of(config, name):
     """{step: prune rate} of the updates that a run told TensorBoard of."""
     events = EventAccumulator(f"{config['path']['root']}/{name}/tb_logger").Reload()
-    told = events.Scalars("sparse/prune_rate") if "sparse/prune_rate" in events.Tags()["scalars"] else ()
+    told = events.Scalars("weights/prune_rate") if "weights/prune_rate" in events.Tags()["scalars"] else ()
     return {event.step: event.value for event in told}
 
 
