@@ -64,7 +64,7 @@ demo() {
 
 An image the network has not seen:  demo/unseen.png -> demo/result/unseen.png (the truth: demo/unseen_truth.png)
 LR, bicubic, result and truth:      experiments/demo/results/
-PSNR, SSIM and the settings:        experiments/demo/results/metrics.json
+A page of it all, with the numbers: experiments/demo/results/report.html
 The sparse checkpoint:              experiments/demo/checkpoint/
 Loss, masks and pictures over time: .venv/bin/tensorboard --logdir experiments/demo/tb_logger
 END

@@ -132,7 +132,6 @@ def badness(values: np.ndarray, row: Measurement) -> np.ndarray:
 
 
 def signed(difference: float, row: Measurement) -> str:
-    """`+1.49`, `−0.02`; nothing for none."""
-    if not difference:
-        return ""
-    return ("+" if difference > 0 else "−") + row.form.format(abs(difference))
+    """`+1.49`, `−0.02`; nothing where it would be zero."""
+    size = row.form.format(abs(difference))
+    return "" if size == row.form.format(0) else ("+" if difference > 0 else "−") + size

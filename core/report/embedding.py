@@ -9,6 +9,7 @@ from PIL import Image
 
 LOSSLESS = 128  # pixels: larger images are compressed with a loss
 QUALITIES = (92, 80, 60)  # of WebP
+LARGEST_SIDE = 16383  # pixels that WebP can have
 LEAST_BYTES = 1 / 12  # of a pixel, at the lowest quality: less is not worth a try
 ERROR_RANGE = 64  # grey levels of error that the brightest colour stands for, and all above
 
@@ -24,7 +25,7 @@ def data_uri(image: Image.Image, share: int) -> str:
         if len(encoded) <= share:
             return as_uri(encoded)
     while True:
-        if image.width * image.height * LEAST_BYTES <= share:
+        if max(image.size) <= LARGEST_SIDE and image.width * image.height * LEAST_BYTES <= share:
             for quality in QUALITIES:
                 encoded = encode(image, quality=quality)
                 if len(encoded) <= share:

@@ -118,8 +118,9 @@ def files_of(entry: Mapping[str, Any], report: Mapping[str, Any], folder: Path) 
 def labels_of(files: Sequence[Path], reports: Sequence[Mapping[str, Any]]) -> list[str]:
     """What to call the runs."""
     configs = [str(report.get("config") or report.get("sr") or "") for report in reports]
-    folders = [str(file.parent) for file in files]
-    shared = os.path.commonpath(map(os.path.abspath, folders))
+    folders = [file.parent.resolve() for file in files]
+    folders = [folder.parent if folder.name == "results" else folder for folder in folders]
+    shared = os.path.commonpath(folders) if len(folders) > 1 else folders[0].parent
     ways = (
         [Path(config).name for config in configs],
         configs,

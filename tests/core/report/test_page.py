@@ -97,6 +97,10 @@ def test_pictures_have_no_more_than_their_share(side):
     assert max(picture_in(thumbnail(noise, 48)).size) == 48
 
 
+def test_a_panorama_is_shown_smaller_than_webp_can_have():
+    assert picture_in(data_uri(Image.new("RGB", (20_000, 10)), 50_000)).size == (10_000, 5)
+
+
 def test_error_map_is_the_brighter_the_larger_the_error():
     truth = Image.new("RGB", (5, 1), (100, 100, 100))
     image = truth.copy()

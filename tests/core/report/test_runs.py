@@ -45,7 +45,10 @@ def test_labels_tell_runs_apart(make_run, tmp_path):
     assert [run.label for run in read_runs(folders)] == ["A", "B"]
     report = json.loads((folders[1] / "metrics.json").read_text()) | {"config": "A"}
     (folders[1] / "metrics.json").write_text(json.dumps(report))
-    assert [run.label for run in read_runs(folders)] == ["A/results", "B/results"]
+    assert [run.label for run in read_runs(folders)] == ["A", "B"]  # their folders
+    (folders[1] / "other.json").write_text(json.dumps(report))
+    files = [folders[1] / name for name in ("metrics.json", "other.json")]
+    assert [run.label for run in read_runs(files)] == [str(file) for file in files]
     assert [run.label for run in read_runs(folders, ["x", "y"])] == ["x", "y"]
 
 
