@@ -1,6 +1,11 @@
-"""Inference: image files in, super-resolved files out. All that goes wrong with one file stays with that file."""
+"""Inference: images in, larger images out.
 
+`upscale` is for Python. `super_resolve_files` is what infer.py does: all that goes wrong with one file stays with it.
+"""
+
+import math
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,18 +16,18 @@ from PIL import Image
 from torch import Tensor
 
 from core.chain_progress import progress_of_chain
-from core.config import Config
-from core.device import synchronize
-from core.errors import is_of_user
+from core.config import PRESETS, Config
+from core.device import pick_device, synchronize
+from core.errors import UserError, is_of_user
 from core.file_progress import FileProgress
 from core.input_files import Job, Size, check_writable
 from core.memory import Fitting, OutOfMemory, what_to_do
-from core.network_choice import Networks, ReadyNetwork
+from core.network_choice import Networks, ReadyNetwork, load_once
 from core.output_files import Output
 from core.report.pictures import labelled
 from core.sampling import Sampling, super_resolve
 from data import DataError
-from data.images import read_picture, read_rgb, resize, save_png
+from data.images import picture_of, read_picture, read_rgb, resize, save_png
 from data.tensors import to_image, to_tensor
 from model import Network
 
@@ -87,7 +92,49 @@ def show(size: Sequence[int]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The work.
+# From Python.
+
+
+def upscale(
+    images: Iterable[Image.Image | str | Path],
+    network: str | Path | None = "photos",  # a shipped network or a checkpoint; None: by each image's size, as infer.py
+    scale: float | None = 4,  # how many times larger, 1 or more; None: the network's own
+    preset: str | None = None,  # fast | balanced | quality; None: as the checkpoint says
+    seed: int = 0,  # of each image's noise: the same seed makes the same image
+    device: str = "auto",
+) -> list[Image.Image]:
+    """Images of Pillow, or files, super-resolved one after the other as infer.py does -> RGB images, or RGBA of those
+    with transparency.
+
+    A network is loaded once and kept for later calls. Raises UserError or ModelError for what is wrong with the
+    arguments, DataError for an image that cannot be read or is larger than its result.
+    """
+    if isinstance(images, Image.Image | str | Path):
+        images = [images]
+    if scale is not None and not 1 <= scale < math.inf:
+        raise UserError(f"scale is {scale!r}, but must be a number of 1 or more")
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"preset is {preset!r}, but must be one of {', '.join(PRESETS)}")
+    networks = Networks(network, pick_device(device), {"seed": seed}, preset, load=load_once)
+    return [upscale_one(image, networks, Wanted(scale)) for image in images]
+
+
+def upscale_one(image: Image.Image | str | Path, networks: Networks, wanted: Wanted) -> Image.Image:
+    if isinstance(image, Image.Image):
+        picture, name = picture_of(image), Path("the image")
+    else:
+        picture, name = read_picture(image), Path(image)
+    ready = networks.of(picture.rgb.size)
+    width, height = size = wanted.size_of(name, picture.rgb.size, ready.config)
+    if notice := ready.notice(name, picture.rgb.size, size):
+        warnings.warn(notice, stacklevel=3)
+    lr, seeds = to_tensor(picture.rgb)[None], [ready.sampling.settings.seed]
+    sr = super_resolve(ready.network, lr, (height, width), ready.sampling, seeds, ready.config.magnification)
+    return finished(sr[0], picture.alpha)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The work on files.
 
 
 def super_resolve_files(
@@ -228,16 +275,21 @@ def super_resolve_items(
     return sr, (time.perf_counter() - began) / len(items)
 
 
+def finished(sr: Tensor, alpha: Image.Image | None) -> Image.Image:
+    """(3, H, W) -> an image, under the transparency of its source."""
+    image = to_image(sr)
+    if alpha:
+        image.putalpha(resize(alpha, image.size))
+    return image
+
+
 def write(item: Item, sr: Tensor, output: Output, label: str) -> None:
     """The result, under the transparency of its source, and the sheet that compares it, where one is asked for."""
-    image = to_image(sr)
     if output.compared:
         bicubic = resize(item.rgb, item.size)
         labels = [f"bicubic, {show(item.rgb.size)}", f"{label}, {show(item.size)}"]
-        save_png(labelled([bicubic, image], labels), output.sheet(item.job.target))
-    if item.alpha:
-        image.putalpha(resize(item.alpha, item.size))
-    output.write(image, item.job.target, item.exif, item.is_tagged)
+        save_png(labelled([bicubic, to_image(sr)], labels), output.sheet(item.job.target))
+    output.write(finished(sr, item.alpha), item.job.target, item.exif, item.is_tagged)
 
 
 def write_strip(item: Item, output: Output, done: set[Path], progress: FileProgress) -> None:

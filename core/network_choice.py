@@ -1,6 +1,7 @@
 """The networks of a run: the one that was asked for, or for each image the shipped one that suits its size."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from core.about import outside, purpose
-from core.checkpoint import load_checkpoint, saved_config
+from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint, saved_config
 from core.config import Config
 from core.errors import UserError
 from core.sampling import Sampling, sampling_settings
@@ -46,7 +47,9 @@ class Networks:
         device: torch.device,
         flags: Mapping[str, Any],  # of the `sample` section
         preset: str | None = None,
+        load: Callable[[str | Path, torch.device], LoadedNetwork] | None = None,  # None: from the file
     ) -> None:
+        self.load = load or load_checkpoint
         self.checkpoint, self.device, self.flags, self.preset = checkpoint, device, flags, preset
         self.loaded: dict[str | Path, ReadyNetwork] = {}
 
@@ -54,7 +57,7 @@ class Networks:
         """The network for an image of `size`. Raises UserError or ModelError where it cannot be had."""
         name = self.checkpoint or suited(size)
         if name not in self.loaded:
-            loaded = load_checkpoint(name, self.device)
+            loaded = self.load(name, self.device)
             settings = sampling_settings(loaded.config, self.flags, self.preset)
             sampling = Sampling.of(settings, loaded.network.schedule, loaded.encoder_change)
             self.loaded[name] = ReadyNetwork(name, loaded.network, loaded.config, sampling)
@@ -83,3 +86,14 @@ def told_of(name: str) -> str:
     except UserError:
         return "damaged"
     return purpose(config) if config else ""
+
+
+def load_once(checkpoint: str | Path, device: torch.device) -> LoadedNetwork:
+    """As `load_checkpoint`, from memory where the same file was loaded shortly before."""
+    file = find_checkpoint(checkpoint).network
+    return _loaded(file.resolve(), file.stat().st_mtime_ns, device)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(file: Path, modified: int, device: torch.device) -> LoadedNetwork:
+    return load_checkpoint(file, device)

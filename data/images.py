@@ -78,13 +78,19 @@ def read_picture(source: str | Path | bytes, name: str | None = None) -> Picture
             image.load()
             if image.format == "PNG":
                 _check_png(source if isinstance(source, bytes) else Path(source).read_bytes())
-            _refuse_misread(image)
-            rgb, alpha = _colour_and_alpha(ImageOps.exif_transpose(image))
-            return Picture(rgb, alpha, _lasting_exif(image), bool(image.info.get("icc_profile")))
+            return picture_of(image)
     except Exception as error:  # Pillow's decoders raise whatever their parsers stumble over
         cause = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
         label = name or ("(bytes)" if isinstance(source, bytes) else source)
         raise DataError(f"cannot read image {label}: {cause}") from None
+
+
+def picture_of(image: Image.Image) -> Picture:
+    """What an image of Pillow holds. Raises whatever Pillow's decoders do."""
+    image.load()
+    _refuse_misread(image)
+    rgb, alpha = _colour_and_alpha(ImageOps.exif_transpose(image))
+    return Picture(rgb, alpha, _lasting_exif(image), bool(image.info.get("icc_profile")))
 
 
 def _lasting_exif(image: Image.Image) -> bytes:
