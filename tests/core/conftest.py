@@ -91,11 +91,7 @@ def little_memory(monkeypatch):
 @pytest.fixture(scope="session")
 def published_files(golden, tmp_path_factory):
     """The folder, state dict and Adam moments of what `published` copies."""
-    recorded = json.loads((golden / "network_tiny.json").read_text())
-    tensors = load_file(golden / "network_tiny.safetensors")
-    state = {}
-    for key, shape in recorded["all_state_dict_keys"].items():
-        state[key] = tensors.get(f"state.{key}", tensors.get(f"schedule.{key}", torch.zeros(shape)))
+    state = published_state(golden)
     order = parameter_order(state)
     generator = torch.Generator().manual_seed(0)
     moments = {
@@ -113,6 +109,16 @@ def published_files(golden, tmp_path_factory):
     torch.save(state, folder / "I7_E2_gen.pth")
     torch.save(training, folder / "I7_E2_opt.pth")
     return folder, state, {order[number]: moment for number, moment in moments.items()}
+
+
+def published_state(golden):
+    """The state dict of the small recorded network, as the published code saves it."""
+    recorded = json.loads((golden / "network_tiny.json").read_text())
+    tensors = load_file(golden / "network_tiny.safetensors")
+    state = {}
+    for key, shape in recorded["all_state_dict_keys"].items():
+        state[key] = tensors.get(f"state.{key}", tensors.get(f"schedule.{key}", torch.zeros(shape)))
+    return state
 
 
 @pytest.fixture
