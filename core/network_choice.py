@@ -13,7 +13,7 @@ from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint, sav
 from core.config import Config
 from core.errors import UserError
 from core.sampling import Sampling, sampling_settings
-from core.shipped import SMALL, is_there
+from core.shipped import SMALL, is_there, sampled_by
 from model import Network
 
 Size = tuple[int, int]
@@ -55,7 +55,7 @@ class Networks:
 
     def of(self, size: Size) -> ReadyNetwork:
         """The network for an image of `size`. Raises UserError or ModelError where it cannot be had."""
-        name = self.checkpoint or suited(size)
+        name = sampled_by(str(self.checkpoint or suited(size)), self.preset)
         if name not in self.loaded:
             loaded = self.load(name, self.device)
             settings = sampling_settings(loaded.config, self.flags, self.preset)
@@ -69,7 +69,8 @@ class Networks:
             return None
         compared = "at most" if max(size) <= SMALL else "more than"
         each = "; ".join(f"{name}: {told_of(name)}" for name in ("faces", "photos"))
-        return f"{suited(size)} for {source}, as its longer side has {compared} {SMALL} pixels ({each}; -r chooses)"
+        name = sampled_by(suited(size), self.preset)
+        return f"{name} for {source}, as its longer side has {compared} {SMALL} pixels ({each}; -r chooses)"
 
 
 def suited(size: Size) -> str:

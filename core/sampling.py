@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from core.config import PRESETS, Config, changed
+from core.config.presets import ONE_CALL
 from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision
 from core.errors import UserError
@@ -29,8 +30,14 @@ Callback = Callable[[int, int, Tensor, Tensor], None]  # callback(order, timeste
 def sampling_settings(config: Config, flags: Mapping[str, Any], preset: str | None = None) -> SampleSection:
     """The config's `sample` section as a preset changes it, and then the flags, {key: value or its text}.
 
-    Raises UserError that names the flag.
+    A student of one call is sampled as it was taught, which is the preset of one call. Raises UserError that names the
+    flag, or the preset that a student cannot follow.
     """
+    if preset and config.phase == "distill":
+        if preset != ONE_CALL:
+            taught = f"its own sampling, steps {config.sample.steps}, is what this network was taught"
+            raise UserError(f"--preset {preset}: {taught}; leave the preset out, or name a diffusion network with -r")
+        preset = None
     origins = {f"sample.{key}": f"--{key.replace('_', '-')}" for key in flags}
     changes = {**(PRESETS[preset] if preset else {}), **flags}
     return changed(config, {f"sample.{key}": value for key, value in changes.items()}, "checkpoint", origins).sample

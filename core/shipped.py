@@ -5,14 +5,19 @@ A checkpoint of one's own comes first: a name is looked up where no file, PREFIX
 
 from pathlib import Path
 
+from core.config.presets import ONE_CALL
 from core.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "checkpoints"
 FILES = {
-    "faces": FOLDER / "faces_16_128.safetensors",
-    "faces-small": FOLDER / "faces_16_128_small.safetensors",
+    "faces": FOLDER / "faces_16_128_one_call.safetensors",
+    "faces-small": FOLDER / "faces_16_128_small_one_call.safetensors",
     "photos": FOLDER / "photos_x4.safetensors",
+    "photos-faithful": FOLDER / "photos_x4_faithful.safetensors",
+    "faces-chain": FOLDER / "faces_16_128.safetensors",
+    "faces-small-chain": FOLDER / "faces_16_128_small.safetensors",
 }
+CHAINS = {"faces": "faces-chain", "faces-small": "faces-small-chain"}  # a student of one call -> its diffusion network
 CHECKPOINT = f"a file, the PREFIX of PREFIX_gen.*, a folder (its latest), or a shipped network: {', '.join(FILES)}"
 SMALL = 64  # pixels of the longer side: up to so many, an image is taken for a face
 
@@ -30,3 +35,8 @@ def shipped_file(name: str) -> Path | None:
 def is_there(name: str) -> bool:
     """Whether the file of a shipped network is there."""
     return FILES[name].is_file()
+
+
+def sampled_by(name: str, preset: str | None) -> str:
+    """The shipped network that a preset samples: those of several calls need the diffusion network of a student."""
+    return CHAINS.get(name, name) if preset not in (None, ONE_CALL) else name

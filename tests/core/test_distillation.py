@@ -17,6 +17,8 @@ from core.errors import UserError
 from core.log import start_logging
 from core.network_file import read_network_file
 from core.processes import Processes
+from core.sampling import sampling_settings
+from model.resampling import resample
 from sparse import Masker
 
 TRAIN = {
@@ -193,6 +195,20 @@ def test_the_command(config, teacher, tmp_path):
     again = run(*common, "-r", "auto")
     assert again.returncode == 0, again.stderr
     assert "nothing is left to train" in again.stdout
+
+
+def test_without_a_judge_the_loss_is_that_of_the_pixels(config, teacher):
+    config["distill"] = {"feature_weight": 0, "adversarial_weight": 0, "head_channels": 4}
+    trainer = distil(config, "faithful", teacher)
+    drawn, constants = trainer.draw(next(iter(trainer.batches())))
+    lr, hr, noise = drawn[:3]
+    result = trainer.objective.student(lr, resample(lr, hr.shape[2:]), noise, *constants)
+    loss = trainer.objective(*drawn, *constants).item()
+    assert loss == pytest.approx((result - hr).abs().mean().item(), rel=1e-6)
+    assert all(not p.grad.any() for p in trainer.discriminator.parameters())
+    with pytest.raises(UserError, match="leave the preset out"):
+        sampling_settings(trainer.config, {}, "fast")
+    assert sampling_settings(trainer.config, {}, "instant") == trainer.config.sample
 
 
 @pytest.mark.cuda

@@ -33,7 +33,8 @@ def shipped(small_network, tmp_path, monkeypatch):
     for name, change in changes.items():
         save_checkpoint(tmp_path / name, changed(config, change), TrainingState(weights, weights))
         monkeypatch.setitem(FILES, name, tmp_path / f"{name}_gen.safetensors")
-    monkeypatch.setitem(FILES, "faces-small", tmp_path / "gone.safetensors")
+    for name in FILES.keys() - changes.keys():
+        monkeypatch.setitem(FILES, name, tmp_path / "gone.safetensors")
     monkeypatch.chdir(tmp_path.parent)
     return FILES
 

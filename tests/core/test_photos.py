@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.checkpoint import saved_config
 from core.config import load_config
+from core.export import main as export
 from data.demo import read_photo
 from model import build_network
 
@@ -22,6 +24,7 @@ SMALL = {
     "n_feats": 4,
     "train.l_resolution": 8,
     "train.r_resolution": 32,
+    "train.sizes": "[[8, 32, 1], [8, 16, 1]]",
     "diffusion.image_size": 32,
     "train.batch_size": 2,
     "train.num_workers": 0,
@@ -70,11 +73,11 @@ def run(phase, config, *arguments, **overrides):
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["photos_x4", "photos_x4_one_call"])
+@pytest.mark.parametrize("name", ["photos_x4", "photos_x4_faithful", "photos_x4_one_call"])
 def test_one_override_names_a_folder_of_ones_own(name, photos):
     config = load_config(ROOT / "config" / f"{name}.yaml", [f"datasets.train.hr_dataroot={photos}"])
     assert config.datasets.train.hr_dataroot == str(photos) and not config.datasets.validation
-    assert config.magnification == 4 and config.train.continuous_scale
+    assert config.magnification == 4 and [32, 64, 1] in config.datasets.train.sizes
     with torch.device("meta"):
         build_network(config.model, initialised=False)
 
@@ -85,15 +88,19 @@ def test_one_override_gives_a_validation_set(key, photos):
     assert list(config.datasets.validation) == [key]
 
 
-def test_teacher_and_student_are_one_network():
-    teacher, student = (load_config(ROOT / f"config/{name}.yaml") for name in ("photos_x4", "photos_x4_one_call"))
-    assert teacher.model == student.model and teacher.datasets == student.datasets
-    assert (teacher.train.continuous_scale, teacher.train.scale_step) == (student.train.continuous_scale, 8)
+@pytest.mark.parametrize("student", ["photos_x4_faithful", "photos_x4_one_call"])
+def test_teacher_and_student_are_one_network_on_the_same_images(student):
+    teacher, student = (load_config(ROOT / f"config/{name}.yaml") for name in ("photos_x4", student))
+    assert teacher.model == student.model
+    for key in ("sizes", "l_resolution", "r_resolution"):
+        assert teacher.datasets.train[key] == student.datasets.train[key]
+    for key in ("blur_prob", "resize_prob", "noise_prob", "jpeg_prob", "jpeg_range", "jpeg_last_prob"):
+        assert teacher.datasets.train.degradation[key] == student.datasets.train.degradation[key]
 
 
 @pytest.mark.slow
 def test_a_network_and_its_student_train_on_photographs(photos, tmp_path):
-    """Two steps of each in drawn sizes, on degraded LR, and a validation on LR saved as JPEG."""
+    """Two steps of each of the three stages in drawn sizes, on degraded LR, and a validation on LR saved as JPEG."""
     common = SMALL | {"path.root": tmp_path, "datasets.train.hr_dataroot": photos}
     validated = {"datasets.val_jpeg.hr_dataroot": photos}
     validated |= {"datasets.val_jpeg.l_resolution": 16, "datasets.val_jpeg.r_resolution": 64}
@@ -102,5 +109,9 @@ def test_a_network_and_its_student_train_on_photographs(photos, tmp_path):
     report = json.loads((tmp_path / "photos_x4/results/val_jpeg/metrics.json").read_text())
     assert report["images"] == 3 and report["dataset"]["degradation"]["jpeg_range"] == [75, 75]
     teacher = tmp_path / "photos_x4/checkpoint"
-    student = run("distill", "photos_x4_one_call", "-r", str(teacher), **common, **DEGRADED)
+    faithful = run("distill", "photos_x4_faithful", "-r", str(teacher), **common, **DEGRADED)
+    assert "step 2/2" in faithful
+    export(["-r", str(tmp_path / "photos_x4_faithful/checkpoint"), "-o", str(tmp_path / "faithful.safetensors")])
+    student = run("distill", "photos_x4_one_call", "-r", str(tmp_path / "faithful.safetensors"), **common, **DEGRADED)
     assert "step 2/2" in student and "adversarial" in student
+    assert saved_config(tmp_path / "photos_x4_one_call/checkpoint").distill.teacher == str(teacher)

@@ -1,6 +1,7 @@
 """Training: it continues exactly, in one process or several, and keeps the budget of active weights."""
 
 import copy
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,6 +26,7 @@ from core.log import start_logging
 from core.optimizer import build_optimizer, learning_rate
 from core.processes import Processes
 from core.training import Trainer
+from data.tensors import to_image, to_tensor
 
 TRAIN = {
     "n_iter": 8,
@@ -78,6 +81,28 @@ def test_a_second_stage_weighs_the_images_anew(config):
     saved = load_network(checkpoint(config, "second", "I8_E4"))[1]
     assert saved["datasets"]["train"]["weights"] == {"wave0": 0, "wave[12]": 0.25}
     assert "wave0" not in {name for _, batch in zip(range(8), second.batches(), strict=False) for name in batch["name"]}
+
+
+def test_several_sets_in_drawn_sizes_continue_exactly(config):
+    """Batches of two sets, each in sizes of its own; LR of another size is made of HR in 8 bits, as by Pillow."""
+    train = config["datasets"]["train"]
+    config["datasets"]["train_small"] = train | {"r_resolution": 16, "sizes": [[8, 16, 1], [4, 12, 2]], "batch_size": 3}
+    fit(config, "whole")
+    trainer = fit(config, "continued", resume=checkpoint(config, "whole", "I4_E1"))
+    whole, continued = (files(checkpoint(config, name, "I8_E2")) for name in ("whole", "continued"))
+    assert not [key for key in whole if not torch.equal(whole[key], continued[key])]
+
+    seen = set()
+    for batch in itertools.islice(trainer.batches(), 40):
+        trainer.step += 1  # of which the draw is a function
+        lr, hr, scale = trainer.draw_images(batch, trainer.generators()[0])
+        magnification = hr.shape[-1] / lr.shape[-1]
+        assert scale == pytest.approx(min((magnification - 1) / (4 - 1), 1))
+        seen.add((len(lr), lr.shape[-1], hr.shape[-1]))
+        if lr.shape[-1] == 4:
+            image = to_image(batch["hr"][0]).resize((4, 4), Image.Resampling.BICUBIC)
+            assert (to_tensor(image) - lr[0]).abs().max() <= 2 / 255 + 1e-6  # a level, by another order of rounding
+    assert {size for size in seen if size[0] == 3} == {(3, 8, 16), (3, 4, 12)}
 
 
 def test_continuing_is_exact(config):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, target
+from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, draw_sizes, target
 from model.resampling import resample
 from model.schedule import NoiseSchedule
 
@@ -37,6 +37,13 @@ def test_bounded_sides_are_multiples_of_the_step():
     sides = [draw_side(16, 100, 8, generator)[1] for _ in range(2000)]
     assert set(sides) == {24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 100}
     assert sides.count(64) == pytest.approx(2000 * 8 / 84, rel=0.25)
+
+
+def test_sizes_are_drawn_by_their_weights():
+    generator = torch.Generator().manual_seed(0)
+    drawn = [draw_sizes([[16, 128, 3], [32, 64, 1]], generator) for _ in range(4000)]
+    assert set(drawn) == {(16, 128), (32, 64)}
+    assert drawn.count((16, 128)) == pytest.approx(3000, abs=5 * (4000 * 3 / 16) ** 0.5)
 
 
 def test_v_is_a_rotation_of_image_and_noise():
