@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.helpers.measuring import PEAK_SIDE, default_arithmetic, free, matrix_peak, peak_memory, time_in_turn
 from benchmarks.helpers.reports import (
@@ -35,6 +34,7 @@ from benchmarks.helpers.reports import (
 from core.checkpoint import load_network
 from core.config import Config, load_config
 from core.device import autocast, automatic_precision, is_out_of_memory, pick_device, synchronize
+from core.operations import chain_flops, count_flops, decoded
 from core.processes import Processes
 from model import build_network
 from model.fast import make_plain
@@ -184,12 +184,12 @@ def measure(setting: Setting, chains: Mapping[str, Chain], arguments: Namespace)
     figures["matrix_peak"] = matrix_peak(setting.processes, setting.repeats)
 
     times = time_all(setting, chains.values(), arguments.batches)
-    together = {decoded(group, chain) for chain in chains.values() for group in setting.plan(chain).groups}
+    together = {decoded(group, chain.decode) for chain in chains.values() for group in setting.plan(chain).groups}
     flops = count_flops(setting.config.model, setting.lr_side, setting.hr_side, together)
     comparable = setting.config.name == "faces_16_128" and not arguments.small
     rows = []
     for name, chain in chains.items():
-        gflop = chain_flops(flops, setting.plan(chain).groups, chain)
+        gflop = chain_flops(flops, setting.plan(chain).groups, chain.decode)
         for batch in [1, *best_batches(chain, times)]:
             row = describe_row(chain, batch, times, gflop, figures["matrix_peak"], comparable)
             rows.append({"chain": name} | row)
@@ -291,44 +291,6 @@ def first_image(arguments: Namespace) -> dict[str, float]:
     times.append(time.time())
     phases = ("import", "network", "sample")
     return {phase: after - before for phase, (before, after) in zip(phases, pairwise(times), strict=True)}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Counting.
-
-
-@torch.no_grad()
-def count_flops(model: Mapping[str, Any], lr_side: int, hr_side: int, together: Iterable[int]) -> dict[str, Any]:
-    """GFLOP of each call for one image: {"condition", "encode", "decode": {K: of K steps at once}}, for K = 1 and those
-    in `together`."""
-    network = build_network(model, initialised=False).to("meta").eval()
-    lr, x = (torch.empty(1, 3, side, side, device="meta") for side in (lr_side, hr_side))
-    level = torch.empty(1, device="meta")
-
-    def counted(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-        with FlopCounterMode(display=False) as counter:
-            result = function(*arguments)
-        return result, counter.get_total_flops() / 1e9
-
-    condition, conditioning = counted(network.condition, lr, (hr_side, hr_side))
-    state, encoding = counted(network.encode, x, level, condition)
-    decoding = {k: counted(network.decode, state, level.expand(k, 1), condition)[1] for k in sorted({1, *together})}
-    return {"condition": conditioning, "encode": encoding, "decode": decoding}
-
-
-def decoded(group: Sequence[int], chain: Chain) -> int:
-    """How many steps of a group the decoder computes, all at once."""
-    return min(len(group), {"every": len(group), "ends": 2, "first": 1}[chain.decode])
-
-
-def chain_flops(flops: dict[str, Any], groups: Sequence[Sequence[int]], chain: Chain) -> dict[str, float]:
-    """GFLOP of an image, and what it would be if each of those decoder calls were one by itself."""
-    steps = [decoded(group, chain) for group in groups]
-    encoding = flops["condition"] + len(groups) * flops["encode"]
-    return {
-        "gflop_per_image": encoding + sum(flops["decode"][k] for k in steps),
-        "gflop_per_image_unshared": encoding + sum(steps) * flops["decode"][1],
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.helpers import measuring, reports, sampling
 from benchmarks.helpers.training import FIGURES, STEPS, forward_flops
 from core.config import load_config
+from core.operations import chain_flops, count_flops
 from core.processes import Processes
 from data.demo import make_demo
 from model import build_network
@@ -199,7 +200,7 @@ def test_sampling_counts_what_a_closed_form_says():
     decoder_block = conv(16, 8) + conv(16, 8, kernel=1) + conv(8, 8) + 2 * 8 * 8
     condition = conv(3, 4, 16) + 3 * conv(4, 4, 16) + conv(4, 3) + conv(3, 8)
 
-    flops = sampling.count_flops(section, 4, 16, together=[5])
+    flops = count_flops(section, 4, 16, together=[5])
     assert flops["condition"] * 1e9 == condition
     assert flops["encode"] * 1e9 == embedding + conv(6, 8) + 3 * block + attention
     assert flops["decode"][1] * 1e9 == embedding + 2 * decoder_block + conv(8, 3)
@@ -213,9 +214,8 @@ def test_sampling_counts_what_a_closed_form_says():
 def test_operations_of_a_chain(decode, shared, unshared):
     """Three groups, of four, four and one step."""
     flops = {"condition": 100, "encode": 10, "decode": {1: 2, 2: 3, 4: 6}}
-    chain = sampling.Chain("ddim", 9, "uniform:4", decode)
-    groups = sampling.SamplingPlan.parse(chain.key_steps, chain.steps, 2000).groups
-    told = sampling.chain_flops(flops, groups, chain)
+    groups = sampling.SamplingPlan.parse("uniform:4", 9, 2000).groups
+    told = chain_flops(flops, groups, decode)
     assert list(told.values()) == [100 + 3 * 10 + shared, 100 + 3 * 10 + unshared]
 
 

@@ -10,7 +10,15 @@ COMMANDS = [
     *(["sr.py"], ["infer.py"], ["data/prepare_data.py"], ["data/demo.py"]),
     *(
         ["-m", module]
-        for module in ("core.config", "core.calibrate", "core.export", "core.score", "core.report", "sparse.inspect")
+        for module in (
+            "core.config",
+            "core.calibrate",
+            "core.export",
+            "core.score",
+            "core.report",
+            "core.summary",
+            "sparse.inspect",
+        )
     ),
 ]
 
