@@ -43,13 +43,16 @@ class LREncoder(nn.Module):
         self.tail = nn.Conv2d(n_feats, 3, 3, padding=1)
 
     def forward(self, lr_image: Tensor, size: Sequence[int]) -> Tensor:
-        head = self.head(lr_image)  # (B, F, h, w)
+        h = F.interpolate(self.features(lr_image), size=tuple(size), mode="nearest")  # (B, F, H, W)
+        return self.tail(h)  # (B, 3, H, W)
+
+    def features(self, lr_image: Tensor) -> Tensor:
+        """What is resized: (B, 3, h, w) -> (B, F, h, w)."""
+        head = self.head(lr_image)
         h = head
         for block in self.blocks:
             h = h + block(h)
-        h = self.body_end(h) + head
-        h = F.interpolate(h, size=tuple(size), mode="nearest")  # (B, F, H, W)
-        return self.tail(h)  # (B, 3, H, W)
+        return self.body_end(h) + head
 
 
 class ConditioningPyramid(nn.Module):

@@ -48,3 +48,8 @@ def check_inputs(
 
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_tiles(tile: int, overlap: int) -> None:
+    require(is_int(tile) and tile >= 1, f"tile must be a number of pixels of at least 1, not {tile!r}")
+    require(is_int(overlap) and overlap >= 0, f"overlap must be a number of pixels, not {overlap!r}")

@@ -63,6 +63,31 @@ def group_norm_silu(
     return _Fused.apply(x, weight.contiguous(), bias.contiguous(), _rows(shift), groups, eps, silu)
 
 
+def affine_silu(
+    x: Tensor,       # (B, C, H, W), float32, bfloat16, float16 or float64
+    centre: Tensor,  # (C,)
+    factor: Tensor,  # (C,)
+    bias: Tensor,    # (C,)
+    silu: bool = True,
+) -> Tensor:  # fmt: skip
+    """silu((x - centre)·factor + bias) in x's dtype and channels-last, computed in float32: a group norm whose mean and
+    variance are known. Not differentiable."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    if _kernels_take(x, factor, bias, 1, None, None, len(x)):
+        y = torch.empty_like(x, memory_format=torch.channels_last)
+        affine = torch.stack([centre, factor]).expand(len(x), 2, channels).contiguous()
+        plan = _plan(len(x), channels, pixels, 1)
+        with torch.cuda.device_of(x):
+            apply_kernel[plan.apply_grid](x, None, affine, bias, y, pixels, len(x), 1, channels, silu, **plan.apply)
+        return y
+    factor, level = (
+        each[:, None, None].to(torch.promote_types(x.dtype, torch.float32)) for each in (factor, bias - centre * factor)
+    )
+    y = torch.addcmul(level, x, factor)
+    return (F.silu(y, inplace=True) if silu else y).to(x.dtype)
+
+
 def _kernels_take(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, shift: Tensor | None, plus: Tensor | None, images: int
 ) -> bool:

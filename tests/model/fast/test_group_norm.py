@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from model.fast import group_norm
-from model.fast.group_norm import group_norm_silu
+from model.fast.group_norm import affine_silu, group_norm_silu
 
 SHAPES = {  # (B, C, H, W) and groups
     "one program a group": ((2, 64, 16, 16), 32),
@@ -276,3 +276,18 @@ def test_an_affine_part_alone_is_trained():
     found = [parameter.grad.clone() for parameter in parameters]
     expected = torch.autograd.grad(F.silu(F.group_norm(x, 4, *parameters)).square().sum(), parameters)
     torch.testing.assert_close(found, list(expected))
+
+
+@devices
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_affine_is_the_norm_of_moments_that_are_known(device, silu, dtype):
+    (x, weight, bias, _), _ = draw((2, 48, 27, 30), device, dtype)
+    x, weight, bias = x.detach(), weight.detach(), bias.detach()
+    centre, factor = bias * 0.3 + 1, weight * 0.7
+    got = affine_silu(x, centre, factor, bias, silu)
+    u = (x.double() - centre.double()[:, None, None]) * factor.double()[:, None, None] + bias.double()[:, None, None]
+    expected = u * torch.sigmoid(u) if silu else u
+    tolerance = {torch.float32: 1e-6, torch.float16: 2**-10}[dtype]
+    assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
+    assert (got.double() - expected).abs().max() <= tolerance * expected.abs().max()
