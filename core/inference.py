@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.chain_progress import progress_of_chain
+from core.chain_progress import TileProgress, progress_of_chain
 from core.config import PRESETS, Config
 from core.device import pick_device, synchronize
 from core.errors import UserError, is_of_user
@@ -270,7 +270,7 @@ def super_resolve_items(
     seeds = [sampling.settings.seed] * len(items)
     progress = progress_of_chain(sampling, (len(items), height, width), device, say)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, (height, width), sampling, seeds, magnification, progress)
+    sr = super_resolve(network, lr, (height, width), sampling, seeds, magnification, progress, TileProgress(say))
     synchronize(device)
     return sr, (time.perf_counter() - began) / len(items)
 

@@ -11,6 +11,7 @@ import torch
 from core.device import is_out_of_memory
 from core.errors import UserError
 from core.sampling import Sampling
+from core.tiling import can_be_tiled, fewer_pixels
 from model.fast import release
 from model.network import Network
 
@@ -47,7 +48,8 @@ class Fitting:
                 raise OutOfMemory("not even one image fits into memory")
 
     def shrink(self, images: int, network: Network) -> bool:
-        """Halves the batch, of which `images` did not fit, or that of the decoder, and says so -> whether it could."""
+        """Halves the batch, of which `images` did not fit, or else tiles, or where there can be none, the batch of the
+        decoder, and says so -> whether it could."""
         release(network)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -55,20 +57,19 @@ class Fitting:
             self.batch_size = images // 2
             self.say(f"out of memory with {images} images at once: going on with {self.batch_size}")
             return True
-        calls = self.decoder_calls()
-        if calls > 1:
-            settings = self.sampling.settings.replace(decode_batch=calls // 2)
-            self.sampling = replace(self.sampling, settings=settings)
+        sampling, calls = self.sampling, self.sampling.decoder_calls
+        if can_be_tiled(network, sampling.settings):
+            most_pixels = fewer_pixels(network, sampling.most_pixels)
+            if most_pixels is None:
+                return False
+            self.sampling = replace(sampling, most_pixels=most_pixels)
+            self.say(f"out of memory: going on with tiles, {most_pixels:,} pixels at once")
+        elif calls > 1 and sampling.settings.decode == "every":
+            self.sampling = replace(sampling, settings=sampling.settings.replace(decode_batch=calls // 2))
             self.say(f"out of memory with {calls} decoder calls at once: going on with {calls // 2}")
-        return calls > 1
-
-    def decoder_calls(self) -> int:
-        """How many the decoder makes at once of one image: as many as a group has, or fewer."""
-        settings = self.sampling.settings
-        if settings.decode != "every":
-            return 1
-        longest = max(len(group) for group in self.sampling.executed.groups)
-        return min(longest, settings.decode_batch or longest)
+        else:
+            return False
+        return True
 
 
 def what_to_do(device: torch.device) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from core.config import PRESETS, Config, changed
@@ -16,13 +17,18 @@ from core.config.presets import ONE_CALL
 from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision
 from core.errors import UserError
+from core.tiling import Tiles, tiles_for
 from model import Network
 from model.conditioning import relative_scale
 from model.key_steps import EncoderChange
 from model.sampler import SamplingPlan, sample
 from model.schedule import NoiseSchedule
+from model.tiling import OnBatch, sample_tiled
 
-RESOLVED = ("steps", "key_steps", "seed", "precision", "compile")  # settings that `sample` does not take by their names
+# Settings that `sample` does not take by their names.
+RESOLVED = ("steps", "key_steps", "seed", "precision", "compile", "tile", "overlap")
+
+DECODED = {"ends": 2, "first": 1}  # steps of a group, if not every one
 
 Callback = Callable[[int, int, Tensor, Tensor], None]  # callback(order, timestep, x, ŷ_0) after each denoising step
 
@@ -51,6 +57,7 @@ class Sampling:
     settings: SampleSection
     plan: SamplingPlan  # the whole chain, which `sample` takes
     executed: SamplingPlan  # what is left of it where it begins at the noise level `start`
+    most_pixels: int | None = None  # of tiles at once, where memory is known to be short
 
     @classmethod
     def of(
@@ -70,6 +77,14 @@ class Sampling:
         passed = {name: value for name, value in self.settings.items() if name not in RESOLVED}
         return passed | {"compiled": self.settings.compile}
 
+    @property
+    def decoder_calls(self) -> int:
+        """How many the decoder makes at once of one image: as many as a group has, or fewer."""
+        settings, longest = self.settings, max(len(group) for group in self.executed.groups)
+        if settings.decode == "every":
+            return min(longest, settings.decode_batch or longest)
+        return min(longest, DECODED[settings.decode])
+
     def describe(self) -> str:
         """In one line, for reports; what is off is not mentioned."""
         settings, plan = self.settings, self.executed
@@ -88,25 +103,54 @@ def super_resolve(
     sampling: Sampling,
     seeds: Sequence[int],  # one an image: an image's noise depends on its seed alone
     magnification: float,  # that the network was trained for, `config.magnification`
-    callback: Callback | None = None,
-) -> Tensor:  # (B, 3, H, W) float32 in [-1, 1]
+    callback: Callback | None = None,  # of images that are not made by tiles
+    on_batch: OnBatch | None = None,  # of those that are, for each of them
+) -> Tensor:  # (B, 3, H, W) in [-1, 1], float32; of images made by tiles, uint8 levels on the CPU
     """Super-resolves a batch on the network's device, in the precision that the settings ask for.
 
-    Raises ModelError for a setting that the sampler cannot work with, and UserError where the result is not finite.
+    Raises ModelError for a setting that the sampler cannot work with, and UserError where the result is not finite, or
+    tiles do not go with the network.
     """
     device = next(network.parameters()).device
-    options = sampling.options() | {"scale": relative_scale(size, lr.shape[-2:], magnification), "callback": callback}
+    scale = relative_scale(size, lr.shape[-2:], magnification)
+    tiles = tiles_for(network, size, sampling.settings, sampling.decoder_calls, sampling.most_pixels)
 
     def sampled(precision: str) -> Tensor:
         with autocast(device, precision):
-            return sample(network, lr.to(device), size, sampling.plan, seeds=seeds, **options)
+            if tiles:
+                return by_tiles(network, lr, size, sampling, seeds, scale, tiles, on_batch)
+            options = sampling.options() | {"scale": scale, "callback": callback}
+            sr = sample(network, lr.to(device), size, sampling.plan, seeds=seeds, **options)
+        if not sr.isfinite().all():
+            raise FloatingPointError("values that are not finite")
+        return sr.clamp(-1, 1)
 
     precision = sampling.settings.precision
     precision = automatic_precision(device, sampling=True) if precision == "auto" else precision
-    sr = sampled(precision)
-    if precision != "float32" and not sr.isfinite().all():
-        warnings.warn(f"values beyond the range of {precision}: sampled again in float32", stacklevel=2)
-        sr = sampled("float32")
-    if not sr.isfinite().all():
-        raise UserError("the network makes values that are not finite (NaN or infinite), and no image")
-    return sr.clamp(-1, 1)
+    for tried in dict.fromkeys((precision, "float32")):
+        try:
+            return sampled(tried)
+        except FloatingPointError:
+            if tried != "float32":
+                warnings.warn(f"values beyond the range of {tried}: sampled again in float32", stacklevel=2)
+    raise UserError("the network makes values that are not finite (NaN or infinite), and no image")
+
+
+def by_tiles(
+    network: Network,
+    lr: Tensor,
+    size: tuple[int, int],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    scale: float,
+    tiles: Tiles,
+    on_batch: OnBatch | None,
+) -> Tensor:  # (B, 3, H, W) uint8
+    """One image after the other."""
+    left_out = ("compiled", "decode_batch")  # tiles are decoded one step after the other
+    options = {name: value for name, value in sampling.options().items() if name not in left_out}
+    options |= {**tiles._asdict(), "scale": scale, "on_batch": on_batch}
+    pairs = zip(lr.split(1), seeds, strict=True)
+    return torch.stack(
+        [sample_tiled(network, one, size, sampling.plan, seeds=[seed], **options) for one, seed in pairs]
+    )

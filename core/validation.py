@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from core.chain_progress import Say, duration, progress_of_chain
+from core.chain_progress import Say, TileProgress, duration, progress_of_chain
 from core.config import Config
 from core.device import describe, synchronize, versions
 from core.errors import Interrupted, UserError, is_of_user
@@ -250,9 +250,9 @@ def super_resolve_samples(
 
     synchronize(device)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, size, sampling, seeds, magnification, both(recording, progress))
+    sr = super_resolve(network, lr, size, sampling, seeds, magnification, both(recording, progress), TileProgress(say))
     synchronize(device)
-    return SuperResolved(sr, stages, (time.perf_counter() - began) / len(samples))
+    return SuperResolved(sr, stages or [sr], (time.perf_counter() - began) / len(samples))
 
 
 def both(first: Callback | None, second: Callback | None) -> Callback | None:

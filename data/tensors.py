@@ -12,11 +12,13 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 
 
 def to_uint8(tensor: torch.Tensor) -> np.ndarray:
-    """(3, H, W) in [-1, 1] -> uint8 (H, W, 3), clamped and rounded to the nearest level."""
-    levels = (tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
-    return levels.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    """(3, H, W) in [-1, 1] -> uint8 (H, W, 3), clamped and rounded to the nearest level; levels stay as they are."""
+    if tensor.dtype != torch.uint8:
+        levels = (tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
+        tensor = levels.round().to(torch.uint8)
+    return tensor.cpu().permute(1, 2, 0).contiguous().numpy()
 
 
 def to_image(tensor: torch.Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] -> RGB image, clamped and rounded to the nearest level."""
+    """(3, H, W) in [-1, 1], or uint8 levels -> RGB image; see `to_uint8`."""
     return Image.fromarray(to_uint8(tensor))

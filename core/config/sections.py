@@ -375,6 +375,14 @@ class SampleSection(Section):
         "steps of a group that run the decoder: every, both ends, the first",
     )
     decode_batch: int | None = key(optional(count), None, "most decoder calls in one batch; null: a whole group")
+    tile: str | int = key(
+        either(choice("auto"), count_or_zero),
+        "auto",
+        "side of the tiles of a large image, in pixels of the result; 0: none; auto: where it is too large for one",
+    )
+    overlap: int | None = key(
+        optional(count_or_zero), None, "pixels that a tile sees of its neighbours; null: as many as it takes"
+    )
     seed: int = key(seed, 0, "of the noise; validation adds the index of an image")
     precision: str = key(
         choice("auto", "float32", "bf16", "fp16"),
