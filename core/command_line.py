@@ -24,7 +24,8 @@ def wait_passively() -> None:
     """Before torch is imported: lets threads that wait for each other sleep, unless the user says how they wait.
 
     By default they spin, each on a core of its own. On a machine that computes something else too, they then keep from
-    their work those for which they wait.
+    their work those for which they wait: `faces-small`, preset fast, took more than 25 s on two cores with six other
+    processes, and takes 5 s so; on two quiet cores it took 1.19 s, and takes 1.27 s.
     """
     if not WAITING & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

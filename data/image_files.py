@@ -105,10 +105,10 @@ def visible(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 def is_to_read(entry: os.DirEntry[str], found: ImageFiles) -> bool:
     """Whether what is no folder is an image; if not, `found` tells of it."""
+    if entry.is_file() and is_image(entry.name):
+        return True
     path = Path(entry.path)
     problem = None if entry.is_file() else why_not_read(path)
-    if is_image(entry.name) and not problem:
-        return True
     if problem or seems_image(path):
         found.leave_out(f"{path}: {problem or 'images of this type are not read here'}")
     else:

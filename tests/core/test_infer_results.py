@@ -11,6 +11,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 import infer
+from core.command_line import WAITING
 from core.file_progress import FileProgress
 from data.image_files import PIECE, ImageFiles, walk_images
 
@@ -282,3 +283,15 @@ def test_processes_share_the_files(small_checkpoint, tmp_path, make_image):
     assert names(tmp_path / "shared") == names(tmp_path / "alone")
     for name in names(tmp_path / "alone"):
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("given", "heard"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_that_wait_sleep(small_checkpoint, given, heard):
+    """OpenMP itself says, once torch is loaded, how its threads wait."""
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING}
+    environment |= {"OMP_DISPLAY_ENV": "TRUE", **given}
+    command = [sys.executable, "infer.py", "--about", "-r", small_checkpoint]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert f"OMP_WAIT_POLICY = '{heard}'" in done.stderr.replace('"', "'")
