@@ -218,7 +218,6 @@ def read(
     jobs: Iterable[Job], networks: Networks, output: Output, wanted: Wanted, progress: FileProgress
 ) -> Iterator[Item]:
     """The jobs whose images can be read, one after the other, as items; says which network they get, and why."""
-    explained = set()
     for job in jobs:
         item = None
         with progress.attempt(len(output.scales) or 1):
@@ -229,11 +228,10 @@ def read(
             ready = network_for(job, size, networks)
             target_size = wanted.size_of(job.source, size, ready.config)
             item = Item(job, picture.rgb, picture.alpha, target_size, picture.exif, picture.is_tagged)
-            if ready.name not in explained and (line := networks.explain(job.source, size)):
+            if line := networks.explain(job.source, size):
                 progress.tell(line)
             if notice := ready.notice(job.source, size, target_size):
                 progress.warn(f"notice: {notice}")
-            explained.add(ready.name)
         if item:
             yield item
 

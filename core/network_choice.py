@@ -52,6 +52,7 @@ class Networks:
         self.load = load or load_checkpoint
         self.checkpoint, self.device, self.flags, self.preset = checkpoint, device, flags, preset
         self.loaded: dict[str | Path, ReadyNetwork] = {}
+        self.explained: set[str] = set()
 
     def of(self, size: Size) -> ReadyNetwork:
         """The network for an image of `size`. Raises UserError or ModelError where it cannot be had."""
@@ -64,13 +65,15 @@ class Networks:
         return self.loaded[name]
 
     def explain(self, source: Path, size: Size) -> str | None:
-        """Which network an image gets, why, and what each is for; None where the user has chosen."""
-        if self.checkpoint:
+        """Which network an image gets, why, and what each is for; None where that was said or the user has chosen."""
+        name = sampled_by(suited(size), self.preset)
+        if self.checkpoint or name in self.explained:
             return None
         compared = "at most" if max(size) <= SMALL else "more than"
         each = "; ".join(f"{name}: {told_of(name)}" for name in ("faces", "photos"))
-        name = sampled_by(suited(size), self.preset)
-        return f"{name} for {source}, as its longer side has {compared} {SMALL} pixels ({each}; -r chooses)"
+        told = "" if self.explained else f" ({each}; -r chooses)"
+        self.explained.add(name)
+        return f"{name} for {source}, as its longer side has {compared} {SMALL} pixels{told}"
 
 
 def suited(size: Size) -> str:
