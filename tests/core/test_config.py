@@ -670,6 +670,15 @@ def test_reference_tells_every_key():
         assert not isinstance(entry, Key) or "# " in line
 
 
+def test_the_configuration_page_is_up_to_date(capsys):
+    """docs/configuration.md is what `python -m core.config --markdown` prints, and it has a row for every key."""
+    main(["--markdown"])
+    page = capsys.readouterr().out
+    assert page == (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    keys = [path for path, entry in walk(Config) if isinstance(entry, Key)]
+    assert len(re.findall(r"^\| `\w+` \|", page, re.M)) == len(keys)
+
+
 def test_the_module_checks_a_file_and_prints_it_whole(small, capsys):
     main([str(small), "--set", "n_iter=20", "--set", "gpu_ids=0"])
     printed = capsys.readouterr()
