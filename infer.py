@@ -8,8 +8,9 @@ Without -r, each image gets the network that suits its size, and a line says whi
 the input's, in the subfolders that the input folder has; transparency is kept. It is as large as the images that the
 network was trained to make; a network trained on crops enlarges every image by its factor. An image that a network is
 not for gets a notice, and is done. An input is never overwritten. Linked folders are followed, each once. A file that
-cannot be read is named, and the rest goes on. Where memory is short, fewer images are done at once, and fewer decoder
-calls. Exit code: 0, all images are done; 1, some failed or were left out; 2, nothing was done, and one line says why.
+cannot be read is named, and the rest goes on. Large photographs are made by tiles; where memory is short, fewer images
+are done at once, and smaller tiles. Exit code: 0, all images are done; 1, some failed or were left out; 2, nothing was
+done, and one line says why.
 """
 
 import argparse
