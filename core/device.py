@@ -3,7 +3,7 @@
 import contextlib
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 
@@ -112,6 +112,18 @@ def describe(device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
     return f"{name}{threads}, torch {torch.__version__}"
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, a CPU computes with one thread: many small pieces of work are done sooner so than by threads that wait
+    for each other, on all cores, after each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class LateReading:

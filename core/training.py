@@ -23,7 +23,7 @@ from core.chain_progress import duration
 from core.checkpoint import TrainingState, load_training_state, save_checkpoint
 from core.config import Config
 from core.config.sections import TrainingImagesSection
-from core.device import autocast, uses_graphs
+from core.device import autocast, one_thread, uses_graphs
 from core.ema import EMA
 from core.errors import Interrupted, UserError
 from core.experiment import experiment_folder, refuse_fresh_start
@@ -78,17 +78,19 @@ class Trainer:
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run
         if self.step == 0:
             refuse_fresh_start(config)
-        self.network = self.build_network(initialised=saved is None)
+        with one_thread():
+            self.network = self.build_network(initialised=saved is None)
         self.modules = self.build_modules()
         self.optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, processes.device)
         if saved:
             load_weights(self.network, saved.weights, f"{resume}")
             self.load_modules(saved)
             load_moments(self.optimizer, self.trained(), saved.optimizer)
-        self.masker = build_masker(self.network, self.optimizer, config, saved, processes.broadcast)
+        processes.broadcast(parameter.data for parameter in self.trained().values())
+        with one_thread():
+            self.masker = build_masker(self.network, self.optimizer, config, saved, processes.broadcast)
         self.ema = self.build_ema(saved)
         self.schedule = NoiseSchedule(config.model.beta_schedule.train)
-        processes.broadcast(parameter.data for parameter in self.trained().values())
         self.gradients = FlatGradients(self.trained().values())
         self.forward_backward = ForwardBackward(
             self.build_objective(),
@@ -110,8 +112,10 @@ class Trainer:
     # What another kind of training replaces.
 
     def build_network(self, initialised: bool) -> Network:
-        """Returns the network, on the device. initialised: False where a checkpoint's weights follow."""
-        return build_network(self.config.model, initialised=initialised).to(self.processes.device)
+        """Returns the network, on the device. initialised: False where a checkpoint's weights follow. Processes other
+        than the main one get its weights."""
+        device, is_main = self.processes.device, self.processes.is_main
+        return build_network(self.config.model, initialised=initialised and is_main, device=device).to(device)
 
     def build_objective(self) -> Callable[..., Tensor]:
         """Returns the function of what `draw` gives, (*tensors, *constants), whose result, a scalar, is minimised."""

@@ -13,7 +13,7 @@ import core.inference
 import core.validation
 import infer
 import sr
-from core.device import pick_device
+from core.device import one_thread, pick_device
 from core.errors import UserError
 from core.processes import Processes
 
@@ -130,3 +130,13 @@ def test_deterministic_computing():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+def test_one_thread_for_a_while():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    with pytest.raises(ZeroDivisionError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
