@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import ExifTags, Image, ImageCms
 
 import infer
@@ -203,6 +204,29 @@ def test_a_stopped_run_goes_on(run, tmp_path, make_image):
     (tmp_path / "out" / "a_compare.png").touch()
     code, stdout, _ = run(folder, "--skip-existing", "--compare")  # those that lack their sheet are made again
     assert code == 0 and "2 of 3 images written" in stdout
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(run, small_checkpoint, tmp_path, make_image):
+    """What is there after a kill is whole, is left as it is, and all is there in the end as without the kill."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for n in range(40):
+        make_image(8, 8, n).save(folder / f"{n:02d}.png")
+    assert run(folder, out=tmp_path / "alone")[0] == 0
+    options = ["-r", small_checkpoint, "-i", folder, "-o", tmp_path / "out", "--device", "cpu"]
+    command = [sys.executable, "infer.py", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums in the same order
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as killed:
+        for _ in range(3):
+            killed.stdout.readline()
+        killed.kill()
+    there = {name for name in names(tmp_path / "out") if not name.startswith(".")}
+    assert 3 <= len(there) < 40
+    code, stdout, _ = run(folder, "--skip-existing")
+    assert code == 0 and f"{len(there)} there already" in stdout
+    for name in names(tmp_path / "alone"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
 def test_a_large_folder_is_read_as_it_is_done(tmp_path):
