@@ -188,7 +188,7 @@ def weights_file(named: str | None, name: str) -> Path:
         return file
     if named:
         raise UserError(f"{named}: no such file of weights")
-    raise Unavailable(f"needs the packages of {REQUIREMENTS} and the weights {file} (README.md, Measure results)")
+    raise Unavailable(f"needs the packages of {REQUIREMENTS} and the weights {file} (docs/measuring.md)")
 
 
 def import_package(name: str) -> Any:
