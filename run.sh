@@ -1,12 +1,25 @@
 #!/bin/sh
-# sh run.sh         train the face configuration with sparse momentum, on all GPUs there are or the CPU, then validate it
-#                   (options of sr.py may follow: sh run.sh --set datasets.train.batch_size=8)
-# sh run.sh demo    prepare, train, validate and infer with a small network and photographs, in minutes on a CPU
-# sh run.sh test    the checks of the code, then the whole test suite (options of pytest may follow: -m 'not slow')
+# sh run.sh              train the face configuration with sparse momentum, on all GPUs there are or the CPU, then validate it
+#                        (options of sr.py may follow: sh run.sh --set datasets.train.batch_size=8); needs the data
+# sh run.sh infer        super-resolve images with what comes with the project: sh run.sh infer -i photo.jpg -o out/
+#                        (options of infer.py follow; sh run.sh infer --help tells them); seconds an image
+# sh run.sh demo         prepare, train, validate and infer with a small network and photographs; four minutes on a CPU
+# sh run.sh test         the checks of the code, then the whole test suite (options of pytest may follow: -m 'not slow');
+#                        eight minutes on two cores, under two with -m 'not slow'
 # sh run.sh test-long    thousands of damaged files and dozens of kills, in half an hour (docs/reliability.md)
-# Packages go to .venv; SMFDM_PYTHON=python uses an environment of yours as it is.
+# The first command installs packages to .venv; SMFDM_PYTHON=python uses an environment of yours as it is.
 set -eu
 cd "$(dirname "$0")"
+
+help() {
+    while IFS= read -r line; do
+        case $line in
+            "#!"*) ;;
+            "# "*) echo "${line#\# }" ;;
+            *) break ;;
+        esac
+    done <run.sh
+}
 
 find_python() {
     for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11 python3.10; do
@@ -53,20 +66,31 @@ train_faces() {
     launch -p val -c $config -r auto "$@"
 }
 
+super_resolve() {
+    install requirements.txt
+    "$python" infer.py "$@"
+}
+
 demo() {
     install requirements.txt
     rm -rf demo experiments/demo
+    # So small a network gains nothing by threads, and on busy cores they wait for each other: two made 1 image/s, one 25.
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     "$python" data/demo.py --out demo
-    "$python" sr.py -p train -c config/demo.yaml
-    "$python" sr.py -p val -c config/demo.yaml -r auto
-    "$python" infer.py -r experiments/demo/checkpoint -i demo/unseen.png -o demo/result
+    "$python" sr.py -p train -c config/demo.yaml # and validates
+    "$python" infer.py -r experiments/demo/checkpoint -i demo/unseen.png -o demo/result.png --scale 4
+    "$python" -m core.report experiments/demo -o demo/report.html
+    "$python" -m core.demo demo
     cat <<END
 
-An image the network has not seen:  demo/unseen.png -> demo/result/unseen.png (the truth: demo/unseen_truth.png)
-LR, bicubic, result and truth:      experiments/demo/results/
-A page of it all, with the numbers: experiments/demo/results/report.html
-The sparse checkpoint:              experiments/demo/checkpoint/
-Loss, masks and pictures over time: .venv/bin/tensorboard --logdir experiments/demo/tb_logger
+A face that the network has not seen, enlarged four times, beside bicubic enlargement and the truth:
+    demo/compared.png
+Every image of the validation, with a slider, and all numbers, for your browser:
+    $(pwd)/demo/report.html
+The sparse checkpoint, to go on with:
+    experiments/demo/checkpoint/
+Loss, heat maps of the layers and pictures over time:
+    $python -m tensorboard.main --logdir experiments/demo/tb_logger
 END
 }
 
@@ -96,12 +120,14 @@ run_long_tests() {
 }
 
 case ${1:-} in
+    -h | --help | help) help ;;
     "" | -*) train_faces "$@" ;;
+    infer) shift && super_resolve "$@" ;;
     demo) demo ;;
     test) shift && run_tests "$@" ;;
     test-long) shift && run_long_tests "$@" ;;
     *)
-        echo "error: sh run.sh $1: unknown; use sh run.sh, sh run.sh demo, sh run.sh test or sh run.sh test-long" >&2
+        echo "error: sh run.sh $1: unknown; sh run.sh --help tells what there is" >&2
         exit 2
         ;;
 esac

@@ -12,6 +12,7 @@ COMMANDS = [
         ["-m", module]
         for module in (
             "core.config",
+            "core.demo",
             "core.calibrate",
             "core.export",
             "core.score",

@@ -25,6 +25,31 @@ def test_unknown_command(pytestconfig, tmp_path):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "trian" in done.stderr
 
 
+@pytest.mark.parametrize("asked", ["--help", "-h", "help"])
+def test_help_is_one_and_needs_no_python(pytestconfig, tmp_path, asked):
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    (tmp_path / "dirname").symlink_to(next(p for p in (Path("/bin/dirname"), Path("/usr/bin/dirname")) if p.exists()))
+    done = run(pytestconfig, asked, cwd=tmp_path, PATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    commands = [line.split("  ")[0] for line in done.stdout.splitlines() if line.startswith("sh run.sh")]
+    assert commands == ["sh run.sh", *(f"sh run.sh {name}" for name in ("infer", "demo", "test", "test-long"))]
+    assert "usage" not in done.stdout and not any(line.startswith("#") for line in done.stdout.splitlines())
+
+
+def test_infer_is_infer_py(pytestconfig, tmp_path):
+    done = run(pytestconfig, "infer", "--help", cwd=tmp_path, SMFDM_PYTHON=sys.executable)
+    assert done.returncode == 0 and "usage: infer.py" in done.stdout
+
+
+@pytest.mark.parametrize("script", ["infer.py", "sr.py"])
+def test_without_packages_a_line_says_what_to_install(pytestconfig, script):
+    """-S: as in an environment with nothing installed."""
+    command = [sys.executable, "-S", script, "-i", "a.png", "-o", "out"]
+    done = subprocess.run(command, cwd=pytestconfig.rootpath, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: torch, numpy, ") and "pip install -r requirements.txt" in done.stderr
+
+
 @pytest.mark.slow
 def test_training_without_data_says_what_to_prepare(pytestconfig, tmp_path):
     options = ["--set", f"path.root={tmp_path}", "--set", "datasets.train.dataroot=no/FFHQ_16_128"]
