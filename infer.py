@@ -1,16 +1,17 @@
 """Super-resolves image files with a network.
 
-python infer.py -i face.png -o results                         with a network that comes with the project
+python infer.py -i face.png -o results                         uses a network that comes with the project
 python infer.py -r CHECKPOINT -i photos/ more/a.png -o results --scale 4 --steps 50 --solver dpm++
-python infer.py --about                                        what the networks are for that come with it
+python infer.py --about                                        says what each of these networks is for
 
-Without -r, each image gets the network that suits its size, and a line says which. A result is OUT/NAME.png, NAME being
-the input's, in the subfolders that the input folder has; transparency is kept. It is as large as the images that the
-network was trained to make; a network trained on crops enlarges every image by its factor. An image that a network is
-not for gets a notice, and is done. An input is never overwritten. Linked folders are followed, each once. A file that
-cannot be read is named, and the rest goes on. Large photographs are made by tiles; where memory is short, fewer images
-are done at once, and smaller tiles. Exit code: 0, all images are done; 1, some failed or were left out; 2, nothing was
-done, and one line says why.
+Without -r, each image goes to the network that suits its size, and a line says which. The result is OUT/NAME.png, with
+the name of the input, in the same subfolders. Transparency is kept. By default, the result has the size that the
+network was trained for; a network trained on crops enlarges every image by the same factor. If a network is not meant
+for an image, a notice says so. Inputs are never overwritten. Linked folders are followed once. If a file cannot be
+read, its name is printed, and the rest goes on. Large photographs are computed in tiles. If memory is short, batches
+and tiles become smaller.
+
+Exit code: 0 if all images are done; 1 if some failed or were left out; 2 if nothing was done, and one line says why.
 """
 
 import argparse
@@ -53,33 +54,46 @@ def parser() -> Parser:
     add = parser.add_argument
     default = f"default: faces for images of at most {SMALL} pixels, photos for larger ones"
     add("-r", "--checkpoint", help=f"{CHECKPOINT} ({default})")
-    add("-i", "--input", nargs="+", metavar="PATH", help="image files, and folders of them of any depth")
-    out = "folder of the results, made where it is missing; or for one input the file to write, as result.png"
+    add("-i", "--input", nargs="+", metavar="PATH", help="image files, and folders of images of any depth")
+    out = "folder of the results, made if it does not exist; or, for one input, a file such as result.png"
     add("-o", "--output", metavar="OUT", help=out)
-    add("--about", action="store_true", help="say what a network, or each that comes with the project, is for, and end")
+    add("--about", action="store_true", help="say what the network of -r, or each one of the project, is for, and exit")
     size = parser.add_mutually_exclusive_group()
     scale = (
-        "times larger, 1 or more, or several, as 2,4,6.5: a result for each and a strip of all (default: the network's)"
+        "magnification, 1 or more; several, such as 2,4,6.5, give a result each and a strip (default: the network's)"
     )
     size.add_argument("--scale", type=magnifications, metavar="X[,X...]", help=scale)
-    size.add_argument("--size", type=pixels, metavar="N|WxH", help="pixels of the longer side, or width and height")
-    add(
-        "--suffix", default="", metavar="TEXT", help="added to the names of results, as in photo_x4.png (default: none)"
+    size.add_argument(
+        "--size",
+        type=pixels,
+        metavar="N|WxH",
+        help="size of the result: the longer side in pixels, or width and height",
     )
-    add("--ext", choices=("png", "jpg", "webp"), help="the format of results (default: png, or that of -o FILE)")
-    add("--quality", type=percent, metavar="Q", help="of jpg and webp, 1 to 100 (default: 95)")
-    add("--compare", action="store_true", help="beside each result, NAME_compare.png: bicubic enlargement | result")
+    add("--suffix", default="", metavar="TEXT", help="text added to the names of results, such as _x4 (default: none)")
+    add("--ext", choices=("png", "jpg", "webp"), help="format of the results (default: png, or that of -o FILE)")
+    add("--quality", type=percent, metavar="Q", help="quality of jpg and webp, 1 to 100 (default: 95)")
+    add("--compare", action="store_true", help="also write NAME_compare.png: bicubic enlargement | result")
     add(
         "--skip-existing",
         action="store_true",
-        help="leave results that are there as they are: go on where a run stopped",
+        help="skip results that already exist: continues a run that was stopped",
     )
-    add("--batch-size", type=count, default=1, metavar="B", help="most images of equal size at once (default: 1)")
-    add("--deterministic", action="store_true", help="the same bits each time on a GPU too, somewhat slower")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto, CUDA where it is)")
+    add(
+        "--batch-size",
+        type=count,
+        default=1,
+        metavar="B",
+        help="largest number of images of equal size at once (default: 1)",
+    )
+    add("--deterministic", action="store_true", help="give the same bits each time on a GPU too; a little slower")
+    add(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto, which is CUDA if there is a GPU)",
+    )
 
     sampling = parser.add_argument_group("sampling (defaults: the `sample` section of the checkpoint's config)")
-    help = "a choice of all of these, which they change; docs/results.md measures them"
+    help = "a named choice of the options below, which override it (docs/images.md compares them)"
     sampling.add_argument("--preset", choices=PRESETS, help=help)
     add_sample_flags(sampling)
     return parser
@@ -92,20 +106,20 @@ def magnifications(text: str) -> tuple[float, ...]:
     except ValueError:
         values = (0,)
     if not all(1 <= value < math.inf for value in values):
-        raise argparse.ArgumentTypeError(f"{text} is no number of 1 or more, nor several of them, as 2,4,6.5")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more, or several such as 2,4,6.5")
     return values
 
 
 def percent(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 to 100")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 100")
     return int(text)
 
 
 def pixels(text: str) -> tuple[int, ...]:
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"{text} is neither N, the longer side in pixels, nor WxH")
+        raise argparse.ArgumentTypeError(f"{text} is neither a number of pixels nor WxH")
     return tuple(map(int, sides))
 
 

@@ -1,10 +1,10 @@
 """Trains, distils or validates a super-resolution network from a config.
 
-python sr.py -p train -c config/faces_16_128.yaml                        train (torchrun starts one process a GPU)
-python sr.py -p train -c config/faces_16_128.yaml -r auto                continue the experiment's latest checkpoint
+python sr.py -p train -c config/faces_16_128.yaml                        train (torchrun starts one process per GPU)
+python sr.py -p train -c config/faces_16_128.yaml -r auto                continue from the latest checkpoint
 python sr.py -p distill -c config/faces_16_128_one_call.yaml -r TEACHER  teach a network to sample in one call
 python sr.py -p val -c config/faces_16_128.yaml -r PREFIX                validate a checkpoint
-python sr.py -p val -r faces --set datasets.val.dataroot=FOLDER          on images of yours, as its own config says
+python sr.py -p val -r faces --set datasets.val.dataroot=FOLDER          validate a network on your own images
 """
 
 import argparse
@@ -30,7 +30,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
     if arguments.config:
         return load_config(arguments.config, arguments.overrides, flags(arguments))
     if arguments.phase != "val" or arguments.resume in (None, "auto"):
-        raise UserError("give a config with -c; only -p val -r CHECKPOINT does without, by that of the checkpoint")
+        raise UserError("give a config with -c; only -p val -r CHECKPOINT works without one")
     from core.own_images import own_images_config  # imports torch
 
     return own_images_config(arguments.resume, arguments.overrides, flags(arguments))
@@ -39,35 +39,46 @@ def config_of(arguments: argparse.Namespace) -> Config:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("-c", "--config", help="YAML, or published JSON with // comments (-p val: default: that of the checkpoint)")
-    phases = "train, distil, or validate (default: the config's phase)"
+    add(
+        "-c",
+        "--config",
+        help="YAML, or published JSON with // comments (default for -p val: the one in the checkpoint)",
+    )
+    phases = "train, distil or validate (default: the phase of the config)"
     add("-p", "--phase", choices=("train", "distill", "val"), help=phases)
-    add("-r", "--resume", metavar="CHECKPOINT", help=f"auto: the experiment's latest; or {CHECKPOINT}")
+    add("-r", "--resume", metavar="CHECKPOINT", help=f"auto (the latest of the experiment), or {CHECKPOINT}")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    add("--deterministic", action="store_true", help="the same bits each time on a GPU too, somewhat slower")
-    add("-gpu", "--gpu_ids", metavar="0,1", help="GPUs that may be used; torchrun starts one process for each")
+    add("--deterministic", action="store_true", help="give the same bits each time on a GPU too; a little slower")
+    add("-gpu", "--gpu_ids", metavar="0,1", help="GPUs to use; torchrun starts one process for each")
     add("-debug", action="store_true", help="print, validate and save every few steps, with short chains")
     add("-enable_wandb", action="store_true", help="show curves and pictures in Weights & Biases too (needs wandb)")
-    add("-use_ddim", action="store_true", help="sample by DDIM in place of the config's solver")
+    add("-use_ddim", action="store_true", help="sample with DDIM instead of the config's solver")
 
     sparse = parser.add_argument_group("sparse momentum (each overrides the config's `sparse` section)")
     add = sparse.add_argument
     switch = sparse.add_mutually_exclusive_group()
     switch.add_argument("--sparse", dest="sparse", action="store_true", default=None, help="train sparse")
     switch.add_argument("--dense", dest="sparse", action="store_false", default=None, help="train dense")
-    add("--density", type=float, help="active share of the prunable weights, in (0, 1]")
+    add("--density", type=float, help="fraction of the prunable weights that are active, in (0, 1]")
     add("--prune", metavar="RULE", help="magnitude, magnitude_variance, SET or global_magnitude")
     add("--growth", metavar="RULE", help="momentum, gradient, random, momentum_neuron or global_momentum")
     add("--redistribution", metavar="RULE", help="momentum, magnitude, nonzero, variance or none")
-    add("--prune-rate", "--prune_rate", "--death-rate", "--death_rate", type=float, help="of the first update")
-    add("--verbose", action="store_true", help="accepted; what an update pruned and regrew is in TensorBoard")
+    add(
+        "--prune-rate",
+        "--prune_rate",
+        "--death-rate",
+        "--death_rate",
+        type=float,
+        help="prune rate of the first update",
+    )
+    add("--verbose", action="store_true", help="accepted, no effect: TensorBoard shows what updates prune and regrow")
 
     training = parser.add_argument_group("training (each overrides the config's `train` section)")
     add = training.add_argument
     add("--lr", type=float, help="learning rate")
     add("--momentum", type=float, help="momentum of sgd")
-    add("--epochs", type=int, help="no effect: train.n_iter counts steps")
+    add("--epochs", type=int, help="accepted, no effect: train.n_iter counts steps")
     return parser.parse_args()
 
 

@@ -4,13 +4,15 @@ python -m core.calibrate -r CHECKPOINT                                    on the
 python -m core.calibrate -r CHECKPOINT -i photos/ more/a.png              on low-resolution images like yours
 python -m core.calibrate -r PREFIX_gen.pth -i photos/ -o NEW_gen.safetensors    of a published checkpoint
 
-From then on `infer.py --key-steps auto:5`, or `sample.key_steps: auto:5` in a config, runs the encoder at those five
-steps of a chain, of any solver and length, that leave the states of the others least far from what they reuse.
+Then `infer.py --key-steps auto:5`, or `sample.key_steps: auto:5` in a config, runs the encoder at the five steps that
+fit the network best: the other steps reuse states that are as close as possible to their own. This works for chains of
+any solver and length.
 
-It takes about as long as to super-resolve so many images in so many steps. The weights stay as they are, and
-PREFIX_encoder_change.png shows what was measured: rows and columns are timesteps, the first top left, and the lighter,
-the further apart are their states. What further training makes of the network has to be measured anew.
-Exit code: 0; or 2, one line says why, and no checkpoint was written.
+It takes about as long as super-resolving the same number of images in the same number of steps. The weights do not
+change. PREFIX_encoder_change.png shows the result: rows and columns are timesteps, the first at the top left. The
+lighter a point, the further apart the two states. After further training, measure again.
+
+Exit code: 0, or 2 if no checkpoint was written, and one line says why.
 """
 
 import argparse
@@ -38,11 +40,23 @@ def parser() -> Parser:
     )
     add = parser.add_argument
     add("-r", "--checkpoint", required=True, help=CHECKPOINT)
-    add("-i", "--input", nargs="+", metavar="PATH", help="low-resolution image files, and folders of them of any depth")
+    add(
+        "-i",
+        "--input",
+        nargs="+",
+        metavar="PATH",
+        help="low-resolution image files, and folders of images of any depth",
+    )
     add("-o", "--output", metavar="FILE", help="a .safetensors file to write (default: the checkpoint itself)")
-    add("--images", type=count, default=8, metavar="N", help="images to take, spread over those there are (default: 8)")
-    add("--timesteps", type=count, default=100, metavar="N", help="steps of the chain, each measured (default: 100)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto, the GPU where there is one)")
+    add(
+        "--images",
+        type=count,
+        default=8,
+        metavar="N",
+        help="how many images to use, spread evenly over all (default: 8)",
+    )
+    add("--timesteps", type=count, default=100, metavar="N", help="steps of the chain; each is measured (default: 100)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto, which is the GPU if there is one)")
     sampling = parser.add_argument_group("the chain (other defaults: the `sample` section of the checkpoint's config)")
     add_sample_flags(sampling, SETTINGS, solver="ddim")  # good for chains of all solvers
     return parser

@@ -1,4 +1,4 @@
-"""What the commands share that read their options by argparse."""
+"""What all commands share: options, read with argparse."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} ({self.prog} --help tells all options)")
+        raise UserError(f"{message} ({self.prog} --help lists all options)")
 
 
 def wait_passively() -> None:
@@ -54,7 +54,7 @@ def sample_flags(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def count(text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)
 
 
@@ -66,5 +66,5 @@ def counts(text: str) -> tuple[int, ...]:
 def counts_or_zeros(text: str) -> tuple[int, ...]:
     """`0,1,8` -> (0, 1, 8)."""
     if not all(part.isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text} is no list of whole numbers, as in 0,1,8")
+        raise argparse.ArgumentTypeError(f"{text} is not a list of whole numbers, such as 0,1,8")
     return tuple(map(int, text.split(",")))

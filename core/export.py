@@ -1,22 +1,22 @@
-"""Makes a checkpoint ready to ship: one file, the network that samples, compressed.
+"""Makes a checkpoint ready to ship: one compressed file with the network that samples.
 
 python -m core.export -r experiments/faces_16_128/checkpoint -o checkpoints/faces_16_128.safetensors --preset balanced
 
-Of a masked weight, the places of the active values are stored, exactly, and these values, as --values says. The face
-network of 100 million parameters, 15 % of them active, takes
+The file stores where the active weights are, exactly, and their values as --values says. The face network has 100
+million parameters, of which 15 % are active. Its file has:
 
-int8      17 MB   whole numbers times a scale of each output channel, but three sensitive weights in fp16: costs 0.01 dB
-bf16      25 MB   8 bits of precision: costs nothing that 20 faces show
-fp16      30 MB   11 bits; refused where a value is beyond 65504
+int8      17 MB   whole numbers with a scale per output channel, and three sensitive weights in fp16: costs 0.01 dB
+bf16      25 MB   8 bits of precision: no cost seen on 20 faces
+fp16      30 MB   11 bits; refused if a value is beyond 65504
 float32   55 MB   all 24 bits
 
-Biases and the weights of normalisations stay float32. Training continues best from what is not rounded.
+Biases and the weights of normalisations stay in float32. To continue training, start from values that are not rounded.
 
-A card says what the network is for; `infer.py --about` shows it. It is the `card` section of the config that the
-network was trained with, or that of another config or YAML file, as --card says:
+A card says what the network is for, and `infer.py --about` shows it. It is the `card` section of the config of the
+training, or of another YAML file that --card names:
 
 card:
-  purpose: faces that fill the image        # what is not known may be left out
+  purpose: faces that fill the image        # leave out what you do not know
   inputs: [16, 64]                          # longer side, in pixels
   magnifications: [1, 8]
   data: photographs of FFHQ and CelebA-HQ
@@ -79,9 +79,9 @@ def parser() -> Parser:
     add = parser.add_argument
     add("-r", "--checkpoint", required=True, help=CHECKPOINT)
     add("-o", "--output", required=True, metavar="FILE", help="a .safetensors file to write")
-    add("--values", choices=VALUES, default="int8", help="how weights are stored, as above (default: int8)")
-    add("--preset", choices=PRESETS, help="how it is sampled unless asked otherwise (default: as the config says)")
-    add("--card", metavar="FILE", help="a YAML file whose `card` section is the network's card (default: its config's)")
+    add("--values", choices=VALUES, default="int8", help="how weights are stored, see above (default: int8)")
+    add("--preset", choices=PRESETS, help="how the network is sampled by default (default: as the config says)")
+    add("--card", metavar="FILE", help="a YAML file with a `card` section (default: the config of the training)")
     return parser
 
 

@@ -1,15 +1,16 @@
-"""Measures images that any method made against the true ones.
+"""Compares the images of any method with the true images.
 
-python -m core.score SR/ HR/                                what needs no other network
-python -m core.score SR/ HR/ --lr LR/ --crop 4 --y          as papers on ×4 super-resolution do
+python -m core.score SR/ HR/                                all measures that need no other network
+python -m core.score SR/ HR/ --lr LR/ --crop 4 --y          as in papers on ×4 super-resolution
 python -m core.score SR/ HR/ --lpips-weights alexnet-owt-7be5be79.pth --json scores.json
-python -m core.score SR/ HR/ --lr LR/ --report              with report.html: every image beside the truth
+python -m core.score SR/ HR/ --lr LR/ --report              writes report.html: every image next to the truth
 
-SR/, HR/ and LR/ are folders, or single images. Images belong together whose names do, without endings: 0801.png with
-0801x4.png, 0801_out.jpg and 0801x4_SwinIR.png; 0_12_hr.png with 0_12_sr.png. Each needs its counterpart, of its size.
-With --lr, LR consistency is measured, and the spectral distance is that of what the LR images do not hold. LPIPS, FID
-and KID need `pip install -r requirements-metrics.txt` and weights on this machine: nothing is downloaded.
-Exit code: 0; or 2, one line says why, and nothing was measured.
+SR/, HR/ and LR/ are folders or single images. Images are matched by their names without endings: 0801.png with
+0801x4.png, 0801_out.jpg and 0801x4_SwinIR.png; 0_12_hr.png with 0_12_sr.png. Each needs a counterpart of its size. With
+--lr, LR consistency is measured, and the spectral distance covers only what the LR images cannot hold. LPIPS, FID and
+KID need `pip install -r requirements-metrics.txt` and weights on this machine. Nothing is downloaded.
+
+Exit code: 0, or 2 if nothing was measured, and one line says why.
 """
 
 import argparse
@@ -56,27 +57,27 @@ def parser() -> Parser:
     add = parser.add_argument
     add("sr", metavar="SR", help="the images to measure: a folder, or a file")
     add("hr", metavar="HR", help="the true images")
-    add("--lr", metavar="LR", help="the images that SR was made of")
-    add("--crop", type=pixels, default=0, metavar="N", help="PSNR and SSIM leave out N pixels along each border")
-    add("--y", action="store_true", help="tell PSNR and SSIM of the luminance Y too, and which images are worst by it")
-    add("--json", metavar="FILE", help="write everything, with the numbers of each image, as JSON")
+    add("--lr", metavar="LR", help="the small images from which SR was made")
+    add("--crop", type=pixels, default=0, metavar="N", help="leave out N pixels along each border for PSNR and SSIM")
+    add("--y", action="store_true", help="also show PSNR and SSIM of the luminance Y, and the worst images by it")
+    add("--json", metavar="FILE", help="write everything, including the numbers of each image, as JSON")
     add(
         "--report",
         nargs="?",
         const="report.html",
         metavar="FILE",
-        help="write a page that shows every image beside the truth (report.html)",
+        help="write a page that shows every image next to the truth (default: report.html)",
     )
     add(
         "--lpips-weights",
         metavar="FILE",
-        help="AlexNet's, as torchvision saves them (default: those that it downloaded)",
+        help="weights of AlexNet, as torchvision saves them (default: the ones that it downloaded)",
     )
-    add("--fid-weights", metavar="FILE", help="Inception's, as torch-fidelity saves them (default: likewise)")
+    add("--fid-weights", metavar="FILE", help="weights of Inception, as torch-fidelity saves them (default: likewise)")
     add(
         "--device",
         default="auto",
-        help="of LPIPS and FID: auto, cpu or cuda (default: auto, the GPU where there is one)",
+        help="device of LPIPS and FID: auto, cpu or cuda (default: auto, which is the GPU if there is one)",
     )
     return parser
 

@@ -18,7 +18,7 @@ FILES = {
     "faces-small-chain": FOLDER / "faces_16_128_small.safetensors",
 }
 CHAINS = {"faces": "faces-chain", "faces-small": "faces-small-chain"}  # a student of one call -> its diffusion network
-CHECKPOINT = f"a file, the PREFIX of PREFIX_gen.*, a folder (its latest), or a shipped network: {', '.join(FILES)}"
+CHECKPOINT = f"a file, the PREFIX of PREFIX_gen.*, a folder (takes its latest), or a name: {', '.join(FILES)}"
 SMALL = 64  # pixels of the longer side: up to so many, an image is taken for a face
 
 

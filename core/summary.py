@@ -1,14 +1,15 @@
-"""Tells what a network is: parts, parameters, active weights, operations, and the memory that it will take.
+"""Shows what a network is: its parts, parameters, active weights and operations, and the memory that it needs.
 
 python -m core.summary config/faces_16_128.yaml            the network that a config describes
-python -m core.summary faces                               one that is trained: a checkpoint, or a shipped network
+python -m core.summary faces                               a trained network: a checkpoint, or a name
 
-It computes only shapes, in seconds, whatever the size of the network. Operations are those of one image as large as the
-images of training. A multiplication and an addition are two; weights that are masked count as any others. Memory is an
-estimate: that of all tensors in float32 that a training keeps, and the most that a step, or a group of a chain, has
-besides. Libraries come on top: on a CPU about 0.3 GB, and up to a third of what is told. In bf16, as on a GPU, what a
-step has besides takes about half.
-Exit code: 0; or 2, and one line says why.
+It computes only shapes, which takes seconds for a network of any size. Operations are those of one image of the size
+used in training. A multiplication and an addition count as two, and masked weights count like all others. Memory is an
+estimate in float32: all tensors that a training keeps, and the most that a step, or a group of a chain, needs on top.
+Libraries need more: on a CPU about 0.3 GB, and up to a third of the estimate. In bf16, as on a GPU, the part on top is
+about half.
+
+Exit code: 0, or 2, and one line says why.
 """
 
 import argparse

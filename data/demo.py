@@ -2,8 +2,8 @@
 
     python data/demo.py --out demo --size 128
 
-writes demo/train/*.png and demo/val/*.png (HR only), demo/unseen.png (LR only) and, to compare, demo/unseen_truth.png.
-Validation shows the cat and the unseen image is the astronaut's face: no training crop shows any of them.
+writes demo/train/*.png and demo/val/*.png (HR only), demo/unseen.png (LR only), and demo/unseen_truth.png to compare.
+Validation shows the cat, and the unseen image is the face of the astronaut. No training crop shows either of them.
 """
 
 import argparse
@@ -114,11 +114,11 @@ def write_numbered(folder: Path, images: Iterable[Image.Image]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="demo", help="output folder (demo)")
-    parser.add_argument("--size", type=int, default=128, help="side of the HR images, at most 128 (128)")
-    parser.add_argument("--low", type=int, help="side of the unseen LR image (a quarter of --size)")
-    parser.add_argument("--count", type=int, default=400, help="training images (400)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the training crops (0)")
+    parser.add_argument("--out", default="demo", help="output folder (default: demo)")
+    parser.add_argument("--size", type=int, default=128, help="side of the HR images, at most 128 (default: 128)")
+    parser.add_argument("--low", type=int, help="side of the unseen LR image (default: a quarter of --size)")
+    parser.add_argument("--count", type=int, default=400, help="number of training images (default: 400)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training crops (default: 0)")
     args = parser.parse_args(arguments)
     try:
         make_demo(args.out, args.size, args.low or args.size // 4, args.count, args.seed)

@@ -2,12 +2,13 @@
 
     python data/prepare_data.py --path IMAGES --out dataset/faces --size 16,128
 
-writes dataset/faces_16_128/lr_16/NAME.png and hr_128/NAME.png (with --lmdb: one LMDB in dataset/faces_16_128), where
-NAME is the source's own, filled with zeros to five digits. The same command again continues an interrupted run, or adds
-what is new under IMAGES; finished images are not made again. Links to folders are
-followed, each folder once, and colour profiles are converted to sRGB. What cannot be read or written, a second file of
-one name, pipes, and links to nothing are left out, named and counted. Images smaller than HR are enlarged, named and
-counted. Exit code: 0, all images are done; 1, some were left out; 2, nothing was done, and one line says why.
+writes dataset/faces_16_128/lr_16/NAME.png and hr_128/NAME.png. With --lmdb, it writes one LMDB in dataset/faces_16_128.
+NAME is the name of the source, filled with zeros to five digits. The same command continues an interrupted run, or adds
+new files under IMAGES. Finished images are not made again. Links to folders are followed, each folder once. Colour
+profiles are converted to sRGB. Some files are left out, named and counted: files that cannot be read or written, a
+second file of the same name, pipes and broken links. Images smaller than HR are enlarged, named and counted.
+
+Exit code: 0 if all images are done; 1 if some were left out; 2 if nothing was done, and one line says why.
 """
 
 import argparse
@@ -238,12 +239,14 @@ def parse_size(text: str) -> tuple[int, int]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-p", "--path", required=True, help="folder of the images; subfolders are searched")
+    parser.add_argument("-p", "--path", required=True, help="folder of the images, with its subfolders")
     parser.add_argument("-o", "--out", required=True, help="output folder; _L_R is added to its name")
-    parser.add_argument("--size", default="16,128", help="low and high resolution (16,128)")
-    parser.add_argument("--n_worker", type=int, default=os.cpu_count() or 1, help="processes (one for each core)")
-    parser.add_argument("--resample", choices=RESAMPLE, default="bicubic", help="(bicubic)")
-    parser.add_argument("-l", "--lmdb", action="store_true", help="write an LMDB, not folders of PNG files")
+    parser.add_argument("--size", default="16,128", help="low and high resolution (default: 16,128)")
+    parser.add_argument(
+        "--n_worker", type=int, default=os.cpu_count() or 1, help="number of processes (default: one per core)"
+    )
+    parser.add_argument("--resample", choices=RESAMPLE, default="bicubic", help="how to resize (default: bicubic)")
+    parser.add_argument("-l", "--lmdb", action="store_true", help="write an LMDB instead of folders of PNG files")
     parser.add_argument("--strict", action="store_true", help="stop at the first unreadable file, with exit code 2")
     args = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):

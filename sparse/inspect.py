@@ -1,6 +1,6 @@
 """Print the density of every convolution and linear weight in a checkpoint: python -m sparse.inspect CHECKPOINT
 
-Reads safetensors, packed or dense, and published .pth files (without running any code that they may hold).
+Reads safetensors, packed or dense, and published .pth files. No code in them is run.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from sparse.errors import SparseError
 def main(arguments: list[str] | None = None) -> int:
     """Print the table of the file named on the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sparse.inspect", description=__doc__.partition(":")[0])
-    where = "a .safetensors, .pth or .pt file, the PREFIX of PREFIX_gen.*, or a folder (its latest)"
+    where = "a .safetensors, .pth or .pt file, the PREFIX of PREFIX_gen.*, or a folder (takes its latest)"
     parser.add_argument("checkpoint", type=Path, help=where)
     named = parser.parse_args(arguments).checkpoint
     path = named if named.is_file() else find_network_file(named) or named

@@ -383,9 +383,7 @@ class SampleSection(Section):
     """How to sample. Each key is also a flag of infer.py. What `core.sampling` does not use itself goes to
     `model.sampler.sample` under the same name."""
 
-    solver: str = key(
-        choice("ddpm", "ddim", "dpm++"), "ddpm", "ddpm: ancestral sampling; ddim: DDIM; dpm++: DPM-Solver++(2M)"
-    )
+    solver: str = key(choice("ddpm", "ddim", "dpm++"), "ddpm", "ancestral sampling, DDIM, or DPM-Solver++(2M)")
     steps: int | None = key(optional(count), None, "number of denoising steps; null: all timesteps")
     key_steps: str | Sequence[int] = key(
         either(text, list_of(count_or_zero)),

@@ -1,12 +1,13 @@
 """Shows validations and scores as one HTML page: numbers, differences, and every image beside the truth.
 
 python -m core.report experiments/faces_16_128                  one run
-python -m core.report experiments/A experiments/B -o ab.html    several side by side, with differences to the first
-python -m core.report A.json B.json --labels ours,theirs        what core.score --json wrote
+python -m core.report experiments/A experiments/B -o ab.html    several side by side, with the differences to the first
+python -m core.report A.json B.json --labels ours,theirs        files of core.score --json
 
-A run is an experiment's folder, a folder of results, or the JSON file of one. Runs are compared on the images that they
-have in common, told by the name of the true image. The page needs no network and no file beside it.
-Exit code: 0; or 2, one line says why, and nothing was written.
+A run is the folder of an experiment, a folder of results, or a JSON file. Runs are compared on the images that all of
+them have, matched by the name of the true image. The page needs no network and no other file.
+
+Exit code: 0, or 2 if nothing was written, and one line says why.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def parser() -> Parser:
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="an experiment, its results, or a JSON file")
     add("-o", "--output", default="report.html", metavar="FILE", help="the page (default: report.html)")
-    add("--labels", metavar="A,B", help="what the runs are called on the page")
+    add("--labels", metavar="A,B", help="names of the runs on the page")
     return parser
 
 

@@ -160,9 +160,9 @@ def test_data_of_a_config(run_benchmark, tmp_path):
         ("data.py", ["--dataroot", "nowhere"], "nowhere"),
         ("sampling.py", ["--network", "nowhere.yaml"], "nowhere.yaml"),
         ("sampling.py", ["--network", "nowhere"], "nowhere: no such checkpoint"),
-        ("training.py", ["--steps", "0"], "--steps: 0 is no whole number"),
+        ("training.py", ["--steps", "0"], "--steps: 0 is not a whole number"),
         ("data.py", ["--workers", "1,x"], "--workers: 1,x is no list"),
-        ("sampling.py", ["--batches", "4,x"], "--batches: x is no whole number"),
+        ("sampling.py", ["--batches", "4,x"], "--batches: x is not a whole number"),
     ],
 )
 def test_bad_input_is_one_line(pytestconfig, script, arguments, told):
