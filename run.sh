@@ -1,13 +1,14 @@
 #!/bin/sh
-# sh run.sh              train the face configuration with sparse momentum, on all GPUs there are or the CPU, then validate it
-#                        (options of sr.py may follow: sh run.sh --set datasets.train.batch_size=8); needs the data
-# sh run.sh infer        super-resolve images with what comes with the project: sh run.sh infer -i photo.jpg -o out/
-#                        (options of infer.py follow; sh run.sh infer --help tells them); seconds an image
-# sh run.sh demo         prepare, train, validate and infer with a small network and photographs; four minutes on a CPU
-# sh run.sh test         the checks of the code, then the whole test suite (options of pytest may follow: -m 'not slow');
-#                        eight minutes on two cores, under two with -m 'not slow'
-# sh run.sh test-long    thousands of damaged files and dozens of kills, in half an hour (docs/reliability.md)
-# The first command installs packages to .venv; SMFDM_PYTHON=python uses an environment of yours as it is.
+# sh run.sh              trains the face network with sparse momentum, on all GPUs or the CPU, and validates it.
+#                        It needs the data. Options of sr.py may follow: sh run.sh --set datasets.train.batch_size=8
+# sh run.sh infer        enlarges images with the networks of the project: sh run.sh infer -i photo.jpg -o out/
+#                        It takes seconds per image. Options of infer.py may follow: sh run.sh infer --help lists them
+# sh run.sh demo         prepares photographs, trains a small network, validates it and enlarges an image.
+#                        It takes four minutes on a CPU
+# sh run.sh test         runs the checks of the code, then all tests. Options of pytest may follow.
+#                        It takes eight minutes on two cores, or under two with -m 'not slow'
+# sh run.sh test-long    tries thousands of damaged files and dozens of kills, in half an hour (docs/reliability.md)
+# The first command installs packages in .venv. SMFDM_PYTHON=python uses your current environment instead.
 set -eu
 cd "$(dirname "$0")"
 
@@ -83,11 +84,11 @@ demo() {
     "$python" -m core.demo demo
     cat <<END
 
-A face that the network has not seen, enlarged four times, beside bicubic enlargement and the truth:
+A face that the network has not seen, enlarged four times, next to bicubic and the truth:
     demo/compared.png
-Every image of the validation, with a slider, and all numbers, for your browser:
+The report, for your browser: every image of the validation with a slider, and all numbers:
     $(pwd)/demo/report.html
-The sparse checkpoint, to go on with:
+The sparse checkpoint:
     experiments/demo/checkpoint/
 Loss, heat maps of the layers and pictures over time:
     $python -m tensorboard.main --logdir experiments/demo/tb_logger
@@ -127,7 +128,7 @@ case ${1:-} in
     test) shift && run_tests "$@" ;;
     test-long) shift && run_long_tests "$@" ;;
     *)
-        echo "error: sh run.sh $1: unknown; sh run.sh --help tells what there is" >&2
+        echo "error: sh run.sh $1: unknown; sh run.sh --help lists all commands" >&2
         exit 2
         ;;
 esac

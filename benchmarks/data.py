@@ -1,11 +1,11 @@
-"""How many images a second reach the device: files, decoding, augmentation, batches, as training reads them.
+"""How fast are images read? Images per second that reach the device, with decoding, augmentation and batching.
 
 python benchmarks/data.py                                  crops of photographs, as folders and as an LMDB
-python benchmarks/data.py --dataroot dataset/FFHQ_16_128   images of yours
+python benchmarks/data.py --dataroot dataset/FFHQ_16_128   your own images
 python benchmarks/data.py -c config/photos_x4.yaml         as this config trains: crops, degradation, cache
 python benchmarks/data.py --small                          few images: seconds on a CPU
 
-Nothing is done with the batches, so this is the most that training can be given.
+The batches are not used for anything, so this is the fastest that training can be fed.
 """
 
 import argparse
@@ -34,18 +34,23 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--dataroot", help="a folder or an LMDB of prepare_data.py (default: both, of photographs)")
-    add("-c", "--config", help="a config, of which datasets.train is read as training does")
+    add("--dataroot", help="a folder or an LMDB of prepare_data.py (default: both, made from photographs)")
+    add("-c", "--config", help="a config; its datasets.train is read as in training")
     add(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a key of the config"
     )
     add("--size", default="16,128", help="low and high resolution (default: 16,128)")
-    add("--images", type=count, metavar="N", help="photographs to make (default: 500)")
-    add("--batch", type=count, help="images of a batch (default: 32)")
-    add("--batches", type=count, metavar="N", help="batches of a measurement (default: 40)")
-    add("--repeats", type=count, metavar="N", help="measurements, of which the median counts (default: 5)")
-    add("--workers", type=counts_or_zeros, metavar="N,N,...", help="processes that read (default: 0,1,2,4,8)")
-    add("--device", default="auto", help="where the batches go: auto, cpu or cuda (default: auto)")
+    add("--images", type=count, metavar="N", help="synthetic photographs to make (default: 500)")
+    add("--batch", type=count, help="images in a batch (default: 32)")
+    add("--batches", type=count, metavar="N", help="batches per measurement (default: 40)")
+    add("--repeats", type=count, metavar="N", help="number of measurements; the median counts (default: 5)")
+    add(
+        "--workers",
+        type=counts_or_zeros,
+        metavar="N,N,...",
+        help="numbers of reading processes to try (default: 0,1,2,4,8)",
+    )
+    add("--device", default="auto", help="device that receives the batches: auto, cpu or cuda (default: auto)")
     add("--small", action="store_true", help="few images, batches and processes")
     add("--json", default="experiments/benchmarks/data.json", metavar="FILE", help="where the report goes")
     arguments = parser.parse_args()

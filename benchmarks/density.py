@@ -1,15 +1,15 @@
-"""What density and growth rule cost at equal training.
+"""What do density and growth rule cost after the same training?
 
 python benchmarks/density.py                                             every variant, config/faces_16_128_small.yaml
-python benchmarks/density.py --steps 20000 --variants 'density-*,dense'  those whose names fit a pattern
-python benchmarks/density.py --merge A.json B.json --json OUT.json       joins what two processes trained a share of
+python benchmarks/density.py --steps 20000 --variants 'density-*,dense'  variants whose names fit a pattern
+python benchmarks/density.py --merge A.json B.json --json OUT.json       joins the reports of two processes
 python benchmarks/density.py --small                                     the demo's network: seconds on a CPU
 
-The variants train the same network from the same initial weights, on the same images and noise in the same order, for
-the same steps, and differ in the config's `sparse` section alone. Each is measured by its EMA weights: the training
-loss on the validation images at noise that is the same for all variants, and PSNR and SSIM of sampled images. Loss
-differences are paired by image; their standard error tells nothing of how the outcome varies with the training seed.
-The report and the plot are written anew after each variant.
+All variants train the same network from the same initial weights, with the same images and noise in the same order,
+for the same number of steps. Only the `sparse` section of the config differs. Each is measured with its EMA weights:
+the training loss on the validation images, at noise that is the same for all variants, and PSNR and SSIM of sampled
+images. Differences in loss are paired by image. Their standard error does not include the effect of the training seed.
+The report and the plot are written again after each variant.
 """
 
 import sys

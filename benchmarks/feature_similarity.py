@@ -1,14 +1,15 @@
-"""How much the features of the encoder and of the decoder change along a chain: what reuse takes to be the same.
+"""How much do the features of encoder and decoder change along a chain? Reuse takes them to be the same.
 
 python benchmarks/feature_similarity.py -r CHECKPOINT                on the validation set of its config
 python benchmarks/feature_similarity.py -r CHECKPOINT -i photos/     on low-resolution images
 python benchmarks/feature_similarity.py --small                      the demo's network with random weights: seconds
 
-After Li et al. 2023, Faster Diffusion, fig. 2. Encoder and decoder run at every step of the chain; features are each
-skip of the encoder, its bottleneck, and what each block of the decoder returns. The change between two steps is
-|a - b|² / |a|², with |a|² the mean over the chain, as for the key steps `auto:N`; beside it, the cosine of a and b.
-Encoder and decoder are the means over their features, a level those of one size, and all are means over the images,
-each with noise of its own. Features are kept as sketches of 4096 numbers: a change is right to 2 or 3 %.
+After Li et al. 2023, Faster Diffusion, fig. 2. Encoder and decoder run at every step of the chain. The features are
+each skip of the encoder, its bottleneck, and the output of each block of the decoder. The change between two steps is
+|a - b|² / |a|², where |a|² is the mean over the chain, as for the key steps `auto:N`. The cosine of a and b is given
+too. Encoder and decoder are the means over their features, a level is the mean over those of one size, and all are
+means over the images, each with its own noise. Features are stored as sketches of 4096 numbers, so a change is exact
+to 2 or 3 %.
 """
 
 import argparse
@@ -40,15 +41,21 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-r", "--checkpoint", help=CHECKPOINT)
-    add("-i", "--input", nargs="+", metavar="PATH", help="low-resolution image files, and folders of them of any depth")
+    add(
+        "-i",
+        "--input",
+        nargs="+",
+        metavar="PATH",
+        help="low-resolution image files, and folders of images of any depth",
+    )
     add("-c", "--config", metavar="FILE", help="a config (default: the checkpoint's own)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--data", default="val", metavar="KEY", help="without -i, the images: a section of datasets (default: val)")
-    add("--images", type=count, metavar="N", help="so many of them (default: 8)")
+    add("--images", type=count, metavar="N", help="number of images (default: 8)")
     add("--steps", type=count, metavar="N", help="steps of the chain (default: 50)")
     add("--solver", default="ddim", metavar="NAME", help="ddpm, ddim or dpm++ (default: ddim)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    add("--small", action="store_true", help="few images and steps; without -r random weights, of config/demo.yaml")
+    add("--small", action="store_true", help="few images and steps; without -r, config/demo.yaml with random weights")
     add("--json", default="experiments/benchmarks/feature_similarity.json", metavar="FILE", help="the report's file")
     add("--plot", default="experiments/benchmarks/feature_similarity.png", metavar="FILE", help="the picture's file")
     parser.set_defaults(batch=1)

@@ -1,14 +1,15 @@
-"""What a way of sampling costs, in quality and in time, on trained weights: the frontier of the two.
+"""What does each way to sample cost a trained network, in quality and in time?
 
 python benchmarks/frontier.py -r CHECKPOINT                            on the validation set of its config
-python benchmarks/frontier.py -r CHECKPOINT --chains 'ddim50*,dpm++*'  the chains whose names fit a pattern
+python benchmarks/frontier.py -r CHECKPOINT --chains 'ddim50*,dpm++*'  chains whose names fit a pattern
 python benchmarks/frontier.py --small                                  the demo's network with random weights: seconds
-python benchmarks/frontier.py --merge A.json B.json                    one report of several, each on other chains
+python benchmarks/frontier.py --merge A.json B.json                    joins reports of different chains
 
-Every chain super-resolves the same images with the same noise. A chain is on the frontier unless another is as fast and
-better. Speed-up and time saved are over the same steps without reuse, encoder and decoder at each of them, where that
-chain is measured too. The report and the pictures are written anew after each chain. On several GPUs, each process
-measures a share of the chains (--device cuda:N, --chains, --json), and --merge makes one report of theirs.
+Every chain super-resolves the same images with the same noise. A chain is on the frontier unless another one is at
+least as fast and better. Speed-up and time saved compare it with the same steps without reuse (encoder and decoder at
+each of them), if that chain is measured too. The report and the pictures are written again after each chain. With
+several GPUs, let each process measure a part of the chains (--device cuda:N, --chains, --json), and join the reports
+with --merge.
 """
 
 import argparse
@@ -43,14 +44,14 @@ def parse_arguments() -> argparse.Namespace:
     add("-c", "--config", metavar="FILE", help="a config (default: the checkpoint's own)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--data", default="val", metavar="KEY", help="the images: a section of datasets (default: val)")
-    add("--images", type=count, metavar="N", help="the first so many of them (default: 32)")
-    add("--batch", type=count, metavar="B", help="images of a batch (default: 8)")
+    add("--images", type=count, metavar="N", help="use only the first N images (default: 32)")
+    add("--batch", type=count, metavar="B", help="images in a batch (default: 8)")
     chains = (
         "patterns of names, as in 'ddim50*,ddpm2000-u10*', or a .yaml or .json file: {name: {key: value of sample}}"
     )
     add("--chains", metavar="NAMES", help=f"{chains} (default: all)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--small", action="store_true", help="few chains and images; without -r random weights, of config/demo.yaml")
+    add("--small", action="store_true", help="few chains and images; without -r, config/demo.yaml with random weights")
     add("--json", default="experiments/benchmarks/frontier.json", metavar="FILE", help="where the report goes")
     pictures = "where seconds against PSNR go as a picture, with one of sharpness beside it"
     add("--plot", default="experiments/benchmarks/frontier.png", metavar="FILE", help=pictures)
@@ -59,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FOLDER",
         help="save a picture NAME.png of each chain: LR, bicubic, SR and HR",
     )
-    add("--merge", nargs="+", metavar="REPORT", help="measure nothing: join reports, each of other chains, to one")
+    add("--merge", nargs="+", metavar="REPORT", help="measure nothing, and join reports of different chains")
     arguments = parser.parse_args()
     if arguments.merge and (arguments.checkpoint or arguments.small):
         raise UserError("--merge measures nothing: leave out -r and --small")

@@ -1,13 +1,13 @@
-"""Where the active weights went: the density of every layer over the training of a sparse run.
+"""Where did the active weights go? The density of every layer over the training of a sparse run.
 
-python benchmarks/layer_density.py experiments/NAME                  of what the run wrote in its logs
+python benchmarks/layer_density.py experiments/NAME                  what the run wrote in its logs
 python benchmarks/layer_density.py experiments/NAME -r CHECKPOINT    with the sizes of the layers of this checkpoint
-python benchmarks/layer_density.py --join A.json B.json --json OUT.json    of runs that each went on from the one before
+python benchmarks/layer_density.py --join A.json B.json --json OUT.json    joins runs that continue each other
 
-A run tells the densities after every update of its masks, in logs/density.csv. The checkpoint, the run's latest unless
--r names another, tells how many weights each layer has: from that follow the density of a part of the network and its
-share of all active weights. Without one, the density of a part is the mean over its layers. Joined, the steps of a run
-count from the checkpoint of the one before.
+A run writes the densities after every mask update to logs/density.csv. The checkpoint (the latest of the run, unless
+-r names another) says how many weights each layer has. From both follow the density of a part of the network, and its
+share of all active weights. Without a checkpoint, the density of a part is the mean over its layers. When runs are
+joined, the steps of a run count from the checkpoint of the run before.
 """
 
 import argparse
@@ -34,9 +34,9 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("run", nargs="?", metavar="experiments/NAME", help="the folder of a run, or that of its logs")
+    add("run", nargs="?", metavar="experiments/NAME", help="folder of a run, or of its logs")
     add("-r", "--checkpoint", help="a file, the PREFIX of PREFIX_gen.*, or a folder (default: the run's latest)")
-    add("--join", nargs="+", metavar="FILE", help="reports on runs, each of which went on from the one before")
+    add("--join", nargs="+", metavar="FILE", help="reports of runs that continue each other")
     add("--json", default="experiments/benchmarks/layer_density.json", metavar="FILE", help="where the report goes")
     add("--plot", default="experiments/benchmarks/layer_density.png", metavar="FILE", help="where the picture goes")
     arguments = parser.parse_args()

@@ -1,11 +1,11 @@
-"""How fast sampling is, beside plain sampling: one table, all of it measured in one run, and a JSON file.
+"""How fast is sampling, compared with plain sampling? One table, all measured in one run, and a JSON file.
 
 python benchmarks/sampling.py                            the face network with random weights
-python benchmarks/sampling.py --network CHECKPOINT       one of yours
+python benchmarks/sampling.py --network CHECKPOINT       your own network
 python benchmarks/sampling.py --small                    the demo's network, short chains: seconds on a CPU
 
-Plain is the same chain as the published code computes it: eager, in float32, without encoder-state reuse. On a CPU only
-a short chain is measured, as the others take hours.
+Plain is the same chain as the published code computes it: eager, in float32, without encoder-state reuse. On a CPU
+only a short chain is measured, because the others take hours.
 """
 
 import argparse
@@ -34,10 +34,10 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--network", "--config", metavar="FILE", help="a checkpoint, or a config (default: config/faces_16_128.yaml)")
+    add("--network", "--config", metavar="FILE", help="a checkpoint or a config (default: config/faces_16_128.yaml)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    add("--batches", type=counts, metavar="N,N,...", help="batches to try (default: 4,8,16,32)")
-    add("--repeats", type=count, metavar="N", help="measurements, of which the median counts (default: 3)")
+    add("--batches", type=counts, metavar="N,N,...", help="batch sizes to try (default: 4,8,16,32)")
+    add("--repeats", type=count, metavar="N", help="number of measurements; the median counts (default: 3)")
     add("--small", action="store_true", help="config/demo.yaml, short chains, small batches")
     add("--json", default="experiments/benchmarks/sampling.json", metavar="FILE", help="where the report goes")
     add("--started", type=float, help=argparse.SUPPRESS)  # when, for a process that `first_images` starts

@@ -1,10 +1,10 @@
-"""How fast training is, beside plain training: one table, all of it measured in one run, and a JSON file.
+"""How fast is training, compared with plain training? One table, all measured in one run, and a JSON file.
 
 python benchmarks/training.py                                      the face network, batch 32
 python benchmarks/training.py --small                              the demo's network: seconds on a CPU
-torchrun --standalone --nproc_per_node 4 benchmarks/training.py    on four GPUs, also against each by itself
+torchrun --standalone --nproc_per_node 4 benchmarks/training.py    on four GPUs, also against each GPU by itself
 
-Images are made up, and reading them is not measured: `benchmarks/data.py` does that.
+The images are synthetic, and reading is not measured: `benchmarks/data.py` measures that.
 """
 
 import argparse
@@ -33,11 +33,11 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--config", help="whose network and training to measure (default: config/faces_16_128.yaml)")
+    add("--config", help="config of the network and the training (default: config/faces_16_128.yaml)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    add("--batch", type=count, help="images of a step, in each process (default: 32)")
-    add("--steps", type=count, metavar="N", help="steps of a measurement (default: 20)")
-    add("--repeats", type=count, metavar="N", help="measurements, of which the median counts (default: 5)")
+    add("--batch", type=count, help="images in a step, per process (default: 32)")
+    add("--steps", type=count, metavar="N", help="steps per measurement (default: 20)")
+    add("--repeats", type=count, metavar="N", help="number of measurements; the median counts (default: 5)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--small", action="store_true", help="config/demo.yaml, few steps of 2 images")
     add("--json", default="experiments/benchmarks/training.json", metavar="FILE", help="where the report goes")

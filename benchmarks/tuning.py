@@ -1,17 +1,18 @@
-"""What the settings of a training are worth: the config as it is, and with a few keys changed, at equal training.
+"""What is each setting of a training worth? The config as it is, and with a few keys changed, after the same training.
 
 python benchmarks/tuning.py                                             the small network, benchmarks/tuning.yaml
-python benchmarks/tuning.py -c MY.yaml --changes MY_CHANGES.yaml        a config and changes of yours
-python benchmarks/tuning.py --steps 4000 --variants 'reference,lr-*'    those whose names fit a pattern
-python benchmarks/tuning.py --merge A.json B.json --json OUT.json       joins what two processes trained a share of
+python benchmarks/tuning.py -c MY.yaml --changes MY_CHANGES.yaml        your own config and changes
+python benchmarks/tuning.py --steps 4000 --variants 'reference,lr-*'    variants whose names fit a pattern
+python benchmarks/tuning.py --merge A.json B.json --json OUT.json       joins the reports of two processes
 python benchmarks/tuning.py --small --variants 'reference,lr-*,ema-*'   the demo's network: seconds on a CPU
 
-The file of changes names the trainings, as in `lr-8e-4: {train.optimizer.lr: 8e-4}`. With `first: {KEY: VALUE}` and
-`until: 0.4` keys are changed for that share of the steps alone, from whose checkpoint training goes on. `reference`
-changes nothing. All start from the same initial weights and see the same images and noise in the same order, but for
-what a change itself changes. Each is measured by its EMA weights: the training loss on the validation images at noise
-that is the same for all, paired by image with the reference's, and PSNR and SSIM of sampled images. What chance does is
-told by trainings with other seeds, not by the standard error. Report and picture are written anew after each training.
+The file of changes names the trainings, for example `lr-8e-4: {train.optimizer.lr: 8e-4}`. With `first: {KEY: VALUE}`
+and `until: 0.4`, keys are changed only for that share of the steps, and training continues from there with the config.
+`reference` changes nothing. All start from the same initial weights and see the same images and noise in the same
+order, unless a change affects this. Each is measured with its EMA weights: the training loss on the validation images,
+at noise that is the same for all, paired by image with that of the reference, and PSNR and SSIM of sampled images.
+Trainings with other seeds show the effect of chance; the standard error does not. Report and picture are written again
+after each training.
 """
 
 import sys
@@ -42,7 +43,9 @@ COLUMNS = {  # of the table: what it is called, how it is written
 @one_line_errors()
 def main() -> None:
     options = parser("tuning", __doc__, f"{REFERENCE}, and those of --changes")
-    options.add_argument("--changes", default=CHANGES, metavar="FILE", help=f"names and changes (default: {CHANGES})")
+    options.add_argument(
+        "--changes", default=CHANGES, metavar="FILE", help=f"file of names and changes (default: {CHANGES})"
+    )
     arguments = options.parse_args()
     ask(Comparison("tuning", read_variants(arguments.changes), REFERENCE, COLUMNS, picture), arguments)
 

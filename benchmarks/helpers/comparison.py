@@ -41,10 +41,17 @@ def parser(name: str, manual: str | None, variants: str) -> Parser:
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--steps", type=count, metavar="N", help="training steps of each variant (default: the config's train.n_iter)")
     add("--variants", default="*", metavar="NAMES", help=f"patterns of names (default: all: {variants})")
-    add("--images", type=count, metavar="N", help="sample the first so many of each validation set (default: 100)")
+    add(
+        "--images", type=count, metavar="N", help="sample only the first N images of each validation set (default: 100)"
+    )
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    add("--small", action="store_true", help="few steps of the demo's network on images that are made")
-    add("--merge", nargs="+", metavar="FILE", help="join these reports; where two have a variant, the first counts")
+    add("--small", action="store_true", help="few steps of the demo's network on synthetic images")
+    add(
+        "--merge",
+        nargs="+",
+        metavar="FILE",
+        help="join these reports; if two have the same variant, the first one counts",
+    )
     add("--json", default=f"{places}.json", metavar="FILE", help="where the report goes")
     add("--plot", default=f"{places}.png", metavar="FILE", help="where the picture goes")
     return parser
