@@ -3,15 +3,23 @@
 import datetime
 from argparse import Namespace
 from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
 
 from core import inference
 from core.command_line import sample_flags
 from core.device import compute_deterministically
+from core.errors import UserError
 from core.file_progress import FileProgress
 from core.input_files import InputFiles, LeftOut, check_some_writable, size_of
 from core.network_choice import Networks
 from core.output_files import Output
 from core.processes import Processes
+
+if TYPE_CHECKING:
+    from core.faces.enhancer import FaceEnhancer
 
 PATIENCE = datetime.timedelta(days=7)  # of a process that is done, for one that still works
 
@@ -31,6 +39,7 @@ def infer_files(arguments: Namespace) -> int:
     processes = Processes.from_environment(arguments.device, PATIENCE)
     networks = Networks(arguments.checkpoint, processes.device, sample_flags(arguments), arguments.preset)
     networks.of(size_of(first.source))  # before anything is written, as what is wrong with flags is found here
+    faces = face_enhancer(arguments, processes.device)
     check_some_writable(job.target for job in files.jobs(LeftOut()))
 
     total, results = files.count(), len(output.scales) or 1  # of each image
@@ -39,7 +48,7 @@ def infer_files(arguments: Namespace) -> int:
     found = LeftOut(told=processes.is_main)
     jobs = islice(files.jobs(found), processes.rank, None, processes.world)
     wanted = inference.Wanted(max(scales, default=None), arguments.size)
-    work = networks, output, wanted, arguments.batch_size, progress, arguments.skip_existing
+    work = networks, output, wanted, arguments.batch_size, progress, arguments.skip_existing, faces
     failed = inference.super_resolve_files(jobs, *work)
     progress.bar.close()
 
@@ -52,3 +61,16 @@ def infer_files(arguments: Namespace) -> int:
         print(f"{written}{there}{told}{found.describe_others()}")
     processes.close()
     return 1 if failed or found.number else 0
+
+
+def face_enhancer(arguments: Namespace, device: torch.device) -> "FaceEnhancer | None":
+    """What --faces asks for. Raises UserError where the faces would be saved among the photographs."""
+    if not arguments.faces:
+        return None
+    folder = Path(arguments.save_faces) if arguments.save_faces else None
+    for path in map(Path, arguments.input) if folder else ():
+        if path.is_dir() and folder and folder.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"--save-faces {folder} is inside the input {path}; choose another folder")
+    from core.faces.enhancer import FaceEnhancer  # imports scipy, which takes half a second
+
+    return FaceEnhancer(arguments.faces, device, sample_flags(arguments), folder)

@@ -9,7 +9,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import Image
@@ -30,6 +30,9 @@ from data import DataError
 from data.images import picture_of, read_picture, read_rgb, resize, save_png
 from data.tensors import to_image, to_tensor
 from model import Network
+
+if TYPE_CHECKING:
+    from core.faces.enhancer import FaceEnhancer
 
 MOST_WAITING = 64  # images that have been read, for others of their size
 Asked = tuple[int, ...]  # a Size, or (N,), N for the longer side
@@ -130,7 +133,7 @@ def upscale_one(image: Image.Image | str | Path, networks: Networks, wanted: Wan
         warnings.warn(notice, stacklevel=3)
     lr, seeds = to_tensor(picture.rgb)[None], [ready.sampling.settings.seed]
     sr = super_resolve(ready.network, lr, (height, width), ready.sampling, seeds, ready.config.magnification)
-    return finished(sr[0], picture.alpha)
+    return with_alpha(to_image(sr[0]), picture.alpha)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,6 +148,7 @@ def super_resolve_files(
     batch_size: int,  # most images of one size to super-resolve at once
     progress: FileProgress,
     skip_existing: bool = False,
+    faces: "FaceEnhancer | None" = None,  # of photographs
 ) -> int:
     """Does the jobs, with a line on stdout for each done and on stderr for each failed -> how many failed."""
     fitting: dict[tuple[str | Path, Size], Fitting] = {}
@@ -156,7 +160,7 @@ def super_resolve_files(
             key = ready.name, items[0].size
             fits = fitting.setdefault(key, Fitting(batch_size, ready.sampling, progress.say))
             while items:
-                items = super_resolve_some(ready, items, fits, output, progress, done)
+                items = super_resolve_some(ready, items, fits, output, progress, done, faces)
         for item in batch if output.scales else ():
             write_strip(item, output, done, progress)
     return progress.failed
@@ -191,6 +195,7 @@ def super_resolve_some(
     output: Output,
     progress: FileProgress,
     done: set[Path],  # to which the files of results are added
+    faces: "FaceEnhancer | None" = None,
 ) -> Sequence[Item]:
     """Does as many of the items, which are of one size, as fit into memory -> those that are left."""
     first = items[0]
@@ -204,12 +209,14 @@ def super_resolve_some(
         except OutOfMemory:
             advice = what_to_do(next(ready.network.parameters()).device)
             raise OutOfMemory(f"{first.job.source}: out of memory at {show(first.size)}; {advice}") from None
-        for item, image in zip(some, images, strict=True):
+        for item, sr in zip(some, images, strict=True):
             with progress.attempt():
+                image = to_image(sr)
+                found = improve_faces(item, image, ready, output, faces)
                 write(item, image, output, str(ready.name))
                 done.add(item.job.target)
                 change = f"{show(item.rgb.size)} -> {show(item.size)}"
-                progress.succeed(f"{item.job.target}  {change}  {seconds:.2f} s")
+                progress.succeed(f"{item.job.target}  {change}  {seconds:.2f} s{found}")
         return items[len(some) :]
     return items[1:]
 
@@ -273,21 +280,30 @@ def super_resolve_items(
     return sr, (time.perf_counter() - began) / len(items)
 
 
-def finished(sr: Tensor, alpha: Image.Image | None) -> Image.Image:
-    """(3, H, W) -> an image, under the transparency of its source."""
-    image = to_image(sr)
+def improve_faces(
+    item: Item, image: Image.Image, ready: ReadyNetwork, output: Output, faces: "FaceEnhancer | None"
+) -> str:
+    """Blends the faces of a photograph into its result -> what to say of them. A network that was trained on whole
+    images has made one face of the whole image already."""
+    if faces is None or not ready.config.trained_images.use_crop:
+        return ""
+    return f", {faces.improve(item.rgb, image, item.job.target.relative_to(output.folder))}"
+
+
+def with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """The image, under the transparency of its source."""
     if alpha:
         image.putalpha(resize(alpha, image.size))
     return image
 
 
-def write(item: Item, sr: Tensor, output: Output, label: str) -> None:
+def write(item: Item, image: Image.Image, output: Output, label: str) -> None:
     """The result, under the transparency of its source, and the sheet that compares it, where one is asked for."""
     if output.compared:
         bicubic = resize(item.rgb, item.size)
         labels = [f"bicubic, {show(item.rgb.size)}", f"{label}, {show(item.size)}"]
-        save_png(labelled([bicubic, to_image(sr)], labels), output.sheet(item.job.target))
-    output.write(finished(sr, item.alpha), item.job.target, item.exif, item.is_tagged)
+        save_png(labelled([bicubic, image], labels), output.sheet(item.job.target))
+    output.write(with_alpha(image, item.alpha), item.job.target, item.exif, item.is_tagged)
 
 
 def write_strip(item: Item, output: Output, done: set[Path], progress: FileProgress) -> None:

@@ -1,0 +1,102 @@
+"""infer.py --faces: the faces of photographs, from the command line to the files."""
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+import infer
+from core.checkpoint import TrainingState, save_checkpoint
+from core.config import changed, check_config
+from core.faces.detection import find_faces
+from model import build_network
+from tests.core.conftest import SMALL
+
+PHOTOS = {  # a network for photographs: any, twice as large, without attention
+    "datasets.val.use_crop": True,
+    "datasets.val.r_resolution": 16,
+    "model.unet.attn_res": [],
+    "model.unet.mid_attention": False,
+}
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    """72 pixels wide and high, of which the face has half."""
+    whole = Image.fromarray(skimage.data.astronaut()).resize((128, 128), Image.Resampling.BICUBIC)
+    return whole.crop((16, 0, 88, 72))
+
+
+@pytest.fixture
+def run(small_checkpoint, tmp_path, capsys):
+    """run(*arguments) -> (exit code, stdout, stderr) of infer.py, from the folder `in` into `out`."""
+    config = changed(check_config(SMALL), PHOTOS)
+    torch.manual_seed(0)
+    weights = build_network(config.model).state_dict()
+    save_checkpoint(tmp_path / "photos", config, TrainingState(weights, weights))
+    (tmp_path / "in").mkdir()
+
+    def run(*arguments, network=tmp_path / "photos", out=tmp_path / "out"):
+        command = "-r", network, "-i", tmp_path / "in", "-o", out, "--device", "cpu", *arguments
+        try:
+            code = infer.main([*map(str, command)])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_face_is_made_by_the_network_for_faces(run, astronaut, small_checkpoint, tmp_path):
+    astronaut.save(tmp_path / "in" / "a.png")
+    faces = "--faces", small_checkpoint, "--save-faces", tmp_path / "faces"
+    assert run(out=tmp_path / "without")[0] == 0
+    code, stdout, stderr = run(*faces)
+    assert (code, stderr) == (0, "")
+    (face,) = find_faces(astronaut)
+    assert f", 1 face of {round(face.side)} pixels\n" in stdout
+
+    with_face, without = (np.asarray(Image.open(tmp_path / name / "a.png")).astype(int) for name in ("out", "without"))
+    change = np.abs(with_face - without).max(2)
+    y, x = np.mgrid[:144, :144] / 2
+    is_face = (np.abs(x - face.centre[0]) < face.side / 2 + 1) & (np.abs(y - face.centre[1]) < face.side / 2 + 1)
+    assert change[~is_face].max() == 0 and change[is_face].mean() > 1
+
+    made, cut = Image.open(tmp_path / "faces" / "a_face1.png"), Image.open(tmp_path / "faces" / "a_face1_lr.png")
+    assert made.size == (round(2 * face.side),) * 2 and cut.size == (round(face.side),) * 2
+    small = np.asarray(
+        astronaut.crop(tuple(round(v) for v in (*face[:2], *np.add(face[:2], face.side)))).resize(cut.size)
+    )
+    assert np.corrcoef(small.ravel(), np.asarray(cut).ravel())[0, 1] > 0.95
+
+
+def test_without_a_face_all_is_as_without_the_flag(run, small_checkpoint, tmp_path):
+    Image.fromarray(skimage.data.coffee()).resize((72, 48)).save(tmp_path / "in" / "cup.png")
+    assert run(out=tmp_path / "without")[0] == 0
+    code, stdout, _ = run("--faces", small_checkpoint)
+    assert code == 0 and ", no face of 16 to 64 pixels\n" in stdout
+    assert (tmp_path / "out" / "cup.png").read_bytes() == (tmp_path / "without" / "cup.png").read_bytes()
+
+
+def test_a_network_for_whole_images_looks_for_no_faces(run, astronaut, small_checkpoint, tmp_path):
+    astronaut.resize((32, 32)).save(tmp_path / "in" / "a.png")
+    code, stdout, _ = run("--faces", small_checkpoint, network=small_checkpoint)
+    assert code == 0 and "a.png  32x32 -> 32x32" in stdout and "face of" not in stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--save-faces", "x"], "--save-faces needs --faces"),
+        (["--faces", "nowhere"], "nowhere: no such checkpoint"),
+        (["--faces", "CHECKPOINT", "--save-faces", "in/x"], "is inside the input"),
+        (["--faces", "CHECKPOINT", "--save-faces", "in/a.png"], "a.png"),
+    ],
+)
+def test_what_does_not_go_is_one_line(run, astronaut, small_checkpoint, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    astronaut.save(tmp_path / "in" / "a.png")
+    code, _, stderr = run(*(small_checkpoint if word == "CHECKPOINT" else word for word in arguments))
+    assert code == 2 and told in stderr and len(stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
