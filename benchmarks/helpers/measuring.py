@@ -15,6 +15,7 @@ from core.processes import Processes
 Name = TypeVar("Name")
 
 PEAK_SIDE = 8192  # of the matrices whose product shows what the device can do
+PEAK_SIDE_CPU = 1024
 
 
 def time_in_turn(
@@ -49,13 +50,15 @@ def repeated(function: Callable[[], Any], count: int) -> Callable[[], None]:
     return block
 
 
-def matrix_peak(processes: Processes, repeats: int) -> float | None:
-    """TFLOP/s of a large product of random bf16 matrices; None on the CPU."""
-    if processes.device.type != "cuda":
+def matrix_peak(processes: Processes, repeats: int, also_on_cpu: bool = False) -> float | None:
+    """TFLOP/s of a large product of random bf16 matrices; on a CPU, None or that of a smaller one in float32."""
+    on_gpu = processes.device.type == "cuda"
+    if not on_gpu and not also_on_cpu:
         return None
-    a, b = torch.randn(2, PEAK_SIDE, PEAK_SIDE, device=processes.device).bfloat16()
+    side, dtype = (PEAK_SIDE, torch.bfloat16) if on_gpu else (PEAK_SIDE_CPU, torch.float32)
+    a, b = torch.randn(2, side, side, device=processes.device).to(dtype)
     seconds = time_in_turn({"product": repeated(lambda: a @ b, 10)}, repeats, processes)
-    return 10 * 2 * PEAK_SIDE**3 / median(seconds["product"]) / 1e12
+    return 10 * 2 * side**3 / median(seconds["product"]) / 1e12
 
 
 def peak_memory(function: Callable[[], Any], device: torch.device) -> tuple[float | None, float | None]:

