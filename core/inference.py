@@ -27,7 +27,7 @@ from core.output_files import Output
 from core.report.pictures import labelled
 from core.sampling import Sampling, super_resolve
 from data import DataError
-from data.images import picture_of, read_picture, read_rgb, resize, save_png
+from data.images import Picture, picture_of, read_picture, read_rgb, resize, save_png
 from data.tensors import to_image, to_tensor
 from model import Network
 
@@ -128,10 +128,16 @@ def upscale_one(image: Image.Image | str | Path, networks: Networks, wanted: Wan
     else:
         picture, name = read_picture(image), Path(image)
     ready = networks.of(picture.rgb.size)
-    width, height = size = wanted.size_of(name, picture.rgb.size, ready.config)
+    size = wanted.size_of(name, picture.rgb.size, ready.config)
     if notice := ready.notice(name, picture.rgb.size, size):
         warnings.warn(notice, stacklevel=3)
-    lr, seeds = to_tensor(picture.rgb)[None], [ready.sampling.settings.seed]
+    return enlarged(picture, size, ready)
+
+
+def enlarged(picture: Picture, size: Size, ready: ReadyNetwork) -> Image.Image:
+    """A picture super-resolved to `size`, (width, height): RGB, or RGBA where it has transparency."""
+    (width, height), seeds = size, [ready.sampling.settings.seed]
+    lr = to_tensor(picture.rgb)[None]
     sr = super_resolve(ready.network, lr, (height, width), ready.sampling, seeds, ready.config.magnification)
     return with_alpha(to_image(sr[0]), picture.alpha)
 

@@ -27,7 +27,7 @@ from model import build_network
 from tests.core.conftest import SMALL, published_state, wave
 
 ROOT = Path(__file__).parents[2]
-NEEDS = {"data", "GPUs", "network", "history"}
+NEEDS = {"data", "GPUs", "network", "history", "gradio", "docker"}
 
 
 class Block(NamedTuple):

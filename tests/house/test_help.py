@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-SLOW = {"torch", "matplotlib", "tensorboard", "scipy"}
+SLOW = {"torch", "gradio", "matplotlib", "tensorboard", "scipy"}
 COMMANDS = [
     *(["sr.py"], ["infer.py"], ["data/prepare_data.py"], ["data/demo.py"]),
     *(
@@ -18,6 +18,7 @@ COMMANDS = [
             "core.score",
             "core.report",
             "core.summary",
+            "core.web",
             "sparse.inspect",
         )
     ),

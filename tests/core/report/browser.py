@@ -17,11 +17,15 @@ TROUBLE = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalle
 
 @contextmanager
 def chromium(profile: Path) -> Iterator["Page"]:
-    """A browser with one page, which cannot reach any network; profile: an empty folder for it."""
+    """A browser with one page, which reaches no other machine; profile: an empty folder for it."""
     from websockets.sync.client import connect
 
     flags = ["--headless=new", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0", "--mute-audio"]
-    flags += ["--disable-dev-shm-usage", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    flags += [
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    ]
     if os.geteuid() == 0:
         flags.append("--no-sandbox")
     process = subprocess.Popen(
@@ -61,16 +65,18 @@ class Page:
         assert "error" not in message, message
         return message["result"]
 
-    def open(self, file: Path, width=1400, height=1000, dark=False, touch=False):
+    def open(self, place: Path | str, width=1400, height=1000, dark=False, touch=False):
+        """Opens a file or an address."""
+        url = place if isinstance(place, str) else place.resolve().as_uri()
         self.events.clear()
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=file.resolve().as_uri())
+        self.call("Page.navigate", url=url)
         deadline = time.monotonic() + SECONDS
-        while self.run("document.readyState + location.href") != f"complete{file.resolve().as_uri()}":
+        while self.run("document.readyState + location.href") != f"complete{url}":
             assert time.monotonic() < deadline, "the page does not load"
             time.sleep(0.02)
         self.run("document.documentElement.style.scrollBehavior = 'auto'")
@@ -80,6 +86,19 @@ class Page:
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def wait_for(self, script):
+        """The value of an expression in the page as soon as it is true."""
+        deadline = time.monotonic() + SECONDS
+        while not (value := self.run(script)):
+            assert time.monotonic() < deadline, f"never true: {script}"
+            time.sleep(0.05)
+        return value
+
+    def upload(self, selector, file: Path):
+        """Gives a file to an input of the page."""
+        found = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        self.call("DOM.setFileInputFiles", files=[str(file)], objectId=found["result"]["objectId"])
 
     def box(self, selector):
         """(left, top, width, height) of an element that is scrolled into view."""

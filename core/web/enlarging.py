@@ -1,0 +1,99 @@
+"""What happens between the photo that is dropped on the page and the result."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from core.about import outside
+from core.checkpoint import saved_config
+from core.config import PRESETS, Config
+from core.config.presets import ONE_CALL
+from core.device import is_out_of_memory
+from core.errors import UserError
+from core.inference import enlarged, show, target_size, usual_size
+from core.input_files import Size, size_of
+from core.network_choice import Networks, load_once
+from core.shipped import CHAINS, FILES, is_there
+from core.web.limits import Limits
+from data.images import encode, on_white, read_picture, resize
+
+
+class Choice(NamedTuple):
+    """What the visitor chose."""
+
+    network: str  # a shipped one
+    preset: str | None = None  # None: the network's own sampling
+    scale: float | None = None  # None: the network's own size
+
+
+class Enlarged(NamedTuple):
+    """A result, and bicubic enlargement to the same size; both on white where the photo is transparent."""
+
+    bicubic: Image.Image
+    result: Image.Image
+    png: bytes  # of the result, with transparency and EXIF, as infer.py writes it
+    told: str  # in one line: sizes, network, time
+
+
+@dataclass(frozen=True)
+class Enlarger:
+    device: torch.device
+    limits: Limits
+
+    def enlarge(self, file: str | Path, choice: Choice) -> Enlarged:
+        """Super-resolves a photo as infer.py does. Raises UserError, DataError or ModelError for what the visitor can
+        mend."""
+        file = Path(file)
+        self.limits.check_bytes(file.stat().st_size)
+        self.limits.check_pixels(*size_of(file))  # the result is at least as large, and nothing is decoded yet
+        picture = read_picture(file.read_bytes(), file.name)
+
+        ready = Networks(choice.network, self.device, {}, choice.preset, load=load_once).of(picture.rgb.size)
+        size = self.result_size(picture.rgb.size, choice.scale, ready.config)
+        began = time.perf_counter()
+        try:
+            result = enlarged(picture, size, ready)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError("The memory of the server does not suffice: choose a smaller photo or size.") from None
+        seconds = time.perf_counter() - began
+
+        told = f"{show(picture.rgb.size)} → {show(size)} pixels, {ready.name}, {seconds:.1f} s"
+        if problem := outside(ready.config, picture.rgb.size, max(size) / max(picture.rgb.size)):
+            told += f". The photo {problem}: the result may be worse"
+        png = encode(result, ".png", exif=picture.exif, is_tagged=picture.is_tagged)
+        bicubic = resize(picture.rgb, size)
+        if picture.alpha:
+            bicubic.putalpha(resize(picture.alpha, size))
+        return Enlarged(on_white(bicubic), on_white(result), png, told)
+
+    def result_size(self, size: Size, scale: float | None, config: Config) -> Size:
+        """(width, height) of the result. Raises UserError where it is too large, or smaller than the photo."""
+        result = target_size(size, scale) if scale else usual_size(size, config)
+        if any(after < before for before, after in zip(size, result, strict=True)):
+            raise UserError(
+                f"The photo has {show(size)} pixels, more than the {show(result)} that this network makes: choose "
+                "another network, or how many times larger the result is to be."
+            )
+        self.limits.check_pixels(*result)
+        return result
+
+
+def networks() -> list[str]:
+    """The shipped networks whose files are there, those for photographs first. Raises UserError where none is."""
+    there = sorted(filter(is_there, FILES), key=lambda name: not name.startswith("photos"))
+    if not there:
+        raise UserError("no network is there: get the project with its checkpoints")
+    return there
+
+
+def presets_of(network: str) -> list[str]:
+    """The presets that a shipped network can follow: a student of one call, only its own."""
+    config = saved_config(network)
+    is_student = config is not None and config.phase == "distill"
+    return [ONE_CALL] if is_student and network not in CHAINS else list(PRESETS)
