@@ -25,11 +25,12 @@ from core.memory import Fitting, OutOfMemory, what_to_do
 from core.network_choice import Networks, ReadyNetwork, load_once
 from core.output_files import Output
 from core.report.pictures import labelled
-from core.sampling import Sampling, super_resolve
+from core.sampling import Callback, Sampling, super_resolve
 from data import DataError
 from data.images import Picture, picture_of, read_picture, read_rgb, resize, save_png
 from data.tensors import to_image, to_tensor
 from model import Network
+from model.tiling import OnBatch
 
 if TYPE_CHECKING:
     from core.faces.enhancer import FaceEnhancer
@@ -134,11 +135,17 @@ def upscale_one(image: Image.Image | str | Path, networks: Networks, wanted: Wan
     return enlarged(picture, size, ready)
 
 
-def enlarged(picture: Picture, size: Size, ready: ReadyNetwork) -> Image.Image:
-    """A picture super-resolved to `size`, (width, height): RGB, or RGBA where it has transparency."""
-    (width, height), seeds = size, [ready.sampling.settings.seed]
+def enlarged(
+    picture: Picture,
+    size: Size,  # of the result
+    ready: ReadyNetwork,
+    callback: Callback | None = None,  # these two as of `super_resolve`
+    on_batch: OnBatch | None = None,
+) -> Image.Image:
+    """A picture super-resolved: RGB, or RGBA where it has transparency."""
+    (width, height), seeds, magnification = size, [ready.sampling.settings.seed], ready.config.magnification
     lr = to_tensor(picture.rgb)[None]
-    sr = super_resolve(ready.network, lr, (height, width), ready.sampling, seeds, ready.config.magnification)
+    sr = super_resolve(ready.network, lr, (height, width), ready.sampling, seeds, magnification, callback, on_batch)
     return with_alpha(to_image(sr[0]), picture.alpha)
 
 

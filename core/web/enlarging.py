@@ -1,6 +1,7 @@
 """What happens between the photo that is dropped on the page and the result."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from core.about import outside
+from core.chain_progress import progress_of_chain
 from core.checkpoint import saved_config
 from core.config import PRESETS, Config
 from core.config.presets import ONE_CALL
@@ -16,10 +18,13 @@ from core.device import is_out_of_memory
 from core.errors import UserError
 from core.inference import enlarged, show, target_size, usual_size
 from core.input_files import Size, size_of
-from core.network_choice import Networks, load_once
+from core.network_choice import Networks, ReadyNetwork, load_once
+from core.sampling import Callback
 from core.shipped import CHAINS, FILES, is_there
 from core.web.limits import Limits
 from data.images import encode, on_white, read_picture, resize
+
+Tell = Callable[[int, int], None]  # tell(steps or batches of tiles that are done, of how many)
 
 
 class Choice(NamedTuple):
@@ -44,9 +49,11 @@ class Enlarger:
     device: torch.device
     limits: Limits
 
-    def enlarge(self, file: str | Path, choice: Choice) -> Enlarged:
-        """Super-resolves a photo as infer.py does. Raises UserError, DataError or ModelError for what the visitor can
-        mend."""
+    def enlarge(self, file: str | Path, choice: Choice, tell: Tell = lambda done, of: None) -> Enlarged:
+        """Super-resolves a photo as infer.py does, and tells how far it is.
+
+        Raises UserError, DataError or ModelError for what the visitor can mend.
+        """
         file = Path(file)
         self.limits.check_bytes(file.stat().st_size)
         self.limits.check_pixels(*size_of(file))  # the result is at least as large, and nothing is decoded yet
@@ -56,7 +63,7 @@ class Enlarger:
         size = self.result_size(picture.rgb.size, choice.scale, ready.config)
         began = time.perf_counter()
         try:
-            result = enlarged(picture, size, ready)
+            result = enlarged(picture, size, ready, steps_told(ready, size, tell), tell)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -82,6 +89,15 @@ class Enlarger:
             )
         self.limits.check_pixels(*result)
         return result
+
+
+def steps_told(ready: ReadyNetwork, size: Size, tell: Tell) -> Callback | None:
+    """What tells of a chain; None where that costs time: of a short one on a GPU."""
+    width, height = size
+    device, steps = next(ready.network.parameters()).device, ready.sampling.executed.steps
+    if not progress_of_chain(ready.sampling, (1, height, width), device, print):
+        return None
+    return lambda order, *_: tell(order + 1, steps)
 
 
 def networks() -> list[str]:

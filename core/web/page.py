@@ -16,6 +16,7 @@ from PIL import Image
 
 from core.errors import Interrupted, UserError, is_of_user
 from core.web.enlarging import Choice, Enlarger, networks, presets_of
+from core.web.work import Work
 from data.images import image_extensions
 
 OWN = "the network's own"
@@ -29,7 +30,8 @@ Shown = tuple[tuple[Image.Image, Image.Image], Any, str]
 def serve(enlarger: Enlarger, host: str, port: int) -> NoReturn:
     """Serves the page until a signal stops it. Raises UserError where it cannot listen there."""
     with temporary_files(), signals_raised():
-        page = build(enlarger)
+        work = Work()
+        page = build(enlarger, work)
         try:
             _, address, _ = page.launch(
                 server_name=host,
@@ -51,6 +53,7 @@ def serve(enlarger: Enlarger, host: str, port: int) -> NoReturn:
             while True:
                 threading.Event().wait()
         finally:
+            work.stop()
             page.close(verbose=False)
 
 
@@ -76,16 +79,22 @@ def signals_raised() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def build(enlarger: Enlarger) -> gr.Blocks:
+def build(enlarger: Enlarger, work: Work) -> gr.Blocks:
     """The page: a photo and choices on the left, the slider and the download on the right."""
-    names = networks()
+    names, progress = networks(), gr.Progress()
 
-    def enlarge(file: str | None, network: str, preset: str, size: str) -> Shown:
+    def enlarge(file: str | None, network: str, preset: str, size: str, progress: gr.Progress = progress) -> Shown:
         if file is None:
             raise refusal("Choose a photo first.")
         choice = Choice(network, None if preset == OWN else preset, SCALES[size])
+
+        def tell(done: int, of: int) -> None:
+            work.go_on()
+            progress((done, of))
+
         try:
-            done = enlarger.enlarge(file, choice)
+            with work.on_a_photo():
+                done = enlarger.enlarge(file, choice, tell)
         except Exception as error:
             if not is_of_user(error):
                 raise

@@ -50,6 +50,12 @@ def test_results_are_those_of_upscale(enlarger, network, photo, preset, scale):
     assert f"9x7 → {expected.width}x{expected.height} pixels, photos" in done.told
 
 
+def test_steps_are_told(enlarger, network, photo):
+    told = []
+    enlarger.enlarge(photo(9, 7), Choice(network, "quality"), lambda *share: told.append(share))
+    assert told == [(step, told[0][1]) for step in range(1, told[0][1] + 1)] and len(told) > 3
+
+
 def test_transparency_is_downloaded_and_shown_on_white(enlarger, network, photo, make_image):
     image = make_image(9, 7)
     image.putalpha(Image.new("L", image.size, 0))
