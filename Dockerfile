@@ -7,7 +7,7 @@ FROM python:3.13-slim
 ARG DEVICE=cpu
 WORKDIR /app
 COPY requirements.txt .
-# The torch of PyPI computes with CUDA too, and is 3 GB larger. Triton compiles its launchers with gcc.
+# The torch of PyPI computes with CUDA too, and is much larger. Triton compiles its launchers with gcc.
 RUN set -e; \
     case "$DEVICE" in \
         cpu) index=https://download.pytorch.org/whl/cpu ;; \
