@@ -2,7 +2,8 @@
 
 import datetime
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -51,13 +52,15 @@ class Processes:
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Makes each tensor equal to that of rank 0, in place."""
         if self.world > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+            with lost_process_named():
+                for tensor in tensors:
+                    dist.broadcast(tensor, src=0)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over processes, in place."""
         if self.world > 1:
-            dist.all_reduce(tensor)
+            with lost_process_named():
+                dist.all_reduce(tensor)
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
@@ -65,7 +68,8 @@ class Processes:
         if self.world == 1:
             return [value]
         values = [None] * self.world
-        dist.all_gather_object(values, value)
+        with lost_process_named():
+            dist.all_gather_object(values, value)
         return values
 
     def on_main(self, work: Callable[[], T]) -> T:
@@ -86,10 +90,26 @@ class Processes:
 
     def barrier(self) -> None:
         if self.world > 1:
-            dist.barrier()
+            with lost_process_named():
+                dist.barrier()
 
     def close(self) -> None:
         """Leaves the other processes, when all of them are done."""
         if self.world > 1:
-            dist.barrier()
+            with lost_process_named():
+                dist.barrier()
             dist.destroy_process_group()
+
+
+@contextmanager
+def lost_process_named() -> Iterator[None]:
+    """Inside, waiting for other processes. Raises UserError where one has ended, or does not come before the time-out;
+    with NCCL it is the library that then ends this process."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        cause = " ".join(str(error).split())
+        advice = "its own messages, or torchrun's report, tell why; start again with -r auto"
+        raise UserError(f"another process of this run has ended or does not answer ({cause}); {advice}") from error

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -158,9 +159,10 @@ def test_a_process_that_fails_ends_all_with_its_traceback(torchrun, tmp_path):
     script = tmp_path / "fails.py"
     script.write_text(
         "import os, time, sr, core.phases\n"
-        "def train(*arguments):\n"
-        "    time.sleep(60) if os.environ['RANK'] == '0' else 1 / 0\n"
-        "core.phases.train = train\n"
+        "class Trainer:\n"
+        "    def __init__(self, *arguments): pass\n"
+        "    def fit(self): time.sleep(60) if os.environ['RANK'] == '0' else 1 / 0\n"
+        "core.phases.Trainer = Trainer\n"
         "sr.main()\n"
     )
     with torchrun(script=script) as run:
@@ -227,6 +229,37 @@ def test_what_disturbs_one_process_ends_or_spares_all(torchrun, config, tmp_path
     else:
         assert code != 0 and told == ["error: cannot write I4: No space left on device"] and not found
     assert "[rank" not in errors
+
+
+IMPATIENT = """
+import datetime
+import sr
+from core.processes import Processes
+
+Processes.from_environment.__func__.__defaults__ = ("auto", datetime.timedelta(seconds=10))
+sr.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes in /proc")
+def test_a_process_that_hangs_is_given_up(torchrun, tmp_path):
+    """One that is stopped as by SIGSTOP: after the time-out the other ends, one line names the cause, and the last
+    checkpoint is whole."""
+    script = tmp_path / "impatient.py"
+    script.write_text(IMPATIENT)
+    with torchrun("-r", "auto", name="hangs", script=script) as run:
+        read_until(run, "step 6/12")
+        os.kill(process_of_rank(run, 1), signal.SIGSTOP)
+        began = time.monotonic()
+        run.stdout.readlines()
+        code = run.wait()
+    errors = (tmp_path / "stderr").read_text()
+    assert code != 0 and time.monotonic() - began < 10 + 60, errors  # torchrun gives a process 30 s to obey SIGTERM
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and "another process" in told[0], errors
+    found = sorted(file.name for file in (tmp_path / "experiments/hangs/checkpoint").glob("*"))
+    assert found == ["I4_E2_gen.safetensors", "I4_E2_opt.safetensors", "written.json"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
