@@ -3,7 +3,7 @@
 python -m core.score SR/ HR/                                all measures that need no other network
 python -m core.score SR/ HR/ --lr LR/ --crop 4 --y          as in papers on ×4 super-resolution
 python -m core.score SR/ HR/ --lpips-weights alexnet-owt-7be5be79.pth --json scores.json
-python -m core.score SR/ HR/ --lr LR/ --report              writes report.html: every image next to the truth
+python -m core.score SR/ HR/ --lr LR/ --report scores.html  names the page that shows every image next to the truth
 
 SR/, HR/ and LR/ are folders or single images. Images are matched by their names without endings: 0801.png with
 0801x4.png, 0801_out.jpg and 0801x4_SwinIR.png; 0_12_hr.png with 0_12_sr.png. Each needs a counterpart of its size. With
@@ -61,13 +61,10 @@ def parser() -> Parser:
     add("--crop", type=pixels, default=0, metavar="N", help="leave out N pixels along each border for PSNR and SSIM")
     add("--y", action="store_true", help="also show PSNR and SSIM of the luminance Y, and the worst images by it")
     add("--json", metavar="FILE", help="write everything, including the numbers of each image, as JSON")
-    add(
-        "--report",
-        nargs="?",
-        const="report.html",
-        metavar="FILE",
-        help="write a page that shows every image next to the truth (default: report.html)",
-    )
+    page = parser.add_mutually_exclusive_group()
+    help = "the page that shows every image next to the truth (default: report.html)"
+    page.add_argument("--report", default="report.html", metavar="FILE", help=help)
+    page.add_argument("--no-report", dest="report", action="store_const", const=None, help="write no page")
     add(
         "--lpips-weights",
         metavar="FILE",

@@ -18,6 +18,12 @@ from core.score import main
 from core.validation import validate_all
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """The working directory, where the page goes."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def folders(tmp_path, make_image, monkeypatch):
     """(SR, HR, LR) with four images each, blurred more and more; no weights of LPIPS or FID are on this machine."""
@@ -96,7 +102,13 @@ def test_report_shows_the_images(folders, tmp_path, capsys):
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     assert [image["name"] for image in data["images"]] == [f"{n}x4_out.png" for n in (3, 2, 1, 0)]  # the worst first
     assert all(image["layers"].keys() == {"lr", "hr", "bicubic", "sr0", "error0"} for image in data["images"])
-    assert f"written to {tmp_path / 'scores.html'}" in capsys.readouterr().out
+    assert (
+        f"written to {tmp_path / 'scores.html'}" in capsys.readouterr().out and not (tmp_path / "report.html").exists()
+    )
+    score(sr, hr, "--no-report")
+    assert not (tmp_path / "report.html").exists()
+    score(sr, hr)
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_validation_wrote_is_scored_alike(small_network, small_config, tmp_path):
