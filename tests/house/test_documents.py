@@ -72,7 +72,7 @@ def stand_ins(tmp_path_factory):
     for name in "AB":
         report = folder / "experiments" / name / "results" / "metrics.json"
         report.parent.mkdir(parents=True)
-        score([str(folder / "SR"), str(folder / "HR"), "--json", str(report)])
+        score([str(folder / "SR"), str(folder / "HR"), "--json", str(report), "--no-report"])
     return folder
 
 
