@@ -193,7 +193,7 @@ def test_data_of_a_config(run_benchmark, tmp_path):
         ("sampling.py", ["--network", "nowhere.yaml"], "nowhere.yaml"),
         ("sampling.py", ["--network", "nowhere"], "nowhere: no such checkpoint"),
         ("training.py", ["--steps", "0"], "--steps: 0 is not a whole number"),
-        ("data.py", ["--workers", "1,x"], "--workers: 1,x is no list"),
+        ("data.py", ["--workers", "1,x"], "--workers: 1,x is not a list"),
         ("photos.py", ["--network", "nowhere"], "nowhere: no such checkpoint"),
         ("sampling.py", ["--batches", "4,x"], "--batches: x is not a whole number"),
     ],
