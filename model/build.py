@@ -51,6 +51,8 @@ def initialise(network: Network, device: torch.device | str = "cpu") -> None:
 def orthogonalise(weight: Tensor, device: torch.device | str) -> None:
     """What nn.init.orthogonal_ does, to the bit on a CPU. A GPU decomposes the same random numbers, and differs in how
     it rounds."""
+    if weight.is_meta:  # a network without values, of which shapes are asked
+        return
     drawn = torch.randn(len(weight), weight[0].numel())
     is_wide = drawn.shape[0] < drawn.shape[1]
     q, r = torch.linalg.qr((drawn.T if is_wide else drawn).to(device if torch.device(device).type == "cuda" else "cpu"))

@@ -463,7 +463,10 @@ def test_a_killed_run_leaves_whole_files(config, tmp_path, pytestconfig):
 
 @pytest.mark.slow
 def test_wrong_options_are_one_line(pytestconfig):
-    for options, told in (((), "-c/--config"), (("-c", "x.yaml", "--lr", "fast"), "--lr: invalid float value")):
+    for options, told in (
+        ((), "give a config with -c"),
+        (("-c", "x.yaml", "--lr", "fast"), "--lr: invalid float value"),
+    ):
         done = sr(pytestconfig, *options)
         assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
