@@ -114,8 +114,8 @@ class Trainer:
     def build_network(self, initialised: bool) -> Network:
         """Returns the network, on the device. initialised: False where a checkpoint's weights follow. Processes other
         than the main one get its weights."""
-        device, is_main = self.processes.device, self.processes.is_main
-        return build_network(self.config.model, initialised=initialised and is_main, device=device).to(device)
+        initialised = initialised and self.processes.is_main
+        return build_network(self.config.model, initialised=initialised).to(self.processes.device)
 
     def build_objective(self) -> Callable[..., Tensor]:
         """Returns the function of what `draw` gives, (*tensors, *constants), whose result, a scalar, is minimised."""

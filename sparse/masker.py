@@ -248,12 +248,13 @@ class Masker:
             )
 
     def _initial_masks(self, init: str, choose: Callable) -> list[Tensor]:
-        """Draw masks, of random numbers from the CPU, so that they are the same on every device."""
+        """Draw masks on the CPU, so that they are the same on every device."""
         shapes = [weight_shape(parameter) for parameter in self.parameters.values()]
         counts = initial_counts(init, shapes, self.budget)
         generator = torch.Generator().manual_seed(self.seed)
-        parameters = zip(self.parameters.values(), counts, strict=True)
-        return [choose(parameter.detach().flatten(), n, generator) for parameter, n in parameters]
+        weights = [parameter.detach().cpu().flatten() for parameter in self.parameters.values()]
+        drawn = [choose(weight, n, generator) for weight, n in zip(weights, counts, strict=True)]
+        return [mask.to(p.device) for mask, p in zip(drawn, self.parameters.values(), strict=True)]
 
     def _applicable_rules(self) -> tuple[Callable, ...]:
         """Return the rules asked for; before the first optimiser step, stand-ins for those that read moments."""

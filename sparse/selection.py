@@ -36,9 +36,8 @@ def select_largest_overall(scores: Sequence[Tensor], candidates: Sequence[Tensor
 
 
 def select_random(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Mark `count` of the candidates, (N,) bool, each with equal chance. Drawn on the generator's device."""
-    scores = torch.rand(len(candidates), generator=generator, device=generator.device)
-    return select_largest(scores.to(candidates.device), candidates, count)
+    """Mark `count` of the candidates, (N,) bool on the generator's device, each with equal chance."""
+    return select_largest(torch.rand(len(candidates), generator=generator, device=generator.device), candidates, count)
 
 
 def per_layer(rule: Callable[[Layer, Tensor], Tensor]) -> Callable:
