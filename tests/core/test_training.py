@@ -389,7 +389,7 @@ def test_two_processes_train_as_one(config, tmp_path, pytestconfig):
 
 
 RANKS_AGREE = """
-import sys, torch
+import os, sys, torch
 from core.config import load_config
 from core.processes import Processes
 from core.log import start_logging
@@ -404,8 +404,9 @@ state = {"mask " + n: m for n, m in trainer.masker.masks.items()} | dict(trainer
 for name, tensor in state.items():
     first, second = processes.gather(tensor)
     assert torch.equal(first, second), name
-print("equal:", len(state))
+print("equal:", len(state), flush=True)
 processes.close()
+os._exit(0)  # threads of torch are sometimes still there as the interpreter ends, which aborts it
 """
 
 
