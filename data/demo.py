@@ -14,11 +14,14 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+if __name__ == "__main__":  # import from the repository, whatever the working directory
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from requirements import require_packages
+
+    require_packages()
+
 import skimage
 from PIL import Image, ImageStat
-
-if not __package__:  # run as a script: import from the repository, whatever the working directory
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from data.errors import DataError, reason
 from data.images import read_rgb, resize, save_png

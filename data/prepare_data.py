@@ -30,10 +30,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from tqdm import tqdm
-
-if not __package__:  # run as a script: import from the repository, whatever the working directory
+if __name__ == "__main__":  # import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from requirements import require_packages
+
+    require_packages()
+
+from tqdm import tqdm
 
 from data.errors import DataError, reason
 from data.files import NameTooLongError, write_atomically

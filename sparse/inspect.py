@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+from requirements import require_packages
 from sparse.checkpoint_files import find_network_file
 from sparse.errors import SparseError
 
@@ -18,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     where = "a .safetensors, .pth or .pt file, the PREFIX of PREFIX_gen.*, or a folder (takes its latest)"
     parser.add_argument("checkpoint", type=Path, help=where)
     named = parser.parse_args(arguments).checkpoint
+    require_packages()
     path = named if named.is_file() else find_network_file(named) or named
     from sparse.contents import format_table, read_tensors, tabulate  # import torch, for which --help need not wait
 

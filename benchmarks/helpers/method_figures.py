@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from requirements import PACKAGES, require_packages
+
+    require_packages([*PACKAGES, "matplotlib"], "benchmarks/requirements.txt")
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes

@@ -2,10 +2,9 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
-from core.errors import UserError
+from requirements import require_packages
 
 
 def fill_defaults(arguments: Namespace, defaults: Mapping[str, Any]) -> Namespace:
@@ -17,6 +16,5 @@ def fill_defaults(arguments: Namespace, defaults: Mapping[str, Any]) -> Namespac
 
 
 def need_matplotlib() -> None:
-    """Raises UserError where matplotlib is missing: better before hours of measurement than after them."""
-    if find_spec("matplotlib") is None:
-        raise UserError("this benchmark draws with matplotlib: pip install -r benchmarks/requirements.txt")
+    """Ends the command where matplotlib is missing: better before hours of measurement than after them."""
+    require_packages(["matplotlib"], "benchmarks/requirements.txt")

@@ -12,11 +12,11 @@ Exit code: 2 if the page cannot be opened, and one line says why; otherwise, it 
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 from core.command_line import Parser, count, wait_passively
-from core.errors import UserError, one_line_errors
+from core.errors import one_line_errors
 from core.web.limits import MOST_BYTES, MOST_PIXELS, Limits
+from requirements import require_packages
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -24,8 +24,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 @one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
-    if find_spec("gradio") is None:
-        raise UserError("the page needs gradio, which is not installed: pip install -r requirements-web.txt")
+    require_packages(["gradio"], "requirements-web.txt")
 
     # Here, as torch and gradio take seconds to import, for which --help need not wait.
     from core.device import pick_device

@@ -76,7 +76,7 @@ def test_logarithmic_axes_have_plain_numbers(values, told):
 )
 def test_without_matplotlib_it_is_one_line(script, arguments, monkeypatch, capsys):
     """...before anything is measured or read."""
-    monkeypatch.setattr("benchmarks.helpers.options.find_spec", lambda name: None)
+    monkeypatch.setattr("requirements.find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", [script.__name__, *arguments])
     with pytest.raises(SystemExit) as stopped:
         script.main()

@@ -41,15 +41,6 @@ def test_infer_is_infer_py(pytestconfig, tmp_path):
     assert done.returncode == 0 and "usage: infer.py" in done.stdout
 
 
-@pytest.mark.parametrize("script", ["infer.py", "sr.py"])
-def test_without_packages_a_line_says_what_to_install(pytestconfig, script):
-    """-S: as in an environment with nothing installed."""
-    command = [sys.executable, "-S", script, "-i", "a.png", "-o", "out"]
-    done = subprocess.run(command, cwd=pytestconfig.rootpath, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("error: torch, numpy, ") and "pip install -r requirements.txt" in done.stderr
-
-
 @pytest.mark.slow
 def test_training_without_data_says_what_to_prepare(pytestconfig, tmp_path):
     options = ["--set", f"path.root={tmp_path}", "--set", "datasets.train.dataroot=no/FFHQ_16_128"]

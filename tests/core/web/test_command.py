@@ -6,7 +6,7 @@ from core.web import __main__ as command
 
 
 def test_one_line_where_gradio_is_missing(monkeypatch, capsys):
-    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    monkeypatch.setattr("requirements.find_spec", lambda name: None)
     with pytest.raises(SystemExit) as stop:
         command.main([])
     said = capsys.readouterr().err
