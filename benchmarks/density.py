@@ -2,14 +2,16 @@
 
 python benchmarks/density.py                                             every variant, config/faces_16_128_small.yaml
 python benchmarks/density.py --steps 20000 --variants 'density-*,dense'  variants whose names fit a pattern
+python benchmarks/density.py --save-images sampled                      keeps the images, for `python -m core.score`
 python benchmarks/density.py --merge A.json B.json --json OUT.json       joins the reports of two processes
 python benchmarks/density.py --small                                     the demo's network: seconds on a CPU
 
 All variants train the same network from the same initial weights, with the same images and noise in the same order,
 for the same number of steps. Only the `sparse` section of the config differs. Each is measured with its EMA weights:
-the training loss on the validation images, at noise that is the same for all variants, and PSNR and SSIM of sampled
-images. Differences in loss are paired by image. Their standard error does not include the effect of the training seed.
-The report and the plot are written again after each variant.
+the training loss on the validation images, at noise that is the same for all variants, and PSNR, SSIM and, where its
+weights are here (docs/measuring.md), LPIPS of sampled images. The `sample` section says how these are sampled:
+`--set sample.steps=50`. Differences in loss are paired by image. Their standard error does not include the effect of
+the training seed: `--set train.seed=1` trains again. The report and the plot are written again after each variant.
 """
 
 import sys
@@ -47,6 +49,7 @@ COLUMNS = {  # of the table: what it is called, how it is written
     "difference_error": ("±", "{:.5f}"),
     "psnr": ("PSNR, dB", "{:.2f}"),
     "ssim": ("SSIM", "{:.4f}"),
+    "lpips": ("LPIPS", "{:.4f}"),
     "train_loss": ("train loss", "{:.5f}"),
     "megabytes": ("MB packed", "{:.2f}"),
     "minutes": ("minutes", "{:.2f}"),

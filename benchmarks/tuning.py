@@ -10,9 +10,9 @@ The file of changes names the trainings, for example `lr-8e-4: {train.optimizer.
 and `until: 0.4`, keys are changed only for that share of the steps, and training continues from there with the config.
 `reference` changes nothing. All start from the same initial weights and see the same images and noise in the same
 order, unless a change affects this. Each is measured with its EMA weights: the training loss on the validation images,
-at noise that is the same for all, paired by image with that of the reference, and PSNR and SSIM of sampled images.
-Trainings with other seeds show the effect of chance; the standard error does not. Report and picture are written again
-after each training.
+at noise that is the same for all, paired by image with that of the reference, and PSNR, SSIM and, where its weights
+are here (docs/measuring.md), LPIPS of sampled images. Trainings with other seeds show the effect of chance; the
+standard error does not. Report and picture are written again after each training.
 """
 
 import sys
@@ -34,6 +34,7 @@ COLUMNS = {  # of the table: what it is called, how it is written
     "difference_error": ("±", "{:.5f}"),
     "psnr": ("PSNR, dB", "{:.2f}"),
     "ssim": ("SSIM", "{:.4f}"),
+    "lpips": ("LPIPS", "{:.4f}"),
     "train_loss": ("train loss", "{:.5f}"),
     "kept": ("first masks kept", "{:.3f}"),
     "minutes": ("minutes", "{:.2f}"),

@@ -44,6 +44,11 @@ def parser(name: str, manual: str | None, variants: str) -> Parser:
     add(
         "--images", type=count, metavar="N", help="sample only the first N images of each validation set (default: 100)"
     )
+    add(
+        "--save-images",
+        metavar="FOLDER",
+        help="keep what is sampled, as FOLDER/VARIANT/SET/NAME.png, for other measures",
+    )
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--small", action="store_true", help="few steps of the demo's network on synthetic images")
     add(

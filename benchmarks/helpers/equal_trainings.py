@@ -2,7 +2,7 @@
 
 All start from the same initial weights and see the same images and noise in the same order, unless a variant changes
 that very thing, for the same steps. Each is measured by its EMA weights: the training loss on the validation images at
-noise that is the same for all, and PSNR and SSIM of sampled images.
+noise that is the same for all, and PSNR, SSIM and, where its weights are here, LPIPS of sampled images.
 """
 
 import itertools
@@ -28,13 +28,16 @@ from core.config import Config, changed, load_config
 from core.config.sections import SparseSection
 from core.device import pick_device, synchronize
 from core.errors import UserError
+from core.perceptual import load_perceptual
 from core.processes import Processes
 from core.report.json_files import write_json
 from core.sampling import Sampling
 from core.training import Trainer
-from core.validation import batches, measure, pictures_of, super_resolve_samples
+from core.validation import Pictures, batches, measure, pictures_of, super_resolve_samples
 from data import DataError, SRDataset
 from data.demo import make_demo
+from data.files import make_writable
+from data.images import save_png
 from model.conditioning import relative_scale
 from model.diffusion import DiffusionLoss
 from model.fast import release
@@ -88,7 +91,7 @@ def run_variants(comparison: Comparison, arguments: Namespace, folder: Path, log
     report = describe(comparison, setting, arguments, NOISE_LEVELS)
     for number, name in enumerate(names, start=1):
         try:
-            measures = measure_variant(setting, stages[name], f"{number}/{len(names)} {name}")
+            measures = measure_variant(setting, stages[name], name, f"{number}/{len(names)} {name}")
         except Diverged as error:
             report["left_out"][name] = str(error)
             log.info(f"left out: {name}: {error}")
@@ -131,7 +134,10 @@ def load(arguments: Namespace, folder: Path, log: logging.Logger) -> Setting:
     sets = {key: SRDataset(images, train=False) for key, images in config.datasets.validation.items()}
     if not sets:
         raise UserError(f"{arguments.config}: datasets.val is missing: the variants are compared on its images")
-    return Setting(config, sets, arguments.images, Processes(0, 1, pick_device(arguments.device)), log)
+    processes = Processes(0, 1, pick_device(arguments.device))
+    perceptual = load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
+    saved = make_writable(arguments.save_images) if arguments.save_images else None
+    return Setting(config, sets, arguments.images, saved, perceptual.lpips, processes, log)
 
 
 def stages_of(variant: Variant, name: str, config: Config, folder: Path) -> list[Stage]:
@@ -154,8 +160,8 @@ def stage_config(config: Config, changes: Mapping[str, Any], name: str, folder: 
     return config
 
 
-def measure_variant(setting: Setting, stages: Sequence[Stage], label: str) -> dict[str, Any]:
-    """Trains a variant, and what there is to tell of it."""
+def measure_variant(setting: Setting, stages: Sequence[Stage], name: str, label: str) -> dict[str, Any]:
+    """Trains a variant, and what there is to tell of it. Its images go to a folder of its name."""
     trainer, first, train_losses, seconds = train_stages(setting, stages, label)
     masks, sparse = trainer.masker.masks if trainer.masker else {}, trainer.config.sparse
     size = packed_bytes(trainer.ema.network, masks)
@@ -171,7 +177,7 @@ def measure_variant(setting: Setting, stages: Sequence[Stage], label: str) -> di
         "seconds": seconds,
         "minutes": seconds / 60,
         **validation_losses(trainer, setting, label),
-        **sampled_quality(trainer.ema.network, setting, trainer.config, label),
+        **sampled_quality(trainer.ema.network, setting, trainer.config, setting.saved and setting.saved / name, label),
     }
 
 
@@ -281,8 +287,11 @@ def stratified_noise_levels(schedule: NoiseSchedule, number: int, generator: tor
     return torch.lerp(table[below], table[below + 1], place - below).float()
 
 
-def sampled_quality(network: Network, setting: Setting, config: Config, label: str) -> dict[str, Any]:
-    """The means of what `core.validation.measure` gives over all sampled images, and each image's by set."""
+def sampled_quality(
+    network: Network, setting: Setting, config: Config, saved: Path | None, label: str
+) -> dict[str, Any]:
+    """The means of what `core.validation.measure` gives over all sampled images, and each image's by set. The images go
+    to SET/NAME.png in the folder `saved`, if there is one."""
     entries: dict[str, list[dict[str, float]]] = {}
     sampling = Sampling.of(config.sample, network.schedule)
     for key, dataset in setting.sets.items():
@@ -291,7 +300,17 @@ def sampled_quality(network: Network, setting: Setting, config: Config, label: s
         for indices in batches(shard, spec.batch_size, f"{label}, {spec.name}", setting.processes, setting.log):
             samples = [dataset[index] for index in indices]
             sr = super_resolve_samples(network, sampling, samples, config.magnification, setting.log.info).sr
-            entries[key] += [measure(pictures_of(sample, image)) for sample, image in zip(samples, sr, strict=True)]
+            pictures = [pictures_of(sample, image) for sample, image in zip(samples, sr, strict=True)]
+            entries[key] += [measure(some, setting.lpips) for some in pictures]
+            if saved:
+                save_images(saved / key, samples, pictures)
     release(network)
     every = list(itertools.chain(*entries.values()))
     return {key: fmean(entry[key] for entry in every) for key in every[0]} | {"per_image": entries}
+
+
+def save_images(folder: Path, samples: Sequence[dict[str, Any]], pictures: Sequence[Pictures]) -> None:
+    """Writes what was made of each sample of a dataset under the name that it has there."""
+    make_writable(folder)
+    for sample, some in zip(samples, pictures, strict=True):
+        save_png(some.sr, folder / f"{sample['name']}.png")

@@ -6,6 +6,7 @@ import math
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -13,6 +14,7 @@ from benchmarks.helpers.comparison import Comparison
 from benchmarks.helpers.reports import environment, read_report, show, table
 from core.config import Config
 from core.errors import UserError
+from core.perceptual import Lpips
 from core.processes import Processes
 from core.sampling import Sampling
 from data import SRDataset
@@ -31,6 +33,8 @@ class Setting:
     config: Config
     sets: dict[str, SRDataset]  # key of a validation set -> SRDataset
     images: int  # of each of them that are sampled
+    saved: Path | None  # where these go, if they are kept
+    lpips: Lpips | None  # where it can be measured here
     processes: Processes
     log: logging.Logger
 
@@ -100,7 +104,8 @@ def title(report: dict[str, Any]) -> str:
         f"val loss: EMA weights, each image at {report['noise_levels']} noise levels; beside it the paired difference "
         "and its standard error over images",
         f"PSNR, SSIM: of at most {report['images']} images of a set, {report['sampling']}",
-        f"of bicubic upsampling: {bicubic['psnr']:.2f} dB, {bicubic['ssim']:.4f}",
+        f"of bicubic upsampling: {bicubic['psnr']:.2f} dB, {bicubic['ssim']:.4f}"
+        + (f", LPIPS {bicubic['lpips']:.4f}" if bicubic.get("lpips") is not None else ""),
         "train loss: of the last tenth of the steps; minutes: of training",
     ]
     lines += [f"left out: {name} ({reason})" for name, reason in report["left_out"].items()]
@@ -108,8 +113,9 @@ def title(report: dict[str, Any]) -> str:
 
 
 def as_table(comparison: Comparison, report: dict[str, Any]) -> str:
-    columns = comparison.columns
-    cells = [[row["variant"], *(show(row[key], form) for key, (_, form) in columns.items())] for row in report["rows"]]
+    rows = report["rows"]
+    columns = {key: column for key, column in comparison.columns.items() if any(key in row for row in rows)}
+    cells = [[row["variant"], *(show(row.get(key), form) for key, (_, form) in columns.items())] for row in rows]
     return table(["", *(name for name, _ in columns.values())], cells)
 
 

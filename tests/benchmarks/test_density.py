@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
 from torch import nn
 
 from benchmarks import density
+from benchmarks.helpers import equal_trainings
 from benchmarks.helpers.equal_trainings import share_kept, variants_of
 from benchmarks.helpers.equal_trainings_report import merge
 from benchmarks.helpers.reports import start_log
 from core.config import load_config
 from core.errors import UserError
+from core.perceptual import Perceptual
+from data.demo import make_demo
 from model import build_network
 from sparse import Masker
 
@@ -48,7 +52,7 @@ def script(pytestconfig):
 def first(script, folder):
     """(what is printed, the report, its file) of a share of the variants."""
     file = folder / "first.json"
-    places = ("--json", file, "--plot", folder / "plots" / "first.png")
+    places = ("--json", file, "--plot", folder / "plots" / "first.png", "--save-images", folder / "sampled")
     printed = script("--small", "--device", "cpu", "--variants", "density-15,dense,static", *places)
     return printed, json.loads(file.read_text()), file
 
@@ -120,6 +124,33 @@ def test_small_run(first, pytestconfig, folder):
 
 
 @pytest.mark.slow
+def test_images_that_are_kept_are_those_that_were_measured(first, folder, tmp_path):
+    make_demo(tmp_path, count=8)
+    for name, row in rows_of(first[1]).items():
+        files = sorted((folder / "sampled" / name / "val").iterdir())
+        truths = [Image.open(tmp_path / "val" / file.name).resize((64, 64), Image.Resampling.BICUBIC) for file in files]
+        pairs = [(np.asarray(truth), np.asarray(Image.open(file))) for truth, file in zip(truths, files, strict=True)]
+        told = [image["psnr"] for image in row["per_image"]["val"]]
+        assert [peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs] == pytest.approx(told)
+
+
+@pytest.mark.slow
+def test_lpips_where_it_can_be_measured(first, main, monkeypatch, capsys):
+    def lpips(image, reference):
+        return float(np.abs(image.astype(float) - reference).mean())
+
+    monkeypatch.setattr(equal_trainings, "load_perceptual", lambda *_: Perceptual(lpips, None, {}))
+    (row,) = json.loads(main("--small", "--device", "cpu", "--variants", "dense", "--steps", "1").read_text())["rows"]
+    assert (
+        row["lpips"] == pytest.approx(np.mean([image["lpips"] for image in row["per_image"]["val"]]))
+        and row["lpips"] > 1
+    )
+    printed = capsys.readouterr().out
+    assert f"  {row['lpips']:.4f}  " in printed and printed.count("LPIPS") == 2  # a column, and that of bicubic
+    assert "LPIPS" not in first[0]
+
+
+@pytest.mark.slow
 def test_shares_of_two_processes_are_joined(first, second, main, capsys):
     one, other = rows_of(first[1]), rows_of(second[0])
     assert all(row["difference"] is None for row in other.values())  # the reference is in the other report
@@ -180,6 +211,7 @@ def test_images_may_lie_elsewhere(first, tmp_path):
         (["--small", "--variants", "dense,rigl*"], "--variants rigl*"),
         (["--small", "--steps", "0"], "--steps"),
         (["-c", "nowhere.yaml"], "nowhere.yaml"),
+        (["--small", "--save-images", "pyproject.toml"], "cannot write into pyproject.toml"),
         (["--merge", "nowhere.json"], "nowhere.json"),
         (["--merge", "pyproject.toml"], "not a report of benchmarks/density.py"),
         pytest.param(
