@@ -4,6 +4,9 @@ python -m core.calibrate -r CHECKPOINT                                    on the
 python -m core.calibrate -r CHECKPOINT -i photos/ more/a.png              on low-resolution images like yours
 python -m core.calibrate -r PREFIX_gen.pth -i photos/ -o NEW_gen.safetensors    of a published checkpoint
 
+Without -o, the measurement goes into the checkpoint itself. A published one, or one that comes with the project, needs
+-o.
+
 Then `infer.py --key-steps auto:5`, or `sample.key_steps: auto:5` in a config, runs the encoder at the five steps that
 fit the network best: the other steps reuse states that are as close as possible to their own. This works for chains of
 any solver and length.
@@ -47,7 +50,12 @@ def parser() -> Parser:
         metavar="PATH",
         help="low-resolution image files, and folders of images of any depth",
     )
-    add("-o", "--output", metavar="FILE", help="a .safetensors file to write (default: the checkpoint itself)")
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="a .safetensors file to write (default: the checkpoint itself, if it is your own)",
+    )
     add(
         "--images",
         type=count,

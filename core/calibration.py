@@ -21,6 +21,7 @@ from core.input_files import LeftOut, named_images, refuse_missing
 from core.network_file import writable_network_file
 from core.report.pictures import heat_map
 from core.sampling import Sampling, sampling_settings
+from core.shipped import FILES
 from data import DataError, SRDataset
 from data.images import read_rgb, save_png
 from data.tensors import to_tensor
@@ -59,6 +60,8 @@ def calibrate(arguments: Namespace) -> None:
 
 def target_file(source: Path, output: str | None) -> Path:
     """The file to write, in a folder that is there. Raises UserError where it cannot hold a measurement."""
+    if output is None and source.resolve() in FILES.values():
+        raise UserError(f"{source}: a network that comes with the project is not changed unasked; name a file with -o")
     if output is None and source.suffix == ".pth":
         raise UserError(f"{source}: published files hold no measurement; with -o FILE, a native one is written")
     return writable_network_file(source if output is None else output)

@@ -26,6 +26,7 @@ from core.config import changed, load_config
 from core.errors import UserError
 from core.report.pictures import heat_map
 from core.sampling import Sampling, super_resolve
+from core.shipped import FILES
 from core.tensor_files import write_safetensors
 from model import ModelError, build_network
 from model.key_steps import EncoderChange, key_steps_by_change
@@ -167,6 +168,18 @@ def test_a_published_checkpoint_becomes_a_native_one(run, golden, make_image, tm
     assert native.step == published.step == 7
     weights = published.network.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in native.network.state_dict().items())
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_network_that_comes_with_the_project_changes_only_if_it_is_named(run, checkpoint, monkeypatch, by_name):
+    file = network_file(checkpoint)
+    monkeypatch.setitem(FILES, "faces-chain", file)
+    before, options = file.read_bytes(), ("-r", "faces-chain" if by_name else checkpoint, "--images", 1)
+    code, stdout, stderr = run(*options)
+    assert (code, stdout, len(stderr.splitlines())) == (2, "", 1) and "name a file with -o" in stderr
+    assert file.read_bytes() == before and len(list(file.parent.iterdir())) == 2
+    assert run(*options, "--timesteps", 2, "-o", file)[0] == 0
+    assert load_checkpoint(file).encoder_change
 
 
 @pytest.mark.parametrize(
