@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from core.infer_files import infer_files
 
     if arguments.about:
-        print("\n\n".join(map(about, [arguments.checkpoint] if arguments.checkpoint else filter(is_there, FILES))))
+        shipped = [file for name, file in FILES.items() if is_there(name)]
+        print("\n\n".join(map(about, [arguments.checkpoint] if arguments.checkpoint else shipped)))
         return 0
     return infer_files(arguments)
 

@@ -14,7 +14,7 @@ def about(checkpoint: str | Path) -> str:
     """A paragraph on a checkpoint, a line for each thing that is known of it."""
     file = find_checkpoint(checkpoint).network
     loaded = load_checkpoint(file)
-    title = f"{checkpoint}: " if str(checkpoint) in FILES and FILES[str(checkpoint)] == file else ""
+    title = next((f"{name}: " for name, shipped in FILES.items() if shipped == file.resolve()), "")
     rows = facts(loaded)
     width = max(map(len, rows)) + 2
     lines = [f"{title}{file}, {file.stat().st_size / 1e6:.1f} MB"]

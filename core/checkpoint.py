@@ -74,7 +74,7 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
     """The files of a checkpoint that is named by a file of it, a PREFIX, a folder of checkpoints (its latest), or the
     name of a shipped network, where none of these is there."""
     named, path = str(path), Path(path)
-    network = find_network_file(path) or shipped_file(named)
+    network = find_network_file(path) or (shipped_file(named) if named in FILES else None)
     if network is None and path.is_dir():
         other = next((f"; {file.name} is another: name the file" for file in sorted(path.glob("*_gen.*"))), "")
         raise UserError(f"{path}: no I*_E*_gen.safetensors or I*_E*_gen.pth in this folder{other}")

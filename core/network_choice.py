@@ -13,8 +13,9 @@ from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint, sav
 from core.config import Config
 from core.errors import UserError
 from core.sampling import Sampling, sampling_settings
-from core.shipped import SMALL, is_there, sampled_by
+from core.shipped import FILES, SMALL, is_shipped, is_there, sampled_by, shipped_file
 from model import Network
+from sparse.checkpoint_files import find_network_file
 
 Size = tuple[int, int]
 
@@ -50,24 +51,37 @@ class Networks:
         load: Callable[[str | Path, torch.device], LoadedNetwork] | None = None,  # None: from the file
     ) -> None:
         self.load = load or load_checkpoint
-        self.checkpoint, self.device, self.flags, self.preset = checkpoint, device, flags, preset
+        self.device, self.flags, self.preset = device, flags, preset
+        self.asked = None if checkpoint is None else str(checkpoint)
+        self.own = None if checkpoint is None or is_shipped(checkpoint) else Path(checkpoint)
         self.loaded: dict[str | Path, ReadyNetwork] = {}
         self.explained: set[str] = set()
 
     def of(self, size: Size) -> ReadyNetwork:
         """The network for an image of `size`. Raises UserError or ModelError where it cannot be had."""
-        name = sampled_by(str(self.checkpoint or suited(size)), self.preset)
+        name = self.name_of(size)
         if name not in self.loaded:
-            loaded = self.load(name, self.device)
+            loaded = self.load(self.own or shipped_file(name), self.device)
             settings = sampling_settings(loaded.config, self.flags, self.preset)
             sampling = Sampling.of(settings, loaded.network.schedule, loaded.encoder_change)
             self.loaded[name] = ReadyNetwork(name, loaded.network, loaded.config, sampling)
         return self.loaded[name]
 
+    def name_of(self, size: Size) -> str:
+        """What the network for an image of `size` is called: by the user, or as the shipped one that a preset needs."""
+        return str(self.asked) if self.own else sampled_by(self.asked or suited(size), self.preset)
+
     def explain(self, source: Path, size: Size) -> str | None:
-        """Which network an image gets, why, and what each is for; None where that was said or the user has chosen."""
-        name = sampled_by(suited(size), self.preset)
-        if self.checkpoint or name in self.explained:
+        """Which network an image gets, why, and what each is for; None where that was said or is what the user says."""
+        name = self.name_of(size)
+        if name in self.explained:
+            return None
+        if self.own and name in FILES:
+            self.explained.add(name)
+            return (
+                f"{name} is your checkpoint {find_network_file(self.own)}, not the network that comes with the project"
+            )
+        if self.asked:
             return None
         compared = "at most" if max(size) <= SMALL else "more than"
         each = "; ".join(f"{name}: {told_of(name)}" for name in ("faces", "photos"))
@@ -86,7 +100,7 @@ def told_of(name: str) -> str:
     if not is_there(name):
         return "not there yet"
     try:
-        config = saved_config(name)
+        config = saved_config(FILES[name])
     except UserError:
         return "damaged"
     return purpose(config) if config else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.config.presets import ONE_CALL
 from core.errors import UserError
+from sparse.checkpoint_files import find_network_file
 
 FOLDER = Path(__file__).parents[1] / "checkpoints"
 FILES = {
@@ -22,10 +23,10 @@ CHECKPOINT = f"a file, the PREFIX of PREFIX_gen.*, a folder (takes its latest), 
 SMALL = 64  # pixels of the longer side: up to so many, an image is taken for a face
 
 
-def shipped_file(name: str) -> Path | None:
-    """The file of a shipped network; None where no network has this name. Raises UserError where it is missing."""
-    file = FILES.get(name)
-    if file and not file.is_file():
+def shipped_file(name: str) -> Path:
+    """The file of a shipped network. Raises UserError where it is missing."""
+    file = FILES[name]
+    if not file.is_file():
         there = " or ".join(f"-r {other}" for other in FILES if is_there(other))
         advice = f"use {there}" if there else "get the project with its checkpoints"
         raise UserError(f"{name}: the file of this network is missing, {file}; {advice}")
@@ -37,6 +38,11 @@ def is_there(name: str) -> bool:
     return FILES[name].is_file()
 
 
+def is_shipped(name: str | Path) -> bool:
+    """Whether a name that the user gives means a shipped network, as no checkpoint of one's own is called so."""
+    return str(name) in FILES and find_network_file(Path(name)) is None
+
+
 def sampled_by(name: str, preset: str | None) -> str:
-    """The shipped network that a preset samples: those of several calls need the diffusion network of a student."""
+    """The shipped network that a preset samples in place of another: chains need the diffusion network of a student."""
     return CHAINS.get(name, name) if preset not in (None, ONE_CALL) else name

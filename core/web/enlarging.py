@@ -20,7 +20,7 @@ from core.inference import enlarged, show, target_size, usual_size
 from core.input_files import Size, size_of
 from core.network_choice import Networks, ReadyNetwork, load_once
 from core.sampling import Callback
-from core.shipped import CHAINS, FILES, is_there
+from core.shipped import CHAINS, FILES, is_there, sampled_by, shipped_file
 from core.web.limits import Limits
 from data.images import encode, on_white, read_picture, resize
 
@@ -59,7 +59,8 @@ class Enlarger:
         self.limits.check_pixels(*size_of(file))  # the result is at least as large, and nothing is decoded yet
         picture = read_picture(file.read_bytes(), file.name)
 
-        ready = Networks(choice.network, self.device, {}, choice.preset, load=load_once).of(picture.rgb.size)
+        name = sampled_by(choice.network, choice.preset)
+        ready = Networks(shipped_file(name), self.device, {}, choice.preset, load=load_once).of(picture.rgb.size)
         size = self.result_size(picture.rgb.size, choice.scale, ready.config)
         began = time.perf_counter()
         try:
@@ -70,7 +71,7 @@ class Enlarger:
             raise UserError("The memory of the server does not suffice: choose a smaller photo or size.") from None
         seconds = time.perf_counter() - began
 
-        told = f"{show(picture.rgb.size)} → {show(size)} pixels, {ready.name}, {seconds:.1f} s"
+        told = f"{show(picture.rgb.size)} → {show(size)} pixels, {name}, {seconds:.1f} s"
         if problem := outside(ready.config, picture.rgb.size, max(size) / max(picture.rgb.size)):
             told += f". The photo {problem}: the result may be worse"
         png = encode(result, ".png", exif=picture.exif, is_tagged=picture.is_tagged)
@@ -110,6 +111,6 @@ def networks() -> list[str]:
 
 def presets_of(network: str) -> list[str]:
     """The presets that a shipped network can follow: a student of one call, only its own."""
-    config = saved_config(network)
+    config = saved_config(FILES[network])
     is_student = config is not None and config.phase == "distill"
     return [ONE_CALL] if is_student and network not in CHAINS else list(PRESETS)

@@ -11,7 +11,7 @@ from core.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from core.config import changed, check_config
 from core.errors import UserError
 from core.export import main as export
-from core.shipped import FILES
+from core.shipped import FILES, shipped_file
 from core.tensor_files import read_safetensors, write_safetensors
 from tests.core.conftest import SMALL
 
@@ -69,7 +69,7 @@ def test_each_image_gets_the_network_that_suits_its_size(shipped, images, run, t
 
     monkeypatch.setattr(core.network_choice, "load_checkpoint", load)
     code, stdout, stderr = run("-i", images, "-o", tmp_path / "out", "--device", "cpu")
-    assert code == 0 and loaded == ["faces", "photos"]
+    assert code == 0 and loaded == [shipped["faces"], shipped["photos"]]
     sizes = {name: Image.open(tmp_path / "out" / f"{name}.png").size for name in "abcd"}
     assert sizes == {"a": (67, 80), "b": (130, 40), "c": (80, 38), "d": (140, 132)}
     chosen = [line for line in stdout.splitlines() if " for " in line]
@@ -85,6 +85,42 @@ def test_a_network_by_name_does_all(shipped, images, run, tmp_path):
     code, stdout, stderr = run("-r", "photos", "-i", images, "-o", tmp_path / "out", "--device", "cpu")
     assert (code, stderr) == (0, "") and "chooses" not in stdout
     assert Image.open(tmp_path / "out" / "a.png").size == (20, 24)
+
+
+@pytest.fixture
+def own(shipped, small_network, tmp_path, monkeypatch):
+    """A checkpoint of the user's own, called `faces`, in the working directory: it makes any image three times as
+    large."""
+    change = {"datasets.val.use_crop": True, "datasets.val.r_resolution": 24}
+    weights = small_network.state_dict()
+    folder = tmp_path / "work"
+    save_checkpoint(folder / "faces" / "I3_E1", changed(check_config(SMALL), change), TrainingState(weights, weights))
+    monkeypatch.chdir(folder)
+    return folder / "faces" / "I3_E1_gen.safetensors"
+
+
+@pytest.mark.parametrize("preset", [[], ["--preset", "fast"]])
+def test_a_checkpoint_of_ones_own_comes_before_a_shipped_one_of_its_name(own, images, run, tmp_path, preset):
+    """...whatever the preset, and a line says so."""
+    command = "-r", "faces", "-i", images / "a.png", images / "b.png", "-o", tmp_path / "out", "--device", "cpu"
+    code, stdout, _ = run(*command, *preset)
+    assert code == 0 and Image.open(tmp_path / "out" / "a.png").size == (30, 36)
+    assert stdout.count("faces is your checkpoint faces/I3_E1_gen.safetensors, not the network that comes with") == 1
+
+
+def test_a_network_that_nobody_named_is_the_shipped_one(own, images, run, tmp_path):
+    code, stdout, _ = run("-i", images / "a.png", "-o", tmp_path / "out", "--device", "cpu")
+    assert code == 0 and Image.open(tmp_path / "out" / "a.png").size == (67, 80) and "faces: waves" in stdout
+    about = run("--about")[1]
+    assert about.startswith("faces: ") and str(shipped_file("faces")) in about
+
+
+def test_a_folder_without_a_checkpoint_is_none(shipped, images, run, tmp_path, monkeypatch):
+    """A folder of images may be called `faces`."""
+    (tmp_path / "work" / "faces").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    code, stdout, _ = run("-r", "faces", "-i", images / "a.png", "-o", tmp_path / "out", "--device", "cpu")
+    assert code == 0 and Image.open(tmp_path / "out" / "a.png").size == (67, 80) and "your checkpoint" not in stdout
 
 
 def test_without_the_network_for_photographs_that_for_faces_does_all(shipped, images, run, tmp_path):
