@@ -76,7 +76,7 @@ def parser() -> Parser:
     add("--ext", choices=("png", "jpg", "webp"), help="format of the results (default: png, or that of -o FILE)")
     add("--quality", type=percent, metavar="Q", help="quality of jpg and webp, 1 to 100 (default: 95)")
     faces = "improve upright faces of 16 to 64 pixels in photographs with a network for faces (default: faces)"
-    add("--faces", nargs="?", const="faces", metavar="NETWORK", help=faces)
+    add("--faces", nargs="?", const=True, metavar="NETWORK", help=faces)
     save = "with --faces: also write each face, NAME_face1_lr.png as found and NAME_face1.png as improved"
     add("--save-faces", metavar="FOLDER", help=save)
     add("--compare", action="store_true", help="also write NAME_compare.png: bicubic enlargement | result")

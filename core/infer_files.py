@@ -73,4 +73,5 @@ def face_enhancer(arguments: Namespace, device: torch.device) -> "FaceEnhancer |
             raise UserError(f"--save-faces {folder} is inside the input {path}; choose another folder")
     from core.faces.enhancer import FaceEnhancer  # imports scipy, which takes half a second
 
-    return FaceEnhancer(arguments.faces, device, sample_flags(arguments), folder)
+    network = None if arguments.faces is True else arguments.faces
+    return FaceEnhancer(network, device, sample_flags(arguments), folder)

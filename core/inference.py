@@ -106,6 +106,7 @@ def upscale(
     preset: str | None = None,  # fast | balanced | quality; None: as the checkpoint says
     seed: int = 0,  # of each image's noise: the same seed makes the same image
     device: str = "auto",
+    faces: bool = False,  # whether small faces in photographs are improved by the network for faces
 ) -> list[Image.Image]:
     """Images of Pillow, or files, super-resolved one after the other as infer.py does -> RGB images, or RGBA of those
     with transparency.
@@ -119,11 +120,19 @@ def upscale(
         raise UserError(f"scale is {scale!r}, but must be a number of 1 or more")
     if preset is not None and preset not in PRESETS:
         raise UserError(f"preset is {preset!r}, but must be one of {', '.join(PRESETS)}")
-    networks = Networks(network, pick_device(device), {"seed": seed}, preset, load=load_once)
-    return [upscale_one(image, networks, Wanted(scale)) for image in images]
+    where, flags = pick_device(device), {"seed": seed}
+    networks = Networks(network, where, flags, preset, load=load_once)
+    enhancer = None
+    if faces:
+        from core.faces.enhancer import FaceEnhancer  # imports scipy, which takes half a second
+
+        enhancer = FaceEnhancer(None, where, flags, load=load_once)
+    return [upscale_one(image, networks, Wanted(scale), enhancer) for image in images]
 
 
-def upscale_one(image: Image.Image | str | Path, networks: Networks, wanted: Wanted) -> Image.Image:
+def upscale_one(
+    image: Image.Image | str | Path, networks: Networks, wanted: Wanted, faces: "FaceEnhancer | None" = None
+) -> Image.Image:
     if isinstance(image, Image.Image):
         picture, name = picture_of(image), Path("the image")
     else:
@@ -132,7 +141,7 @@ def upscale_one(image: Image.Image | str | Path, networks: Networks, wanted: Wan
     size = wanted.size_of(name, picture.rgb.size, ready.config)
     if notice := ready.notice(name, picture.rgb.size, size):
         warnings.warn(notice, stacklevel=3)
-    return enlarged(picture, size, ready)
+    return enlarged(picture, size, ready, faces=faces)
 
 
 def enlarged(
@@ -141,12 +150,15 @@ def enlarged(
     ready: ReadyNetwork,
     callback: Callback | None = None,  # these two as of `super_resolve`
     on_batch: OnBatch | None = None,
+    faces: "FaceEnhancer | None" = None,
 ) -> Image.Image:
     """A picture super-resolved: RGB, or RGBA where it has transparency."""
     (width, height), seeds, magnification = size, [ready.sampling.settings.seed], ready.config.magnification
     lr = to_tensor(picture.rgb)[None]
     sr = super_resolve(ready.network, lr, (height, width), ready.sampling, seeds, magnification, callback, on_batch)
-    return with_alpha(to_image(sr[0]), picture.alpha)
+    image = to_image(sr[0])
+    improve_faces(picture.rgb, image, ready, faces)
+    return with_alpha(image, picture.alpha)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -225,7 +237,8 @@ def super_resolve_some(
         for item, sr in zip(some, images, strict=True):
             with progress.attempt():
                 image = to_image(sr)
-                found = improve_faces(item, image, ready, output, faces)
+                name = item.job.target.relative_to(output.folder)
+                found = improve_faces(item.rgb, image, ready, faces, name)
                 write(item, image, output, str(ready.name))
                 done.add(item.job.target)
                 change = f"{show(item.rgb.size)} -> {show(item.size)}"
@@ -294,13 +307,17 @@ def super_resolve_items(
 
 
 def improve_faces(
-    item: Item, image: Image.Image, ready: ReadyNetwork, output: Output, faces: "FaceEnhancer | None"
+    photo: Image.Image,
+    larger: Image.Image,
+    ready: ReadyNetwork,
+    faces: "FaceEnhancer | None",
+    name: Path = Path(),  # of the result, inside the folder of results
 ) -> str:
     """Blends the faces of a photograph into its result -> what to say of them. A network that was trained on whole
     images has made one face of the whole image already."""
     if faces is None or not ready.config.trained_images.use_crop:
         return ""
-    return f", {faces.improve(item.rgb, image, item.job.target.relative_to(output.folder))}"
+    return f", {faces.improve(photo, larger, name)}"
 
 
 def with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:

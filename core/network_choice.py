@@ -18,6 +18,7 @@ from model import Network
 from sparse.checkpoint_files import find_network_file
 
 Size = tuple[int, int]
+Load = Callable[[str | Path, torch.device], LoadedNetwork]
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Networks:
         device: torch.device,
         flags: Mapping[str, Any],  # of the `sample` section
         preset: str | None = None,
-        load: Callable[[str | Path, torch.device], LoadedNetwork] | None = None,  # None: from the file
+        load: Load | None = None,  # None: from the file
     ) -> None:
         self.load = load or load_checkpoint
         self.device, self.flags, self.preset = device, flags, preset

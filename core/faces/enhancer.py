@@ -9,7 +9,7 @@ from PIL import Image
 
 from core.faces.blending import Region, blend, cut
 from core.faces.detection import LARGEST, SMALLEST, Face, find_faces
-from core.network_choice import Networks
+from core.network_choice import Load, Networks
 from core.sampling import super_resolve
 from data.files import make_writable
 from data.images import save_png
@@ -23,7 +23,12 @@ class FaceEnhancer:
     """Makes the faces of photographs with a network for faces, as the network's own `sample` section says."""
 
     def __init__(
-        self, network: str | Path, device: torch.device, flags: Mapping[str, Any], folder: Path | None = None
+        self,
+        network: str | Path | None,  # None: the shipped one
+        device: torch.device,
+        flags: Mapping[str, Any],
+        folder: Path | None = None,
+        load: Load | None = None,  # None: from the file
     ) -> None:
         """folder: where the faces go as well, each as it was cut out and as it was made.
 
@@ -31,7 +36,7 @@ class FaceEnhancer:
         """
         passed = {name: value for name, value in flags.items() if name in PASSED}
         # Faces differ in size, and a graph captured for each would cost more than its one call.
-        self.ready = Networks(network, device, passed | {"compile": False}).of((LARGEST, LARGEST))
+        self.ready = Networks(network, device, passed | {"compile": False}, load=load).of((LARGEST, LARGEST))
         self.folder = folder
         if folder:
             make_writable(folder)

@@ -10,6 +10,8 @@ import infer
 from core.checkpoint import TrainingState, save_checkpoint
 from core.config import changed, check_config
 from core.faces.detection import find_faces
+from core.inference import upscale
+from core.shipped import FILES
 from model import build_network
 from tests.core.conftest import SMALL
 
@@ -100,3 +102,14 @@ def test_what_does_not_go_is_one_line(run, astronaut, small_checkpoint, tmp_path
     code, _, stderr = run(*(small_checkpoint if word == "CHECKPOINT" else word for word in arguments))
     assert code == 2 and told in stderr and len(stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_from_python_as_by_the_command_line(run, astronaut, small_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(FILES, "faces", small_checkpoint.with_name("I3_E1_gen.safetensors"))
+    astronaut.putalpha(Image.linear_gradient("L").resize(astronaut.size))
+    astronaut.save(tmp_path / "in" / "a.png")
+    assert run("--faces", "--seed", 3)[0] == 0
+    options = {"network": tmp_path / "photos", "scale": None, "seed": 3, "device": "cpu"}
+    [with_face], [without] = (upscale([astronaut], **options, faces=faces) for faces in (True, False))
+    assert np.array_equal(with_face, Image.open(tmp_path / "out" / "a.png"))
+    assert not np.array_equal(with_face, without)
