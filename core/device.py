@@ -83,10 +83,15 @@ def automatic_precision(device: torch.device, sampling: bool) -> str:
     return "fp16" if sampling else "bf16"
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Of the GPU, or of the CPU, for which torch has no class of its own."""
-    words = ("allocate memory", "enough memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Of the GPU, or of the CPU, for which torch has no class of its own; also where one error came of another, as when
+    the capture of a CUDA graph is given up."""
+    words = ("allocate memory", "enough memory", "out of memory", "ALLOC_FAILED", "unable to find an engine")
+    while error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words):
+            return True
+        error = error.__context__
+    return False
 
 
 def uses_graphs(device: torch.device) -> bool:

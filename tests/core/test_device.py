@@ -13,7 +13,7 @@ import core.inference
 import core.validation
 import infer
 import sr
-from core.device import one_thread, pick_device
+from core.device import is_out_of_memory, one_thread, pick_device
 from core.errors import UserError
 from core.processes import Processes
 
@@ -141,3 +141,28 @@ def test_one_thread_for_a_while():
         raise ZeroDivisionError
     assert torch.get_num_threads() == 3
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",  # of the driver, as when a graph is made
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "GET was unable to find an engine to execute this computation",  # of cuDNN, with no room for its workspace
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+    ],
+)
+def test_lack_of_memory_has_many_names(text):
+    assert is_out_of_memory(RuntimeError(text))
+
+
+def test_lack_of_memory_behind_another_error():
+    """As when a capture ends that lack of memory has spoiled."""
+    for first in (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("shapes do not match")):
+        try:
+            try:
+                raise first
+            finally:
+                raise RuntimeError("operation failed due to a previous error during capture")
+        except RuntimeError as error:
+            assert is_out_of_memory(error) == isinstance(first, torch.OutOfMemoryError)

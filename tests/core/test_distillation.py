@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 
@@ -228,3 +229,20 @@ def test_graphs_compute_what_eager_mode_does(config, teacher):
         other = networks[1][name]
         assert torch.isclose(tensor, other, atol=2e-4, rtol=1e-3).float().mean() > 0.98, name
         torch.testing.assert_close(tensor, other, atol=4 * 2 * TRAIN["optimizer"]["lr"], rtol=1e-3)
+
+
+@pytest.mark.cuda
+def test_deterministic_distillations_on_a_gpu_write_the_same_bytes(config, teacher, tmp_path):
+    """...in two processes, of the student and of the discriminator, in bf16 and by CUDA graphs."""
+    config["train"] = TRAIN | {"n_iter": 10, "save_checkpoint_freq": 5}
+    file, experiment = tmp_path / "config.yaml", tmp_path / "experiments" / "small"
+    file.write_text(yaml.safe_dump(config))
+    written = []
+    for _ in range(2):
+        command = "-p", "distill", "-c", str(file), "-r", str(teacher), "--device", "cuda", "--deterministic"
+        done = run(*command)
+        assert done.returncode == 0, done.stderr
+        written.append({file.name: file.read_bytes() for file in experiment.rglob("*.safetensors")})
+        shutil.rmtree(experiment)
+    assert len(written[0]) == 4 and written[0].keys() == written[1].keys()
+    assert not [name for name in written[0] if written[0][name] != written[1][name]]

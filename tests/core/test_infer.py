@@ -440,3 +440,31 @@ def test_as_a_program(photos, tmp_path, small_checkpoint):
     assert (partly.returncode, len(partly.stderr.splitlines())) == (1, 1)
     assert "text.png" in partly.stderr
     assert files(tmp_path / "out") == {"a.png", "b.png", "trip/a.png"}
+
+
+@pytest.mark.cuda
+def test_a_gpu_that_computes_deterministically_gives_the_same_bytes(photos, tmp_path, small_checkpoint):
+    """...in two processes, whose noise is that of the seed, in half precision and by CUDA graphs."""
+    command = [sys.executable, str(ROOT / "infer.py"), "-r", str(small_checkpoint), "-i", str(photos)]
+    options = "--device", "cuda", "--deterministic", "--batch-size", "2", "--solver", "ddpm"
+    for out in ("first", "second"):
+        done = subprocess.run([*command, "-o", str(tmp_path / out), *options], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "first") == {"a.png", "b.png", "trip/a.png"}
+    for name in files(tmp_path / "first"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["faces", "faces-small"])
+def test_a_shipped_network_gives_an_image_in_every_batch(infer, tmp_path, make_image, name):
+    """...on a GPU in half precision, but for rounding."""
+    (tmp_path / "in").mkdir()
+    for n in range(5):
+        make_image(16, 16, n).save(tmp_path / "in" / f"{n}.png")
+    for batch_size in ("1", "5"):
+        options = "--batch-size", batch_size, "--device", "cuda"
+        assert infer(tmp_path / "in", *options, out=tmp_path / batch_size, checkpoint=name)[0] == 0
+    for n in range(5):
+        alone, together = (pixels(tmp_path / size / f"{n}.png").astype(int) for size in ("1", "5"))
+        assert np.abs(alone - together).mean() < 0.3 and np.abs(alone - together).max() <= 4

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -568,3 +569,19 @@ def test_graphs_train_as_eager_steps_do(config, exact_float32):
         weights[graphs] = trainer.network.state_dict()
     for name, weight in weights[False].items():
         assert torch.allclose(weight, weights[True][name], atol=1e-4), name
+
+
+@pytest.mark.cuda
+def test_deterministic_trainings_on_a_gpu_write_the_same_bytes(config, tmp_path, pytestconfig):
+    """...in two processes: sparse, in bf16 and by CUDA graphs, with dropout, workers and images of several sizes."""
+    config["datasets"]["train"] |= {"num_workers": 1}
+    config["train"] |= {"n_iter": 16, "save_checkpoint_freq": 8, "continuous_scale": True}
+    file, experiment = write(config, tmp_path), tmp_path / "experiments" / "small"
+    written = []
+    for _ in range(2):
+        done = sr(pytestconfig, "-p", "train", "-c", file, "--device", "cuda", "--deterministic")
+        assert done.returncode == 0, done.stderr
+        written.append({file.name: file.read_bytes() for file in experiment.rglob("*.safetensors")})
+        shutil.rmtree(experiment)
+    assert len(written[0]) == 4 and written[0].keys() == written[1].keys()
+    assert not [name for name in written[0] if written[0][name] != written[1][name]]

@@ -1,5 +1,7 @@
 """infer.py --faces: the faces of photographs, from the command line to the files."""
 
+import re
+
 import numpy as np
 import pytest
 import skimage.data
@@ -13,6 +15,7 @@ from core.faces.detection import find_faces
 from core.inference import upscale
 from core.shipped import FILES
 from model import build_network
+from model.noise import seeded_noise
 from tests.core.conftest import SMALL
 
 PHOTOS = {  # a network for photographs: any, twice as large, without attention
@@ -102,6 +105,27 @@ def test_what_does_not_go_is_one_line(run, astronaut, small_checkpoint, tmp_path
     code, _, stderr = run(*(small_checkpoint if word == "CHECKPOINT" else word for word in arguments))
     assert code == 2 and told in stderr and len(stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.cuda
+def test_a_gpu_makes_the_faces_of_the_cpu(run, astronaut, small_checkpoint, tmp_path, monkeypatch):
+    """...from the same noise, which each device draws otherwise."""
+
+    def drawn_on_the_cpu(noise, seeds, batch, device):
+        draw = seeded_noise(seeds, batch, torch.device("cpu"))
+        return lambda i, shape: draw(i, shape).to(device)
+
+    monkeypatch.setattr("model.sampler.noise_of_chain", drawn_on_the_cpu)
+    astronaut.save(tmp_path / "in" / "a.png")
+    images, told = [], []
+    for device in ("cpu", "cuda"):
+        faces = "--faces", small_checkpoint, "--precision", "float32", "--device", device
+        code, stdout, stderr = run(*faces, out=tmp_path / device)
+        assert code == 0, stderr
+        told += re.findall(r"\d+ faces? of \d+ pixels", stdout)
+        images.append(np.asarray(Image.open(tmp_path / device / "a.png")).astype(float))
+    assert len(told) == 2 and told[0] == told[1]
+    assert np.square(images[0] - images[1]).mean() < 255**2 / 10**3.5  # 35 dB
 
 
 def test_from_python_as_by_the_command_line(run, astronaut, small_checkpoint, tmp_path, monkeypatch):
