@@ -20,7 +20,7 @@ from model import build_network
 from tests.core.conftest import SMALL
 
 LOG = logging.getLogger("test.memory")
-SPARE = 256 * 1024**2  # bytes: workspaces of libraries, which each new stream may take
+SPARE = 640 * 1024**2  # bytes: workspaces of libraries, 32 MiB for each new stream
 HALVED = r"out of memory with (\d+) {}: going on with (\d+)"
 
 
@@ -65,6 +65,7 @@ def network_of(tmp_path):
         config = copy.deepcopy(SMALL)
         deep = [1, 1, 1, 1] if attends else [1, 2]  # it attends where the image is an eighth as large
         config["model"]["unet"] |= {"channel_multiplier": deep, "attn_res": [], "mid_attention": attends}
+        config["model"]["beta_schedule"]["train"] |= {"n_timestep": 40, "linear_end": 0.15}
         config["sample"] |= {"precision": "float32", "start": 0.6}
         config = check_config(config)
         torch.manual_seed(0)
@@ -107,14 +108,14 @@ def assert_same_images(folder, other):
     assert files and files == sorted(file.name for file in other.iterdir())
     for name in files:
         a, b = (np.asarray(Image.open(path / name)).astype(float) for path in (folder, other))
-        assert np.square(a - b).mean() < 255**2 / 10**3.8, name  # 38 dB; of another seed it is below 20
+        assert np.square(a - b).mean() < 255**2 / 10**4.5, name  # 45 dB; of another seed it is 7
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("graphs", ["--compile", "--no-compile"])
 def test_batches_are_halved(network_of, infer, taken, leave, tmp_path, graphs):
     _, _, checkpoint = network_of(attends=True)
-    options = 48, 8, "--size", "384", graphs
+    options = 48, 8, "--size", "512", graphs
 
     def run(out, batch_size):
         return infer(checkpoint, *options[:2], out, *options[2:], "--batch-size", batch_size)
@@ -131,7 +132,7 @@ def test_batches_are_halved(network_of, infer, taken, leave, tmp_path, graphs):
 def test_calls_of_the_decoder_are_halved(network_of, infer, taken, leave, tmp_path):
     """...of one image, by a network that allows no tiles."""
     _, _, checkpoint = network_of(attends=True)
-    chain = "--size", "768", "--steps", "20", "--key-steps", "0"
+    chain = "--size", "1280", "--steps", "20", "--key-steps", "0"
 
     def run(out, *options):
         return infer(checkpoint, 1, 16, out, *chain, *options)
@@ -161,7 +162,7 @@ def test_one_image_is_made_in_tiles(network_of, infer, taken, leave, tmp_path):
 def test_a_validation_halves_its_batches(network_of, taken, leave, tmp_path, make_image, caplog):
     network, config, _ = network_of(attends=True)
     (tmp_path / "truth").mkdir()
-    for n in range(32):
+    for n in range(48):
         make_image(384, 384, n).save(tmp_path / "truth" / f"{n:02}.png")
     images = {"dataroot": str(tmp_path / "truth"), "l_resolution": 24, "r_resolution": 384}
     changes = {"path.root": str(tmp_path), **{f"datasets.val.{key}": value for key, value in images.items()}}
@@ -176,6 +177,6 @@ def test_a_validation_halves_its_batches(network_of, taken, leave, tmp_path, mak
     alone, _, held = taken(lambda: psnr(1))
     leave(1.2 * held + SPARE)
     with caplog.at_level(logging.INFO, LOG.name):
-        together = psnr(32)
-    assert halvings(caplog.text, "images at once")[0] == (32, 16)
+        together = psnr(48)
+    assert halvings(caplog.text, "images at once")[0] == (48, 24)
     assert together == pytest.approx(alone, abs=0.1)
