@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from core.checkpoint import TrainingState, load_network, load_training_state, saved_config
+from core.checkpoint import TrainingState, find_checkpoint, load_network, load_training_state, saved_config
 from core.config import Config
 from core.errors import UserError
 from core.processes import Processes
@@ -26,7 +26,8 @@ class DistillationTrainer(Trainer):
     """Trains a student against its teacher's encoder, under the student's masks.
 
     A checkpoint of a distillation, `resume`, is continued. From any other the student takes the weights and the masks,
-    and begins at step 0; that checkpoint is the teacher too, unless `distill.teacher` names another. The student's
+    and begins at step 0; that checkpoint is the teacher too, unless `distill.teacher` names another. With
+    `distill.fresh_student` the student takes nothing from it: it begins with first weights and masks. The student's
     config keeps the teacher's path, so that continuing finds it.
     """
 
@@ -43,6 +44,8 @@ class DistillationTrainer(Trainer):
             raise UserError("a distillation begins with a trained network: name its checkpoint with -r")
         teacher = config.distill.teacher or saved_teacher(resume) or str(resume)
         config = config.replace(distill=config.distill.replace(teacher=teacher))
+        if config.distill.fresh_student and not is_own(resume):
+            resume = None
         self.teacher = TeacherFeatures(load_network(teacher, processes.device)[0])
         super().__init__(config, processes, log, resume, mirror)
         self.parts = torch.zeros_like(self.objective.parts)  # summed since the last line of the log
@@ -99,6 +102,11 @@ class DistillationTrainer(Trainer):
         self.board.scalars({f"distill/{name}": value for name, value in parts.items()}, self.step)
         self.log.info("  ".join(f"{name} {value:.4f}" for name, value in parts.items()))
         super().report(bar)
+
+
+def is_own(checkpoint: str | Path) -> bool:
+    """Whether it is one that a distillation wrote, to be continued."""
+    return saved_teacher(checkpoint) is not None and find_checkpoint(checkpoint).training is not None
 
 
 def saved_teacher(checkpoint: str | Path) -> str | None:

@@ -64,6 +64,11 @@ class GroupNormSiLU(nn.GroupNorm):
         return F.silu(super().forward(x))
 
 
+def norm_silu(norm_groups: int, channels: int) -> nn.Module:
+    """GroupNorm and SiLU; with 0 groups the SiLU alone, as in networks that keep to what each place shows."""
+    return GroupNormSiLU(norm_groups, channels) if norm_groups else nn.SiLU()
+
+
 class NoiseLevelEmbedding(nn.Module):
     """Sinusoids of the continuous noise level γ in (0, 1], then an MLP (WaveGrad, Chen et al. 2021)."""
 
@@ -111,10 +116,10 @@ class ResidualBlock(nn.Module):
         attention: bool = False,
     ) -> None:
         super().__init__()
-        self.norm1 = GroupNormSiLU(norm_groups, in_channels)
+        self.norm1 = norm_silu(norm_groups, in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.noise = nn.Linear(emb_channels, out_channels)
-        self.norm2 = GroupNormSiLU(norm_groups, out_channels)
+        self.norm2 = norm_silu(norm_groups, out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.blocks import EqualConv2d, EqualLinear, FusedLeakyReLU, repeated
+from model.resampling import resample, resample_trained
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,25 @@ def conv3(channels: int) -> nn.Conv2d:
 
 
 class LREncoder(nn.Module):
-    """EDSR-style encoder (Lim et al. 2017) of the LR image, resized to the target: (B, 3, h, w) -> (B, 3, H, W)."""
+    """EDSR-style encoder (Lim et al. 2017) of the LR image, resized to the target: (B, 3, h, w) -> (B, 3, H, W).
 
-    def __init__(self, n_resblocks: int = 16, n_feats: int = 64) -> None:
+    The published one copies its features to all pixels of the target (`sub_pixel` 1). With `sub_pixel` n, each LR pixel
+    has n × n values of its own (Shi et al. 2016), and the image of n times the size is resized to the target.
+    """
+
+    def __init__(self, n_resblocks: int = 16, n_feats: int = 64, sub_pixel: int = 1) -> None:
         super().__init__()
+        self.sub_pixel = sub_pixel
         self.head = nn.Conv2d(3, n_feats, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(conv3(n_feats), nn.ReLU(), conv3(n_feats)) for _ in range(n_resblocks)
         )
         self.body_end = conv3(n_feats)
-        self.tail = nn.Conv2d(n_feats, 3, 3, padding=1)
+        self.tail = nn.Conv2d(n_feats, 3 * sub_pixel**2, 3, padding=1)
 
     def forward(self, lr_image: Tensor, size: Sequence[int]) -> Tensor:
+        if self.sub_pixel > 1:
+            return resized(self.enlarged(lr_image), size)
         h = F.interpolate(self.features(lr_image), size=tuple(size), mode="nearest")  # (B, F, H, W)
         return self.tail(h)  # (B, 3, H, W)
 
@@ -53,6 +61,18 @@ class LREncoder(nn.Module):
         for block in self.blocks:
             h = h + block(h)
         return self.body_end(h) + head
+
+    def enlarged(self, lr_image: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (B, 3, n·h, n·w), where n is `sub_pixel`."""
+        return F.pixel_shuffle(self.tail(self.features(lr_image)), self.sub_pixel)
+
+
+def resized(image: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, 3, h, w) -> (B, 3, H, W), bicubic where that is another size."""
+    if image.shape[2:] == torch.Size(size):
+        return image
+    resize = resample_trained if image.requires_grad else resample
+    return resize(image.float(), size).to(image.dtype)
 
 
 class ConditioningPyramid(nn.Module):

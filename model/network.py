@@ -22,14 +22,14 @@ class Network(nn.Module):
         in_channel: int = 6,  # LR feature and noisy image
         out_channel: int = 3,  # the prediction
         inner_channel: int = 64,  # channels of the finest level, and of the noise embedding
-        norm_groups: int = 32,  # of every GroupNorm
+        norm_groups: int = 32,  # of every GroupNorm; 0: there is none
         channel_multiplier: Sequence[int] = (1, 2, 4, 8, 8),  # channels of each level, in inner_channel
         attn_res: Sequence[int] = (16,),  # nominal resolutions, image_size / 2^level, at which blocks attend
         res_blocks: int = 2,  # of a level of the encoder; the decoder has one more
         dropout: float = 0.0,
         mid_attention: bool = True,  # whether the bottleneck attends; without any attention, all but norms is local
         image_size: int = 128,
-        lr_encoder: Mapping[str, int] | None = None,  # {"n_resblocks": 16, "n_feats": 64}
+        lr_encoder: Mapping[str, int] | None = None,  # {"n_resblocks": 16, "n_feats": 64, "sub_pixel": 1}
         *,
         schedule: NoiseSchedule,
         prediction: str = "epsilon",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from model.blocks import GroupNormSiLU, ResidualBlock, repeated
+from model.blocks import ResidualBlock, norm_silu, repeated
 from model.implicit_upsampler import ImplicitUpsampler
 
 
@@ -102,7 +102,7 @@ class UNetDecoder(nn.Module):
             self.levels.append(blocks)
             if level > 0:
                 self.upsamplers.append(ImplicitUpsampler(width))
-        self.norm = GroupNormSiLU(norm_groups, width)
+        self.norm = norm_silu(norm_groups, width)
         self.output = nn.Conv2d(width, out_channel, 3, padding=1)
 
     def forward(

@@ -81,7 +81,13 @@ def check_unet(config: Config) -> Problems:
     if channels % 2:
         yield "model.unet.inner_channel", f"is {channels}, but must be even: its halves are sines and cosines of γ"
     # The first GroupNorm sees inner_channel channels; all others, those on a concatenated skip too, see a multiple.
-    if channels % groups:
+    if not groups:
+        if unet.attn_res or unet.mid_attention:
+            yield (
+                "model.unet.norm_groups",
+                "is 0, which goes with attn_res [] and mid_attention false: attention has a norm",
+            )
+    elif channels % groups:
         divisors = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
         yield "model.unet.norm_groups", f"is {groups}, but must divide inner_channel, {channels}: {divisors}"
     sizes = [image_size // 2**level for level in range(len(unet.channel_multiplier))]

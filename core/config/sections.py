@@ -226,7 +226,9 @@ class UNetSection(Section):
     in_channel: int = key(exactly(6), 6, "LR feature and noisy image, three channels each")
     out_channel: int = key(exactly(3), 3, "channels of the prediction")
     inner_channel: int = key(whole("[1, 65536]"), REQUIRED, "channels C of the finest level; an even number")
-    norm_groups: int = key(count, 32, "groups of each GroupNorm")
+    norm_groups: int = key(
+        count_or_zero, 32, "groups of each GroupNorm; 0: no norms, so that tiles take no longer than the whole image"
+    )
     channel_multiplier: Sequence[int] = key(
         list_of(count, least=1, most=16), REQUIRED, "channels of each level, in units of C"
     )
@@ -244,6 +246,11 @@ class UNetSection(Section):
 class LREncoderSection(Section):
     n_resblocks: int = key(count_or_zero, 16, "residual blocks of the LR encoder")
     n_feats: int = key(count, 64, "channels of the LR encoder")
+    sub_pixel: int = key(
+        whole("[1, 16]"),
+        1,
+        "values that an LR pixel gives to the target, per axis; 1, as published: the features are copied",
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -449,6 +456,9 @@ class DistillSection(Section):
         text_or_null,
         None,
         "checkpoint of the teacher, whose encoder compares images; null: the one that the student starts from",
+    )
+    fresh_student: bool = key(
+        flag, False, "the student begins with first weights, not with its teacher's: it may be another network"
     )
     feature_weight: float = key(number("[0, inf)"), 1.0, "weight of the distance between the teacher's features")
     adversarial_weight: float = key(number("[0, inf)"), 0.1, "weight of the adversarial loss")

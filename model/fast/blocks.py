@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.blocks import GroupNormSiLU, ResidualBlock, SelfAttention, in_full_precision
+from model.blocks import GroupNormSiLU, ResidualBlock, SelfAttention, in_full_precision, repeated
 from model.fast.group_norm import group_norm_silu
 from model.fast.inference_copy import kept_for_inference
 from model.fast.pointwise import add_biased, join
+from model.fast.triton_support import tracked
 
 PLAIN_ATTENTION = 1024  # positions up to which attention is computed with its N × N matrix
 ALIGNED = 8  # channels, 16 bytes in half precision: matrix units want rows of a whole number of them
@@ -23,10 +24,25 @@ class FastGroupNormSiLU(GroupNormSiLU):
 
 
 def normalise(
-    norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None, silu: bool = True, plus: Tensor | None = None
+    norm: nn.Module, x: Tensor, shift: Tensor | None = None, silu: bool = True, plus: Tensor | None = None
 ) -> Tensor:
-    """silu(norm(x + plus + shift)), or without the SiLU; see `group_norm_silu`."""
+    """silu(norm(x + plus + shift)), or without the SiLU; see `group_norm_silu`. Where norm is an nn.SiLU, just that."""
+    if not isinstance(norm, nn.GroupNorm):
+        return silu_of_sum(x, shift, plus)
     return group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, shift, silu, plus)
+
+
+def silu_of_sum(x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
+    """silu(x + plus + shift): x and plus (K·B, C, H, W) or (B, C, H, W), shift (K·B, C) -> (K·B, C, H, W)."""
+    images = max(len(t) for t in (x, shift, plus) if t is not None)
+    x = repeated(x, images)
+    if shift is None and plus is None:
+        return F.silu(x)
+    if plus is not None:
+        x = x + repeated(plus, images)
+    if shift is not None:
+        x = x + shift.to(x.dtype)[:, :, None, None]
+    return F.silu(x, inplace=not tracked(x))
 
 
 def bias_of(layer: nn.Conv2d) -> Tensor:
@@ -60,9 +76,12 @@ def softmax(scores: Tensor) -> Tensor:
 class Entry(NamedTuple):
     """What a residual block does first to a range of its input channels: the norm and both convolutions over them."""
 
-    norm: tuple[Tensor, Tensor, int, float]  # weight, bias, norm groups, eps
+    norm: tuple[Tensor, Tensor, int, float] | None  # weight, bias, norm groups, eps; None: there is none
     conv: Tensor
     shortcut: Tensor | None
+
+    def activated(self, x: Tensor) -> Tensor:
+        return F.silu(x) if self.norm is None else group_norm_silu(x, *self.norm)
 
 
 class FastResidualBlock(ResidualBlock):
@@ -78,7 +97,7 @@ class FastResidualBlock(ResidualBlock):
         """x (K·B, C, H, W), or (B, C, H, W) for all steps; shifts of `noise_shifts`; skip (B, C_skip, H, W)
         -> (K·B, C_out, H, W)."""
         parts = self.parts(x, skip)
-        first, *shared = [F.conv2d(group_norm_silu(part, *entry.norm), entry.conv, padding=1) for part, entry in parts]
+        first, *shared = [F.conv2d(entry.activated(part), entry.conv, padding=1) for part, entry in parts]
         h = normalise(self.norm2, first, shifts[self], plus=shared[0] if shared else None)
         h = F.conv2d(self.dropout(h), self.conv2.weight, padding=1)
         residuals = [part if entry.shortcut is None else F.conv2d(part, entry.shortcut) for part, entry in parts]
@@ -89,7 +108,8 @@ class FastResidualBlock(ResidualBlock):
         if skip is None:
             return [(x, self.entry(0, x.shape[1]))]
         width, channels = x.shape[1], x.shape[1] + skip.shape[1]
-        step = math.lcm(channels // self.norm1.num_groups, ALIGNED)
+        of_norm = channels // self.norm1.num_groups if isinstance(self.norm1, nn.GroupNorm) else 1
+        step = math.lcm(of_norm, ALIGNED)
         cut = -(-width // step) * step
         if len(x) == len(skip) or 4 * (channels - cut) <= channels:  # a small share costs more launches than it saves
             return [(join(x, skip, skip.shape[1]), self.entry(0, channels))]
@@ -100,15 +120,21 @@ class FastResidualBlock(ResidualBlock):
     @kept_for_inference
     def entry(self, start: int, stop: int) -> Entry:
         """The Entry of channels start to stop, which hold whole norm groups."""
-        norm, conv, shortcut = self.norm1, self.conv1.weight, getattr(self.shortcut, "weight", None)
-        norm_groups = norm.num_groups * (stop - start) // norm.num_channels
-        if (start, stop) == (0, norm.num_channels):
-            return Entry((norm.weight, norm.bias, norm_groups, norm.eps), conv, shortcut)
+        conv, shortcut = self.conv1.weight, getattr(self.shortcut, "weight", None)
+        if (start, stop) == (0, self.conv1.in_channels):
+            return Entry(self.norm_of(start, stop), conv, shortcut)
         conv, shortcut = (  # where the input has parts, there is a shortcut: the skip's channels are too many to add
             weight[:, start:stop].contiguous(memory_format=torch.channels_last)  # type: ignore[index]
             for weight in (conv, shortcut)
         )
-        return Entry((norm.weight[start:stop], norm.bias[start:stop], norm_groups, norm.eps), conv, shortcut)
+        return Entry(self.norm_of(start, stop), conv, shortcut)
+
+    def norm_of(self, start: int, stop: int) -> tuple[Tensor, Tensor, int, float] | None:
+        norm = self.norm1
+        if not isinstance(norm, nn.GroupNorm):
+            return None
+        norm_groups = norm.num_groups * (stop - start) // norm.num_channels
+        return norm.weight[start:stop], norm.bias[start:stop], norm_groups, norm.eps
 
     @kept_for_inference
     def output_bias(self) -> Tensor:

@@ -14,7 +14,8 @@ from model.fast import make_plain
 from model.fast.inference_copy import inference_copy
 from model.implicit_upsampler import ImplicitUpsampler, nearest_pixels
 from model.network import Network
-from model.tiling.plan import Slices, Span, Tile, crop
+from model.tiling.enlarged import EnlargedImage
+from model.tiling.plan import Slices, Span, Tile, ceil_div, crop
 from model.tiling.statistics import Cores, SharedGroupNorm, SharedGroupNormSiLU, Statistics
 from model.unet import EncoderState, UNetDecoder, UNetEncoder
 
@@ -62,10 +63,6 @@ def at_level(span: Span, level: int) -> Span:
     return Span(*(ceil_div(bound, 2**level) for bound in span))
 
 
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 class PlacedUpsampler(ImplicitUpsampler):
     """Takes the nearest pixels, and the offsets from them, that a tile has in the whole image: where sides were rounded
     up on the way down, as 101 → 51 → 26, they are others at each place."""
@@ -105,9 +102,11 @@ class TiledNetwork:
         self.network = make_plain(inference_copy(network, dtype)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.lr_image = lr_image  # (1, 3, h, w)
         self.statistics = Statistics()
+        self.has_norms = any(isinstance(module, nn.GroupNorm) for module in self.network.modules())
         levels = len(self.network.encoder.levels)
         self.canvas = Canvas.of(size, (lr_image.shape[2], lr_image.shape[3]), levels)
         self.multiple = 2 ** (levels - 1)  # of pixels, where tiles may begin
+        self.enlarged = EnlargedImage(self.network.lr_encoder, lr_image, size)
         numbers = iter(range(10**6))
         for level, part in parts_of(self.network.encoder, self.network.decoder):
             for module in part.modules():
@@ -132,6 +131,8 @@ class TiledNetwork:
     def lr_feature(self, tile: Tile) -> Tensor:
         """(1, 3, H, W) of a window."""
         encoder, canvas = self.network.lr_encoder, self.canvas
+        if encoder.sub_pixel > 1:
+            return self.enlarged.window(tile)
         known = canvas.lr_window(tile, margin=2 * len(encoder.blocks) + 2)  # all that its convolutions see
         h = encoder.features(crop(self.lr_image, known))
         for axis in (0, 1):

@@ -40,6 +40,10 @@ class Tile(NamedTuple):
         return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
 
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
 def crop(images: Tensor, part: Slices) -> Tensor:
     """(..., H, W) -> (..., h, w)."""
     return images[..., part[0], part[1]]

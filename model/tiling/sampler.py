@@ -105,8 +105,9 @@ class TiledChain:
         even = [length // multiple * multiple or length for length in size]  # so that all windows have one shape
         self.sample = spread(plan_tiles(even, SAMPLE_TILE, SAMPLE_OVERLAP, multiple), most)
         self.done, self.on_batch = 0, on_batch
-        self.is_whole = len(self.batches) == len(self.batches[0]) == 1  # one window: norms take what they measure
-        measured = 0 if self.is_whole else CORRECTIONS * (1 + len(self.batches)) + 1
+        is_whole = len(self.batches) == len(self.batches[0]) == 1  # one window: norms take what they measure
+        self.measures = self.network.has_norms and not is_whole
+        measured = 0 if not self.measures else CORRECTIONS * (1 + len(self.batches)) + 1
         self.total = groups * (measured + len(self.batches))
 
     # What is whole.
@@ -138,7 +139,7 @@ class TiledChain:
         """Finds the moments of all norms: those of the whole image, though it is never there."""
         statistics = self.network.statistics
         statistics.forget()
-        if self.is_whole:
+        if not self.measures:
             return
         self.pass_over([self.sample], group)
         for _ in range(CORRECTIONS):

@@ -148,6 +148,21 @@ def test_the_masker_may_update_while_it_distils(config, teacher):
     assert trainer.masker.density == pytest.approx(0.3, abs=1e-3)
 
 
+@pytest.mark.slow
+def test_a_fresh_student_may_be_another_network(config, teacher):
+    """It begins with first weights and masks, its teacher only judges; continuing finds what was left."""
+    config["distill"] |= {"fresh_student": True}
+    config["model"]["unet"] |= {"norm_groups": 0, "attn_res": [], "mid_attention": False}
+    config["model"]["lr_encoder"] |= {"sub_pixel": 2}
+    trainer = distil(config, "fresh", teacher)
+    network, saved = load_network(checkpoint(config, "fresh", "I4_E2"))
+    assert saved.distill.teacher == str(teacher) and network.lr_encoder.sub_pixel == 2
+    assert trainer.masker.density == pytest.approx(0.3, abs=1e-3)
+    distil(config, "again", checkpoint(config, "fresh", "I2_E1"))
+    whole, again = (load_file(f"{checkpoint(config, name, 'I4_E2')}_opt.safetensors") for name in ("fresh", "again"))
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from model import build_network
-from model.conditioning import relative_scale
+from model.conditioning import LREncoder, relative_scale
 from model.fast import make_plain
 from model.implicit_upsampler import ImplicitUpsampler, nearest_pixels
+from model.resampling import resample
 
 
 def relative_error(ours, theirs):
@@ -109,6 +110,22 @@ def test_upsampler_on_the_source_grid_equals_the_mlp_at_each_pixel():
         inputs = torch.cat([features[:, :, i, j], offset.expand(2, 2)], dim=1)
         expected = upsampler.linear2(upsampler.linear1(inputs))
         assert torch.allclose(result[:, :, row, column], expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_lr_encoder_that_enlarges():
+    """Each LR pixel has its own values for its pixels of the target; another size is a resized image of that one."""
+    torch.manual_seed(0)
+    encoder = LREncoder(n_resblocks=1, n_feats=4, sub_pixel=3)
+    lr_image = torch.randn(2, 3, 5, 6)
+    values = encoder.tail(encoder.features(lr_image))  # (2, 27, 5, 6)
+    enlarged = encoder(lr_image, (15, 18))
+    expected = values.unflatten(1, (3, 3, 3)).permute(0, 1, 4, 2, 5, 3).reshape(2, 3, 15, 18)
+    assert torch.equal(enlarged, expected)
+    assert torch.equal(encoder(lr_image, (12, 20)), resample(enlarged, (12, 20)))
+    with torch.enable_grad():
+        trained = encoder(lr_image, (12, 20))
+    assert trained.requires_grad and (trained - resample(enlarged, (12, 20))).abs().max() < 1e-5
 
 
 def test_relative_scale():

@@ -20,13 +20,22 @@ devices = pytest.mark.parametrize("device", DEVICES)
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
 
 
-@pytest.fixture
-def pair(tiny, exact_float32):
-    """pair(device) -> (plain, fast) of the same weights."""
+LOCAL = {"norm_groups": 0, "attn_res": [], "mid_attention": False}  # of `unet`: no place sees the whole image
+
+
+@pytest.fixture(params=["published", "local"])
+def pair(request, tiny, exact_float32):
+    """pair(device) -> (plain, fast) of the same weights, of the published network, and of one without norms whose LR
+    encoder enlarges."""
+    network = tiny.network
+    if request.param == "local":
+        torch.manual_seed(0)
+        lr_encoder = tiny.config["lr_encoder"] | {"sub_pixel": 4}
+        network = build_network(tiny.config | {"unet": tiny.config["unet"] | LOCAL, "lr_encoder": lr_encoder}).eval()
 
     def make(device):
-        network = copy.deepcopy(tiny.network).to(device)
-        return make_plain(copy.deepcopy(network)), network
+        own = copy.deepcopy(network).to(device)
+        return make_plain(copy.deepcopy(own)), own
 
     return make
 

@@ -29,6 +29,14 @@ def network():
 
 
 @pytest.fixture(scope="session")
+def local_network():
+    """One without norms, whose LR encoder enlarges 4 times: no pixel sees further than its convolutions."""
+    torch.manual_seed(0)
+    lr_encoder = MODEL["lr_encoder"] | {"sub_pixel": 4}
+    return build_network(MODEL | {"unet": MODEL["unet"] | {"norm_groups": 0}, "lr_encoder": lr_encoder}).eval()
+
+
+@pytest.fixture(scope="session")
 def picture():
     """picture(height, width) -> (1, 3, height, width) in [-1, 1]: dark on the left, bright and busy on the right."""
 

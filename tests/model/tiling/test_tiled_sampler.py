@@ -49,6 +49,18 @@ def test_every_size(network, picture, psnr, size):
     assert steps[[border - 1 for border in borders]].mean() < steps.mean() + 0.02
 
 
+@pytest.mark.parametrize("size", [(120, 152), (240, 304), (118, 150), (45, 57)], ids=str)
+def test_without_norms_one_pass_is_exact(local_network, picture, size, monkeypatch):
+    """At the size to which the LR encoder enlarges, above and below, whatever the strips in which it does that."""
+    monkeypatch.setattr("model.tiling.enlarged.STRIP_PIXELS", 38 * 7)
+    plan, told = SamplingPlan.parse("none", 1, 20), []
+    at_once = to_uint8(sample(local_network, picture(30, 38), size, plan, seeds=[3], **ONE_CALL))[0]
+    options = {"tile": 32, "overlap": 32, "on_batch": lambda *n: told.append(n)}
+    by_tiles = sample_tiled(local_network, picture(30, 38), size, plan, seeds=[3], **options, **ONE_CALL)
+    assert (by_tiles.int() - at_once.int()).abs().max() <= 1
+    assert len(told) == told[0][1] == len(plan_tiles(size, 32, 32, 4))
+
+
 def test_moments_of_each_tile_would_not_do(network, picture, psnr, monkeypatch):
     """What the norms share is what makes it so: on its own, each tile is as another image."""
     plan, lr, size = SamplingPlan.parse("none", 1, 20), picture(30, 38), (120, 152)
