@@ -19,7 +19,7 @@ import math
 import sys
 from collections.abc import Sequence
 
-from core.command_line import Parser, add_sample_flags, count, wait_passively
+from core.command_line import DEVICES, Parser, add_sample_flags, count, wait_passively
 from core.config import PRESETS
 from core.errors import one_line_errors
 from core.shipped import CHECKPOINT, FILES, SMALL, is_there
@@ -93,11 +93,7 @@ def parser() -> Parser:
         help="largest number of images of equal size at once (default: 1)",
     )
     add("--deterministic", action="store_true", help="give the same bits each time on a GPU too; a little slower")
-    add(
-        "--device",
-        default="auto",
-        help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto, which is CUDA if there is a GPU)",
-    )
+    add("--device", default="auto", help=DEVICES)
 
     sampling = parser.add_argument_group("sampling (defaults: the `sample` section of the checkpoint's config)")
     help = "a named choice of the options below, which override it (docs/images.md compares them)"

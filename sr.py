@@ -10,7 +10,7 @@ python sr.py -p val -r faces --set datasets.val.dataroot=FOLDER          validat
 import argparse
 from typing import Any
 
-from core.command_line import Parser, wait_passively
+from core.command_line import DEVICES, Parser, wait_passively
 from core.config import Config, load_config
 from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     add("-p", "--phase", choices=("train", "distill", "val"), help=phases)
     add("-r", "--resume", metavar="CHECKPOINT", help=f"auto (the latest of the experiment), or {CHECKPOINT}")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--device", default="auto", help=DEVICES)
     add("--deterministic", action="store_true", help="give the same bits each time on a GPU too; a little slower")
     add("-gpu", "--gpu_ids", metavar="0,1", help="GPUs to use; torchrun starts one process for each")
     add("-debug", action="store_true", help="print, validate and save every few steps, with short chains")

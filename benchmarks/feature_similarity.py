@@ -20,7 +20,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.helpers.options import fill_defaults, need_matplotlib
-from core.command_line import Parser, count
+from core.command_line import DEVICES, Parser, count
 from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
 
@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", type=count, metavar="N", help="number of images (default: 8)")
     add("--steps", type=count, metavar="N", help="steps of the chain (default: 50)")
     add("--solver", default="ddim", metavar="NAME", help="ddpm, ddim or dpm++ (default: ddim)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--device", default="auto", help=DEVICES)
     add("--small", action="store_true", help="few images and steps; without -r, config/demo.yaml with random weights")
     add("--json", default="experiments/benchmarks/feature_similarity.json", metavar="FILE", help="the report's file")
     add("--plot", default="experiments/benchmarks/feature_similarity.png", metavar="FILE", help="the picture's file")

@@ -20,7 +20,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.helpers.options import fill_defaults, need_matplotlib
-from core.command_line import Parser, count
+from core.command_line import DEVICES, Parser, count
 from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
 
@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
         "patterns of names, as in 'ddim50*,ddpm2000-u10*', or a .yaml or .json file: {name: {key: value of sample}}"
     )
     add("--chains", metavar="NAMES", help=f"{chains} (default: all)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--device", default="auto", help=DEVICES)
     add("--small", action="store_true", help="few chains and images; without -r, config/demo.yaml with random weights")
     add("--json", default="experiments/benchmarks/frontier.json", metavar="FILE", help="where the report goes")
     pictures = "where seconds against PSNR go as a picture, with one of sharpness beside it"

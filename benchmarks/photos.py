@@ -17,7 +17,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.helpers.options import fill_defaults
-from core.command_line import Parser, count, counts, wait_passively
+from core.command_line import DEVICES, Parser, count, counts, wait_passively
 from core.errors import one_line_errors
 
 FULL = {"network": "photos", "side": 512, "batch_side": 128, "batches": (1, 4, 8, 16, 32), "repeats": 3}
@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--network", metavar="NETWORK", help="a checkpoint, a shipped network or a config (default: photos)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--device", default="auto", help=DEVICES)
     add("--side", type=count, metavar="N", help="side of the image in pixels (default: 512)")
     add("--batch-side", type=count, metavar="N", help="side of the images of batches in pixels (default: 128)")
     add("--batches", type=counts, metavar="N,N,...", help="batch sizes to try (default: 1,4,8,16,32)")

@@ -16,7 +16,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.helpers.options import fill_defaults
-from core.command_line import Parser, count, counts
+from core.command_line import DEVICES, Parser, count, counts
 from core.errors import one_line_errors
 
 FULL = {"network": "config/faces_16_128.yaml", "batches": (4, 8, 16, 32), "repeats": 3}
@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--network", "--config", metavar="FILE", help="a checkpoint or a config (default: config/faces_16_128.yaml)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--device", default="auto", help=DEVICES)
     add("--batches", type=counts, metavar="N,N,...", help="batch sizes to try (default: 4,8,16,32)")
     add("--repeats", type=count, metavar="N", help="number of measurements; the median counts (default: 3)")
     add("--small", action="store_true", help="config/demo.yaml, short chains, small batches")

@@ -15,7 +15,7 @@ if not __package__:  # run as a script: import from the repository, whatever the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.helpers.options import fill_defaults
-from core.command_line import Parser, count
+from core.command_line import DEVICES, Parser, count
 from core.errors import one_line_errors
 
 FULL = {"config": "config/faces_16_128.yaml", "batch": 32, "steps": 20, "repeats": 5}
@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config", help="config of the network and the training (default: config/faces_16_128.yaml)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--device", default="auto", help=DEVICES)
     add("--batch", type=count, help="images in a step, per process (default: 32)")
     add("--steps", type=count, metavar="N", help="steps per measurement (default: 20)")
     add("--repeats", type=count, metavar="N", help="number of measurements; the median counts (default: 5)")

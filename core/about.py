@@ -6,6 +6,7 @@ from pathlib import Path
 from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint
 from core.config import Config
 from core.config.wording import readable
+from core.network_size import active_share, parameter_count
 from core.sampling import Sampling
 from core.shipped import FILES
 
@@ -55,9 +56,7 @@ def usual_results(config: Config) -> str:
 
 
 def size_of(loaded: LoadedNetwork) -> str:
-    weights = loaded.network.prunable_parameters().values()
-    total = sum(parameter.numel() for parameter in loaded.network.parameters())
-    active = sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
+    total, active = parameter_count(loaded.network), active_share(loaded.network)
     trained = f", trained for {loaded.step:,} steps" if loaded.step else ""
     return f"{total / 1e6:.1f} million parameters, {active:.0%} of the weights active{trained}"
 

@@ -22,7 +22,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from core.command_line import Parser, add_sample_flags, count
+from core.command_line import DEVICES, Parser, add_sample_flags, count
 from core.errors import one_line_errors
 from core.shipped import CHECKPOINT
 
@@ -64,7 +64,7 @@ def parser() -> Parser:
         help="how many images to use, spread evenly over all (default: 8)",
     )
     add("--timesteps", type=count, default=100, metavar="N", help="steps of the chain; each is measured (default: 100)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto, which is the GPU if there is one)")
+    add("--device", default="auto", help=DEVICES)
     sampling = parser.add_argument_group("the chain (other defaults: the `sample` section of the checkpoint's config)")
     add_sample_flags(sampling, SETTINGS, solver="ddim")  # good for chains of all solvers
     return parser

@@ -10,6 +10,7 @@ from core.config.sections import SampleSection
 from core.config.value_types import flag
 from core.errors import UserError
 
+DEVICES = "auto, cpu, cuda, cuda:N, mps or xpu (default: auto, which is CUDA if there is a GPU)"
 WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # variables that say how OpenMP's threads wait
 
 

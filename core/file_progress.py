@@ -1,15 +1,13 @@
 """How far a run over many files has come: a bar with the time that is left on a terminal, lines elsewhere."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
 from core.memory import OutOfMemory
 from data import DataError
-
-Say = Callable[[str], None]
 
 
 class FileProgress:

@@ -12,12 +12,12 @@ from core.about import outside, purpose
 from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint, saved_config
 from core.config import Config
 from core.errors import UserError
+from core.input_files import Size
 from core.sampling import Sampling, sampling_settings
 from core.shipped import FILES, SMALL, is_shipped, is_there, sampled_by, shipped_file
 from model import Network
 from sparse.checkpoint_files import find_network_file
 
-Size = tuple[int, int]
 Load = Callable[[str | Path, torch.device], LoadedNetwork]
 
 

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.command_line import Parser
+from core.command_line import DEVICES, Parser
 from core.errors import one_line_errors
 from core.pairs import find_pairs
 
@@ -71,11 +71,7 @@ def parser() -> Parser:
         help="weights of AlexNet, as torchvision saves them (default: the ones that it downloaded)",
     )
     add("--fid-weights", metavar="FILE", help="weights of Inception, as torch-fidelity saves them (default: likewise)")
-    add(
-        "--device",
-        default="auto",
-        help="device of LPIPS and FID: auto, cpu or cuda (default: auto, which is the GPU if there is one)",
-    )
+    add("--device", default="auto", help=f"device of LPIPS and FID: {DEVICES}")
     return parser
 
 

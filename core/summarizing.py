@@ -1,8 +1,7 @@
 """What `python -m core.summary` tells, and how it is found out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,10 +9,13 @@ from torch import Tensor
 
 from core.checkpoint import find_checkpoint
 from core.config import Config, load_config
+from core.config.files import is_config
 from core.meta_memory import peak_bytes
 from core.network_file import read_with_network
+from core.network_size import parameter_count
 from core.operations import chain_flops, count_flops, decoded
 from core.sampling import Sampling
+from core.text_table import aligned
 from model import ModelError, Network, build_network
 from model.diffusion import DiffusionLoss
 from sparse.prunable import prunable_parameters
@@ -63,7 +65,7 @@ def summarize(path: str) -> str:
 
 
 def describe(path: str) -> Described:
-    if Path(path).suffix in (".yaml", ".yml", ".json"):
+    if is_config(path):
         config = load_config(path)
         network = build_network(config.model, initialised=False).to("meta")
         return Described(network, config, {}, config.sparse.density if config.sparse.enabled else None)
@@ -82,7 +84,7 @@ def parts_of(described: Described) -> list[Part]:
     for name, module in described.network.named_children():
         inside = {weight: number for weight, number in prunable.items() if weight.startswith(f"{name}.")}
         active = sum(int(described.masks[w].sum()) if w in described.masks else number for w, number in inside.items())
-        parameters = sum(parameter.numel() for parameter in module.parameters())
+        parameters = parameter_count(module)
         whole[name] = Part(name.replace("_", " "), parameters, sum(inside.values()), active)
     total = Part("all", *(sum(column) for column in zip(*(part[1:] for part in whole.values()), strict=True)))
     if described.density is not None:
@@ -99,17 +101,7 @@ def parts_table(described: Described) -> list[str]:
         share = f"{part.active / part.prunable:.1%}" if part.prunable else "-"
         active, density = (f"{part.active:,}", share) if is_told else ("", "")
         rows.append((part.name, f"{part.parameters:,}", f"{part.prunable:,}", active, density))
-    return laid_out(rows)
-
-
-def laid_out(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines: the first column to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *numbers in rows:
-        cells = (number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *cells]).rstrip())
-    return lines
+    return aligned(rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -138,8 +130,8 @@ def operations(described: Described) -> list[str]:
     if sampling:
         total = chain_flops(flops, groups, decode)["gflop_per_image"]
         rows.append(("the whole chain", f"{total:,.4g}"))
-        return [*laid_out(rows), sampling.describe()]
-    return laid_out(rows)
+        return [*aligned(rows), sampling.describe()]
+    return aligned(rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -154,7 +146,7 @@ def memory(described: Described) -> list[str]:
         label = f"training, {batch} image{'s' * (batch > 1)} at once"
         rows.append((label, gigabytes(training_bytes(described, batch))))
     rows.append(("sampling, one image", gigabytes(sampling_bytes(described))))
-    return laid_out(rows)
+    return aligned(rows)
 
 
 def gigabytes(n_bytes: int) -> str:
@@ -164,7 +156,7 @@ def gigabytes(n_bytes: int) -> str:
 def training_bytes(described: Described, batch: int) -> int:
     """Weights, gradients, moments, average and masks, and the most that a step of so many images has at once."""
     train, (lr_side, hr_side) = described.config.train, described.sides
-    parameters = sum(parameter.numel() for parameter in described.network.parameters())
+    parameters = parameter_count(described.network)
     kept = FLOAT * parameters * (3 + MOMENTS[train.optimizer.type])  # weights, gradients and average, and the moments
     if described.config.sparse.enabled:
         kept += (1 + FLOAT) * sum(described.prunable.values())  # the masks, and their multipliers
@@ -191,4 +183,4 @@ def sampling_bytes(described: Described) -> int:
         condition = network.condition(lr, (hr_side, hr_side))
         return network.decode(network.encode(x, level, condition), level.expand(together, 1), condition)
 
-    return FLOAT * sum(parameter.numel() for parameter in network.parameters()) + peak_bytes(group)
+    return FLOAT * parameter_count(network) + peak_bytes(group)

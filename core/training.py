@@ -32,6 +32,7 @@ from core.kept_checkpoints import KeptCheckpoints
 from core.layer_history import LayerHistory
 from core.memory import peak_memory
 from core.network_file import load_weights
+from core.network_size import parameter_count
 from core.optimizer import build_optimizer, learning_rate, load_moments
 from core.perceptual import load_perceptual
 from core.processes import Processes
@@ -446,7 +447,7 @@ class Trainer:
         return self.masker.density if self.masker else 1.0
 
     def summary(self) -> str:
-        parameters = sum(p.numel() for p in self.network.parameters())
+        parameters = parameter_count(self.network)
         sparsity = f"sparse momentum at density {self.density:.4g}" if self.masker else "dense"
         batch = " or ".join(str(images.batch_size) for images in self.training_sets)
         return (

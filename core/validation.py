@@ -24,6 +24,7 @@ from core.experiment import experiment_folder
 from core.memory import Fitting
 from core.metrics import mean_and_deviation
 from core.metrics import measure as measure_image
+from core.network_size import active_share
 from core.perceptual import Inception, Lpips, distances, load_perceptual
 from core.processes import Processes
 from core.report.json_files import write_json
@@ -365,7 +366,7 @@ def describe_run(
         "config": config.name,
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "step": step,
-        "density": counted_density(network) if density is None else density,
+        "density": active_share(network) if density is None else density,
         "dataset": {"key": key, **{name: images[name] for name in told if name in images}},
         "sampling": sampling.describe(),
         "key_steps": str(sampling.executed),
@@ -377,12 +378,6 @@ def describe_run(
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "full_config": config.to_dict(),
     }
-
-
-def counted_density(network: Network) -> float:
-    """The share of the prunable weights that are not zero."""
-    weights = network.prunable_parameters().values()
-    return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
 def publish(report: Report, results: Sequence[Result], folders: dict[str, Path], log: logging.Logger) -> Report:

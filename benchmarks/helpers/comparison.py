@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.helpers.options import fill_defaults, need_matplotlib
-from core.command_line import Parser, count
+from core.command_line import DEVICES, Parser, count
 
 FULL = {"config": "config/faces_16_128_small.yaml", "images": 100}
 SMALL = {"config": "config/demo.yaml", "images": 2, "steps": 8}
@@ -49,7 +49,7 @@ def parser(name: str, manual: str | None, variants: str) -> Parser:
         metavar="FOLDER",
         help="keep what is sampled, as FOLDER/VARIANT/SET/NAME.png, for other measures",
     )
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--device", default="auto", help=DEVICES)
     add("--small", action="store_true", help="few steps of the demo's network on synthetic images")
     add(
         "--merge",

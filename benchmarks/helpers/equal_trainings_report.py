@@ -11,9 +11,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.helpers.comparison import Comparison
-from benchmarks.helpers.reports import environment, read_report, show, table
+from benchmarks.helpers.reports import environment, read_report, show, table, without_bicubic
 from core.config import Config
 from core.errors import UserError
+from core.network_size import parameter_count
 from core.perceptual import Lpips
 from core.processes import Processes
 from core.sampling import Sampling
@@ -51,7 +52,7 @@ def describe(comparison: Comparison, setting: Setting, arguments: Namespace, noi
         **environment(setting.processes.device),
         "config": config.name,
         "overrides": arguments.overrides,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": parameter_count(network),
         "prunable": sum(parameter.numel() for parameter in network.prunable_parameters().values()),
         "steps": config.train.n_iter,
         "noise_levels": noise_levels,
@@ -125,9 +126,8 @@ def as_table(comparison: Comparison, report: dict[str, Any]) -> str:
 
 def add_row(comparison: Comparison, report: dict[str, Any], row: dict[str, Any]) -> None:
     """A variant with its measures, and all rows compared anew. What is said of bicubic is the same for all of them."""
-    bicubic = {key: value for key, value in row.items() if key.startswith("bicubic_")}
-    report["bicubic"] = {key.removeprefix("bicubic_"): value for key, value in bicubic.items()}
-    report["rows"].append({key: value for key, value in row.items() if key not in bicubic})
+    own, report["bicubic"] = without_bicubic(row)
+    report["rows"].append(own)
     compare(report["rows"], comparison.reference)
 
 

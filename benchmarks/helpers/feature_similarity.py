@@ -23,9 +23,10 @@ from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision, is_out_of_memory, pick_device
 from core.errors import UserError
 from core.inference import target_size
+from core.network_size import active_share, parameter_count
 from core.processes import Processes
 from core.sampling import sampling_settings
-from core.validation import batches, counted_density
+from core.validation import batches
 from model.calibration import Feature, chain_features, cosine_similarity, relative_distance
 from model.conditioning import relative_scale
 from model.network import Network
@@ -140,8 +141,8 @@ def describe(
         "config": config.name,
         "checkpoint": arguments.checkpoint,
         "step": step_of(arguments.checkpoint) if arguments.checkpoint else None,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "density": counted_density(network),
+        "parameters": parameter_count(network),
+        "density": active_share(network),
         "data": arguments.input or config.datasets[arguments.data].name,
         "images": [image.name for image in images],
         "solver": settings.solver,

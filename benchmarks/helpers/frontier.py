@@ -15,7 +15,7 @@ import torch
 from benchmarks.helpers.frontier_chains import by_reason, chains_of
 from benchmarks.helpers.frontier_report import add_row, as_table, describe, describe_chain, merge, save_plots, title
 from benchmarks.helpers.measuring import free
-from benchmarks.helpers.reports import publish, start_log
+from benchmarks.helpers.reports import publish, start_log, without_bicubic
 from benchmarks.helpers.trained_network import Setting, load
 from core.device import is_out_of_memory, synchronize
 from core.errors import UserError
@@ -23,7 +23,7 @@ from core.perceptual import Lpips, load_perceptual
 from core.report.json_files import write_json
 from core.report.pictures import comparison
 from core.sampling import Sampling, super_resolve
-from core.validation import COMPARED, Pictures, batches, measure, pictures_of
+from core.validation import COMPARED, Pictures, batches, measure, pictures_of, seed_of
 from data.errors import reason
 from data.images import save_png
 from model.network import Network
@@ -108,7 +108,7 @@ def measure_chain(
         "seconds": median(seconds[1:]),
         "first_seconds": seconds[0],
         "batch_seconds": seconds[1:],
-        "per_image": [{key: value for key, value in e.items() if not key.startswith("bicubic_")} for e in entries],
+        "per_image": [without_bicubic(entry)[0] for entry in entries],
     }
     return measures, pictures
 
@@ -118,7 +118,7 @@ def sample_batch(
 ) -> tuple[torch.Tensor, float]:
     """(SR (B,3,H,W), seconds for each of its images)"""
     lr = torch.stack([sample["lr"] for sample in samples]).to(setting.processes.device)
-    seeds = [sampling.settings.seed + sample["index"] for sample in samples]
+    seeds = [seed_of(sample, sampling) for sample in samples]
     synchronize(setting.processes.device)
     began = time.perf_counter()
     sr = super_resolve(network, lr, samples[0]["hr"].shape[-2:], sampling, seeds, setting.config.magnification)

@@ -2,13 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from benchmarks.helpers.reports import matching
 from benchmarks.helpers.trained_network import Setting
 from core.config import PRESETS, changed
-from core.config.files import read_file
+from core.config.files import is_config, read_file
 from core.config.sections import SampleSection
 from core.errors import UserError
 from core.sampling import Sampling
@@ -54,7 +53,7 @@ def ways_to_reuse(steps: int, intervals: Iterable[int]) -> dict[str, Settings]:
 
 def named_chains(asked: str) -> dict[str, Settings]:
     """{name: changes to the settings} of --chains."""
-    if Path(asked).suffix in (".yaml", ".yml", ".json"):
+    if is_config(asked):
         chains = read_file(asked)
         if not isinstance(chains, dict) or not all(isinstance(changes, dict) for changes in chains.values()):
             raise UserError(f"{asked}: must be names of chains, each with keys of `sample` and their values")

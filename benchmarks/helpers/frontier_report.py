@@ -16,14 +16,14 @@ from matplotlib.patches import Patch
 
 from benchmarks.helpers.frontier_chains import by_reason, default_chains
 from benchmarks.helpers.pictures import PALE, draw_levels, make_logarithmic, name_points, new_picture, save
-from benchmarks.helpers.reports import environment, read_report, show, table
+from benchmarks.helpers.reports import environment, read_report, show, table, without_bicubic
 from benchmarks.helpers.trained_network import Setting
 from core.checkpoint import step_of
 from core.config import PRESETS
 from core.device import automatic_precision
 from core.errors import UserError
+from core.network_size import active_share, parameter_count
 from core.sampling import Sampling
-from core.validation import counted_density
 
 OF_REUSE = ("key_steps", "decode", "decode_batch")  # in all else a chain agrees with the one that it is compared with
 DECODED = {"every": math.inf, "ends": 2, "first": 1}  # the most steps of a group that the decoder computes
@@ -66,8 +66,8 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
         "config": config.name,
         "checkpoint": arguments.checkpoint,
         "step": step_of(arguments.checkpoint) if arguments.checkpoint else None,
-        "parameters": sum(parameter.numel() for parameter in setting.network.parameters()),
-        "density": counted_density(setting.network),
+        "parameters": parameter_count(setting.network),
+        "density": active_share(setting.network),
         "calibrated": setting.encoder_change is not None,
         "dataset": {"key": arguments.data, **{name: spec[name] for name in told}},
         "images": len(setting.samples),
@@ -96,9 +96,8 @@ def describe_chain(sampling: Sampling) -> dict[str, Any]:
 
 def add_row(report: dict[str, Any], chain: dict[str, Any], measures: dict[str, Any]) -> None:
     """A chain with its measures, and all rows compared anew. What is said of bicubic is the same for every chain."""
-    bicubic = {key: value for key, value in measures.items() if key.startswith("bicubic_")}
-    report["bicubic"] = {key.removeprefix("bicubic_"): value for key, value in bicubic.items()}
-    report["rows"].append(chain | {key: value for key, value in measures.items() if key not in bicubic})
+    own, report["bicubic"] = without_bicubic(measures)
+    report["rows"].append(chain | own)
     compare(report["rows"])
 
 

@@ -29,9 +29,11 @@ from benchmarks.helpers.reports import (
 from benchmarks.helpers.sampling import count_flops
 from core.checkpoint import load_network
 from core.config import Config, load_config
+from core.config.files import is_config
 from core.device import automatic_precision, is_out_of_memory, pick_device, synchronize
 from core.errors import UserError
 from core.memory import peak_memory
+from core.network_size import parameter_count
 from core.processes import Processes
 from core.sampling import Sampling, sampling_settings, super_resolve
 from data.tensors import to_image, to_tensor
@@ -91,7 +93,7 @@ class Setting(NamedTuple):
 def load(arguments: Namespace) -> Setting:
     """The network of the command line, with random weights if that is a config."""
     processes = Processes(0, 1, pick_device(arguments.device))
-    if Path(arguments.network).suffix in (".yaml", ".yml", ".json"):
+    if is_config(arguments.network):
         torch.manual_seed(0)
         config = load_config(arguments.network, flags={"phase": "train"})
         network = build_network(config.model).eval().to(processes.device)
@@ -211,7 +213,7 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
         "benchmark": "photos",
         **environment(setting.device),
         "network": arguments.network,
-        "parameters": sum(parameter.numel() for parameter in setting.network.parameters()),
+        "parameters": parameter_count(setting.network),
         "precision": automatic_precision(setting.device, sampling=True),
         "threads": torch.get_num_threads(),
         "side": arguments.side,

@@ -1,6 +1,5 @@
 """What the benchmarks tell: the device in words, figures and their targets, a table, a JSON file."""
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -13,7 +12,8 @@ import torch
 from core.device import describe, versions
 from core.errors import UserError
 from core.log import TerminalHandler
-from core.report.json_files import write_json
+from core.report.json_files import read_json, write_json
+from core.text_table import aligned
 
 Target = tuple[str, float]  # "≤" or "≥", and the number
 Figure = tuple[str, str, Target | None]  # what a number is, how it is written, its target
@@ -91,6 +91,13 @@ def goal(target: Target | None, unit: str, met: bool | None) -> str:
     return f"{target[0]} {target[1]} {unit}{words[met]}"
 
 
+def without_bicubic(measures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(measures of the result, measures of bicubic enlargement by the same names)"""
+    bicubic = {key: value for key, value in measures.items() if key.startswith("bicubic_")}
+    rest = {key: value for key, value in measures.items() if key not in bicubic}
+    return rest, {key.removeprefix("bicubic_"): value for key, value in bicubic.items()}
+
+
 def show(value: Any, form: str) -> str:
     """A number as text; nothing where there is none."""
     return "" if value is None else form.format(value)
@@ -98,23 +105,14 @@ def show(value: Any, form: str) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lists of texts as one aligned text; the first column is flush left, the others flush right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = []
-    for row in (header, *rows):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
+    lines = aligned([header, *rows])
     lines.insert(1, "─" * max(map(len, lines)))
     return "\n".join(lines)
 
 
 def read_report(file: str | Path, benchmark: str) -> dict[str, Any]:
     """A report that a benchmark wrote. Raises UserError where the file is none."""
-    try:
-        report = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot read it: {error.strerror}") from None
-    except ValueError:
-        report = None
+    report = read_json(file)
     if not isinstance(report, dict) or report.get("benchmark") != benchmark:
         raise UserError(f"{file}: not a report of benchmarks/{benchmark}.py")
     return report

@@ -33,7 +33,9 @@ from benchmarks.helpers.reports import (
 )
 from core.checkpoint import load_network
 from core.config import Config, load_config
+from core.config.files import is_config
 from core.device import autocast, automatic_precision, is_out_of_memory, pick_device, synchronize
+from core.network_size import parameter_count
 from core.operations import chain_flops, count_flops, decoded
 from core.processes import Processes
 from model import build_network
@@ -132,7 +134,7 @@ class Setting:
 def load(arguments: Namespace) -> Setting:
     """The network of the command line, with random weights where that names a config."""
     processes = Processes(0, 1, pick_device(arguments.device))
-    if Path(arguments.network).suffix in (".yaml", ".yml", ".json"):
+    if is_config(arguments.network):
         torch.manual_seed(0)
         config = load_config(arguments.network, flags={"phase": "train"})
         network = build_network(config.model, initialised=not arguments.started).eval()
@@ -304,7 +306,7 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
         **environment(setting.processes.device),
         "config": setting.config.name,
         "network": arguments.network,
-        "parameters": sum(parameter.numel() for parameter in setting.network.parameters()),
+        "parameters": parameter_count(setting.network),
         "l_resolution": setting.lr_side,
         "r_resolution": setting.hr_side,
         "precision": automatic_precision(setting.processes.device, sampling=True),

@@ -35,6 +35,7 @@ from benchmarks.helpers.reports import (
     table,
 )
 from core.config import Config, changed, load_config
+from core.network_size import parameter_count
 from core.processes import Processes
 from core.training import Trainer
 from data.images import resize, save_png
@@ -244,7 +245,7 @@ def describe(config: Config, processes: Processes, arguments: Namespace) -> dict
         "processes": processes.world,
         "config": config.name,
         "overrides": arguments.overrides,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": parameter_count(network),
         "prunable": sum(parameter.numel() for parameter in prunable(network)),
         "l_resolution": images.l_resolution,
         "r_resolution": images.r_resolution,

@@ -18,6 +18,11 @@ MOST_VALUES = 100_000  # of a config, each counted as often as an alias repeats 
 DEEPEST = 50  # sections in sections
 
 
+def is_config(path: str | Path) -> bool:
+    """Whether a path is named as configs are, and not as checkpoints."""
+    return Path(path).suffix.lower() in (".yaml", ".yml", ".json")
+
+
 def read_file(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file, or in a .json file with // comments; a key that is there twice is an error."""
     try:

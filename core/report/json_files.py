@@ -6,8 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
 from data.errors import DataError, reason
 from data.files import write_atomically
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds. Raises UserError where it cannot be read, or is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it: {reason(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {reason(error)}") from None
 
 
 def write_json(value: Any, path: str | Path) -> None:

@@ -1,6 +1,5 @@
 """Runs: validations and scores, read back from the files that they wrote, image by image."""
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from data.errors import reason
+from core.report.json_files import read_json
 
 PLACES = ("", "metrics.json", "results/metrics.json")  # of the JSON file in what names a run
 Measures = Mapping[str, float]
@@ -70,12 +69,7 @@ def find_report(path: str | Path) -> Path:
 
 
 def read_report(file: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {reason(error)}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not JSON: {reason(error)}") from None
+    report = read_json(file)
     entries = report.get("per_image") if isinstance(report, dict) else None
     parts = ("mean", "missing", "of_sets")
     if (

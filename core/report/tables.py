@@ -4,6 +4,8 @@ import math
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
+from core.text_table import aligned
+
 
 class Measurement(NamedTuple):
     """A row of a table."""
@@ -66,12 +68,9 @@ def table(report: Mapping[str, Any], columns: Mapping[str, str], left_out: Conta
             cell(mean.get(prefix + key), report["deviation"].get(prefix + key), form) for prefix in columns.values()
         ]
         rows.append((name, *cells, f"not measured: {missing[key]}" if key in missing else meaning))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells, meaning in rows:
-        numbers = (text.rjust(width) for text, width in zip(cells, widths[1:-1], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *numbers, meaning]).rstrip())
-    return "\n".join(lines)
+    meanings = [row[-1] for row in rows]
+    width = max(map(len, meanings))
+    return "\n".join(aligned([(*row[:-1], row[-1].ljust(width)) for row in rows]))
 
 
 def form_of(measurement: str) -> str:

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from core.command_line import Parser, count, wait_passively
+from core.command_line import DEVICES, Parser, count, wait_passively
 from core.errors import one_line_errors
 from core.web.limits import MOST_BYTES, MOST_PIXELS, Limits
 from requirements import require_packages
@@ -48,8 +48,7 @@ def parser() -> Parser:
     add("--most-bytes", type=count, default=MOST_BYTES, metavar="N", help=size)
     size = f"refuse photos whose result would have more pixels (default: {MOST_PIXELS}, as 4000x4000)"
     add("--most-pixels", type=count, default=MOST_PIXELS, metavar="N", help=size)
-    device = "auto, cpu, cuda, cuda:N, mps or xpu (default: auto, which is CUDA if there is a GPU)"
-    add("--device", default="auto", help=device)
+    add("--device", default="auto", help=DEVICES)
     return parser
 
 

@@ -213,7 +213,7 @@ def test_images_may_lie_elsewhere(first, tmp_path):
         (["-c", "nowhere.yaml"], "nowhere.yaml"),
         (["--small", "--save-images", "pyproject.toml"], "cannot write into pyproject.toml"),
         (["--merge", "nowhere.json"], "nowhere.json"),
-        (["--merge", "pyproject.toml"], "not a report of benchmarks/density.py"),
+        (["--merge", "pyproject.toml"], "pyproject.toml: not JSON"),
         pytest.param(
             ["--small", "--variants", "static", "--steps", "2", "--set", "lr=1e30"],
             "no variant could be measured: the",
