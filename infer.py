@@ -47,8 +47,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     missing = [flag for flag, value in required.items() if not value]
     if missing and not arguments.about:
         reader.error(f"the following arguments are required: {', '.join(missing)}")
-    if arguments.save_faces and not arguments.faces:
-        reader.error("--save-faces needs --faces")
+    for flag in ("save_faces", "face_detector"):
+        if getattr(arguments, flag) and not arguments.faces:
+            reader.error(f"--{flag.replace('_', '-')} needs --faces")
     return arguments
 
 
@@ -79,6 +80,8 @@ def parser() -> Parser:
     add("--faces", nargs="?", const=True, metavar="NETWORK", help=faces)
     save = "with --faces: also write each face, NAME_face1_lr.png as found and NAME_face1.png as improved"
     add("--save-faces", metavar="FOLDER", help=save)
+    detector = "with --faces: what finds them; opencv finds more, and needs requirements-faces.txt (default: lbp)"
+    add("--face-detector", choices=("lbp", "opencv"), help=detector)
     add("--compare", action="store_true", help="also write NAME_compare.png: bicubic enlargement | result")
     add(
         "--skip-existing",

@@ -74,4 +74,5 @@ def face_enhancer(arguments: Namespace, device: torch.device) -> "FaceEnhancer |
     from core.faces.enhancer import FaceEnhancer  # imports scipy, which takes half a second
 
     network = None if arguments.faces is True else arguments.faces
-    return FaceEnhancer(network, device, sample_flags(arguments), folder)
+    detector = arguments.face_detector or "lbp"
+    return FaceEnhancer(network, device, sample_flags(arguments), folder, detector=detector)

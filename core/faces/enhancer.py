@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from core.faces.blending import Region, blend, cut
+from core.faces.cascades import CASCADES
 from core.faces.detection import LARGEST, SMALLEST, Face, find_faces
 from core.network_choice import Load, Networks
 from core.sampling import super_resolve
@@ -29,11 +30,14 @@ class FaceEnhancer:
         flags: Mapping[str, Any],
         folder: Path | None = None,
         load: Load | None = None,  # None: from the file
+        detector: str = "lbp",  # one of CASCADES
     ) -> None:
         """folder: where the faces go as well, each as it was cut out and as it was made.
 
-        Raises UserError where the network cannot be had, and DataError where nothing can be written to the folder.
+        Raises UserError where the network or the detector cannot be had, and DataError where nothing can be written to
+        the folder.
         """
+        self.cascade = CASCADES[detector]()
         passed = {name: value for name, value in flags.items() if name in PASSED}
         # Faces differ in size, and a graph captured for each would cost more than its one call.
         self.ready = Networks(network, device, passed | {"compile": False}, load=load).of((LARGEST, LARGEST))
@@ -46,7 +50,7 @@ class FaceEnhancer:
 
         name: of the result inside the folder of results, after which the files of its faces are called.
         """
-        faces = find_faces(photo)
+        faces = find_faces(photo, self.cascade)
         made = [self.make(photo, larger, face) for face in faces]  # before anything is blended in
         for number, (region, small, large) in enumerate(made, 1):
             if self.folder:

@@ -11,6 +11,7 @@ from PIL import Image
 import infer
 from core.checkpoint import TrainingState, save_checkpoint
 from core.config import changed, check_config
+from core.faces.cascades import CASCADES
 from core.faces.detection import find_faces
 from core.inference import upscale
 from core.shipped import FILES
@@ -94,6 +95,7 @@ def test_a_network_for_whole_images_looks_for_no_faces(run, astronaut, small_che
     ("arguments", "told"),
     [
         (["--save-faces", "x"], "--save-faces needs --faces"),
+        (["--face-detector", "lbp"], "--face-detector needs --faces"),
         (["--faces", "nowhere"], "nowhere: no such checkpoint"),
         (["--faces", "CHECKPOINT", "--save-faces", "in/x"], "is inside the input"),
         (["--faces", "CHECKPOINT", "--save-faces", "in/a.png"], "a.png"),
@@ -137,3 +139,8 @@ def test_from_python_as_by_the_command_line(run, astronaut, small_checkpoint, tm
     [with_face], [without] = (upscale([astronaut], **options, faces=faces) for faces in (True, False))
     assert np.array_equal(with_face, Image.open(tmp_path / "out" / "a.png"))
     assert not np.array_equal(with_face, without)
+
+
+def test_the_command_line_knows_every_detector():
+    for name in CASCADES:
+        assert infer.parse_arguments(["-i", "a", "-o", "b", "--faces", "--face-detector", name]).face_detector == name
