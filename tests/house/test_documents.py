@@ -67,7 +67,8 @@ def stand_ins(tmp_path_factory):
     torch.manual_seed(0)
     weights = build_network(check_config(SMALL)["model"]).state_dict()
     config = changed(check_config(SMALL), {"datasets.val.l_resolution": 8, "model.beta_schedule.val.n_timestep": 100})
-    save_checkpoint(folder / "CHECKPOINT", config, TrainingState(weights, weights))
+    for name in ("CHECKPOINT", "shipped"):
+        save_checkpoint(folder / name, config, TrainingState(weights, weights))
     torch.save(published_state(ROOT / "tests" / "golden"), folder / "PREFIX_gen.pth")
     for name in "AB":
         report = folder / "experiments" / name / "results" / "metrics.json"
@@ -81,7 +82,7 @@ def workplace(stand_ins, monkeypatch):
     """The stand-ins as the working directory, and a small network in place of each that ships."""
     monkeypatch.chdir(stand_ins)
     for name in FILES:
-        monkeypatch.setitem(FILES, name, stand_ins / "CHECKPOINT_gen.safetensors")
+        monkeypatch.setitem(FILES, name, stand_ins / "shipped_gen.safetensors")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "PASSIVE"))
     return stand_ins
