@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--dataroot", help="a folder or an LMDB of prepare_data.py (default: both, made from photographs)")
     add("-c", "--config", help="a config; its datasets.train is read as in training")

@@ -21,7 +21,7 @@ from typing import Any
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.comparison import Comparison, Variant, ask, heading, parser
+from benchmarks.helpers.comparison import Comparison, Variant, ask, heading, measures, parser
 from core.errors import one_line_errors
 
 Keys = dict[str, Any]  # of the section `sparse`
@@ -44,13 +44,7 @@ VARIANTS = DENSITIES | RULES
 COLUMNS = {  # of the table: what it is called, how it is written
     "density": ("density", "{:.4g}"),
     "growth": ("growth", "{}"),
-    "loss": ("val loss", "{:.5f}"),
-    "difference": (f"- {REFERENCE}", "{:+.5f}"),
-    "difference_error": ("±", "{:.5f}"),
-    "psnr": ("PSNR, dB", "{:.2f}"),
-    "ssim": ("SSIM", "{:.4f}"),
-    "lpips": ("LPIPS", "{:.4f}"),
-    "train_loss": ("train loss", "{:.5f}"),
+    **measures(REFERENCE),
     "megabytes": ("MB packed", "{:.2f}"),
     "minutes": ("minutes", "{:.2f}"),
 }

@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("-r", "--checkpoint", help=CHECKPOINT)
     add("-c", "--config", metavar="FILE", help="a config (default: the checkpoint's own)")

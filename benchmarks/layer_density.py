@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("run", nargs="?", metavar="experiments/NAME", help="folder of a run, or of its logs")
     add("-r", "--checkpoint", help="a file, the PREFIX of PREFIX_gen.*, or a folder (default: the run's latest)")

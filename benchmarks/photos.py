@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--network", metavar="NETWORK", help="a checkpoint, a shipped network or a config (default: photos)")
     add("--device", default="auto", help=DEVICES)

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--network", "--config", metavar="FILE", help="a checkpoint or a config (default: config/faces_16_128.yaml)")
     add("--device", default="auto", help=DEVICES)

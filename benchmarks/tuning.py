@@ -22,20 +22,14 @@ from typing import Any
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.comparison import Comparison, Variant, ask, heading, parser
+from benchmarks.helpers.comparison import Comparison, Variant, ask, heading, measures, parser
 from core.config.files import read_file
 from core.errors import UserError, one_line_errors
 
 CHANGES = "benchmarks/tuning.yaml"
 REFERENCE = "reference"
 COLUMNS = {  # of the table: what it is called, how it is written
-    "loss": ("val loss", "{:.5f}"),
-    "difference": (f"- {REFERENCE}", "{:+.5f}"),
-    "difference_error": ("±", "{:.5f}"),
-    "psnr": ("PSNR, dB", "{:.2f}"),
-    "ssim": ("SSIM", "{:.4f}"),
-    "lpips": ("LPIPS", "{:.4f}"),
-    "train_loss": ("train loss", "{:.5f}"),
+    **measures(REFERENCE),
     "kept": ("first masks kept", "{:.3f}"),
     "minutes": ("minutes", "{:.2f}"),
 }

@@ -18,7 +18,6 @@ lighter a point, the further apart the two states. After further training, measu
 Exit code: 0, or 2 if no checkpoint was written, and one line says why.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -38,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parser() -> Parser:
-    parser = Parser(
-        prog="python -m core.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m core.calibrate", description=__doc__)
     add = parser.add_argument
     add("-r", "--checkpoint", required=True, help=CHECKPOINT)
     add(

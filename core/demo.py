@@ -4,7 +4,6 @@ Writes demo/compared.png, of demo/unseen.png, demo/result.png and demo/unseen_tr
 enlargement, the result and the truth, all of one size; and prints how far from the truth they are.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +13,7 @@ from core.errors import one_line_errors
 
 @one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(
-        prog="python -m core.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m core.demo", description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder of the demo")
     compare(parser.parse_args(argv).folder)
 

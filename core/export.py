@@ -23,7 +23,6 @@ card:
   licence: for non-commercial research
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,9 +72,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parser() -> Parser:
-    parser = Parser(
-        prog="python -m core.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m core.export", description=__doc__)
     add = parser.add_argument
     add("-r", "--checkpoint", required=True, help=CHECKPOINT)
     add("-o", "--output", required=True, metavar="FILE", help="a .safetensors file to write")

@@ -14,6 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from model.resampling import resample
 
 SSIM_WINDOW = 11  # pixels: a Gaussian of deviation 1.5, cut off at 3.5 deviations
+LIBRARIES = ("numpy", "pillow", "scikit-image")  # whose versions a report tells
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 ROUNDING = 1 / 12 / 255**2  # variance of what rounding to 8 bits adds, for values from 0 to 1
 

@@ -51,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parser() -> Parser:
-    parser = Parser(
-        prog="python -m core.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m core.score", description=__doc__)
     add = parser.add_argument
     add("sr", metavar="SR", help="the images to measure: a folder, or a file")
     add("hr", metavar="HR", help="the true images")

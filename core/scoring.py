@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from core.device import versions
 from core.errors import UserError
-from core.metrics import mean_and_deviation, measure
+from core.metrics import LIBRARIES, mean_and_deviation, measure
 from core.pairs import Pair
 from core.perceptual import Perceptual, distances
 from core.report.tables import cell, form_of, table
@@ -47,7 +47,7 @@ def score(pairs: Sequence[Pair], perceptual: Perceptual, border: int = 0) -> dic
             for name, sign in (("psnr", 1), ("psnr_y", 1), ("lpips", -1))
             if name in mean
         },
-        "versions": versions(("numpy", "pillow", "scikit-image")),
+        "versions": versions(LIBRARIES),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "per_image": [{"name": pair.name, **files(pair), **entry} for pair, entry in zip(pairs, entries, strict=True)],
     }

@@ -12,7 +12,6 @@ about half.
 Exit code: 0, or 2, and one line says why.
 """
 
-import argparse
 from collections.abc import Sequence
 
 from core.command_line import Parser
@@ -29,9 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parser() -> Parser:
-    parser = Parser(
-        prog="python -m core.summary", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m core.summary", description=__doc__)
     parser.add_argument("network", metavar="CONFIG|CHECKPOINT", help=f"a config (.yaml, .json), or {CHECKPOINT}")
     return parser
 

@@ -22,7 +22,7 @@ from core.device import describe, synchronize, versions
 from core.errors import Interrupted, UserError, is_of_user
 from core.experiment import experiment_folder
 from core.memory import Fitting
-from core.metrics import mean_and_deviation
+from core.metrics import LIBRARIES, mean_and_deviation
 from core.metrics import measure as measure_image
 from core.network_size import active_share
 from core.perceptual import Inception, Lpips, distances, load_perceptual
@@ -374,7 +374,7 @@ def describe_run(
         "settings": {**sampling.settings, "batch_size": images["batch_size"]},
         "device": describe(processes.device),
         "processes": processes.world,
-        "versions": versions(("numpy", "pillow", "scikit-image")),
+        "versions": versions(LIBRARIES),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "full_config": config.to_dict(),
     }

@@ -33,9 +33,22 @@ class Comparison:
     picture: Callable[[dict], Any]  # a report -> its picture
 
 
+def measures(reference: str) -> dict[str, tuple[str, str]]:
+    """The columns of what all trainings are measured by."""
+    return {
+        "loss": ("val loss", "{:.5f}"),
+        "difference": (f"- {reference}", "{:+.5f}"),
+        "difference_error": ("±", "{:.5f}"),
+        "psnr": ("PSNR, dB", "{:.2f}"),
+        "ssim": ("SSIM", "{:.4f}"),
+        "lpips": ("LPIPS", "{:.4f}"),
+        "train_loss": ("train loss", "{:.5f}"),
+    }
+
+
 def parser(name: str, manual: str | None, variants: str) -> Parser:
     """The options that the benchmarks of this kind share; `variants` says in words which there are."""
-    parser = Parser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=manual)
     add, places = parser.add_argument, f"experiments/benchmarks/{name}"
     add("-c", "--config", metavar="FILE", help="network, data and training (default: config/faces_16_128_small.yaml)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")

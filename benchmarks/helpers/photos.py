@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks.helpers import real_esrgan
 from benchmarks.helpers.measuring import free, matrix_peak, time_in_turn
+from benchmarks.helpers.named_network import named_network
 from benchmarks.helpers.reports import (
     Figure,
     describe_figures,
@@ -27,9 +28,7 @@ from benchmarks.helpers.reports import (
     table,
 )
 from benchmarks.helpers.sampling import count_flops
-from core.checkpoint import load_network
-from core.config import Config, load_config
-from core.config.files import is_config
+from core.config import Config
 from core.device import automatic_precision, is_out_of_memory, pick_device, synchronize
 from core.errors import UserError
 from core.memory import peak_memory
@@ -37,7 +36,6 @@ from core.network_size import parameter_count
 from core.processes import Processes
 from core.sampling import Sampling, sampling_settings, super_resolve
 from data.tensors import to_image, to_tensor
-from model import build_network
 from model.network import Network
 
 SCRIPT = Path(__file__).parents[1] / "photos.py"  # started anew for each image
@@ -93,12 +91,7 @@ class Setting(NamedTuple):
 def load(arguments: Namespace) -> Setting:
     """The network of the command line, with random weights if that is a config."""
     processes = Processes(0, 1, pick_device(arguments.device))
-    if is_config(arguments.network):
-        torch.manual_seed(0)
-        config = load_config(arguments.network, flags={"phase": "train"})
-        network = build_network(config.model).eval().to(processes.device)
-    else:
-        network, config = load_network(arguments.network, processes.device)
+    network, config = named_network(arguments.network, processes.device)
     settings = sampling_settings(config, ONE_CALL)
     return Setting(network, config, Sampling.of(settings, network.schedule), processes)
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.helpers.measuring import PEAK_SIDE, default_arithmetic, free, matrix_peak, peak_memory, time_in_turn
+from benchmarks.helpers.named_network import named_network
 from benchmarks.helpers.reports import (
     describe_figures,
     environment,
@@ -31,14 +32,11 @@ from benchmarks.helpers.reports import (
     table,
     verdict,
 )
-from core.checkpoint import load_network
-from core.config import Config, load_config
-from core.config.files import is_config
+from core.config import Config
 from core.device import autocast, automatic_precision, is_out_of_memory, pick_device, synchronize
 from core.network_size import parameter_count
 from core.operations import chain_flops, count_flops, decoded
 from core.processes import Processes
-from model import build_network
 from model.fast import make_plain
 from model.network import Network
 from model.sampler import SamplingPlan, sample
@@ -134,12 +132,7 @@ class Setting:
 def load(arguments: Namespace) -> Setting:
     """The network of the command line, with random weights where that names a config."""
     processes = Processes(0, 1, pick_device(arguments.device))
-    if is_config(arguments.network):
-        torch.manual_seed(0)
-        config = load_config(arguments.network, flags={"phase": "train"})
-        network = build_network(config.model, initialised=not arguments.started).eval()
-    else:
-        network, config = load_network(arguments.network)
+    network, config = named_network(arguments.network, torch.device("cpu"), initialised=not arguments.started)
     hr_side = config.model.diffusion.image_size
     return Setting(network, config, round(hr_side / config.magnification), hr_side, processes, arguments.repeats)
 

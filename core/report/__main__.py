@@ -10,7 +10,6 @@ them have, matched by the name of the true image. The page needs no network and 
 Exit code: 0, or 2 if nothing was written, and one line says why.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -34,9 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parser() -> Parser:
-    parser = Parser(
-        prog="python -m core.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m core.report", description=__doc__)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="an experiment, its results, or a JSON file")
     add("-o", "--output", default="report.html", metavar="FILE", help="the page (default: report.html)")

@@ -38,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parser() -> Parser:
-    parser = Parser(
-        prog="python -m core.web", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m core.web", description=__doc__)
     add = parser.add_argument
     add("--host", default=LOCAL[0], help="address to listen on (default: 127.0.0.1, for this machine only)")
     add("--port", type=port, default=7860, metavar="N", help="port to listen on (default: 7860)")
