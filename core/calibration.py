@@ -14,7 +14,7 @@ from core.checkpoint import find_checkpoint, load_checkpoint, save_encoder_chang
 from core.command_line import sample_flags
 from core.config import Config
 from core.config.sections import SampleSection
-from core.device import autocast, is_out_of_memory, pick_device
+from core.device import autocast, out_of_memory_said, pick_device
 from core.errors import UserError
 from core.inference import show, target_size
 from core.input_files import LeftOut, named_images, refuse_missing
@@ -132,13 +132,13 @@ def measure_one(
     lr = image.pixels[None].to(device)
     scale = relative_scale(size, lr.shape[-2:], magnification)
     chain = {key: settings[key] for key in ("solver", "seed", "consistency")}
-    try:
-        with autocast(device, settings.precision, sampling=True):
-            return encoder_change(network, lr, size, timesteps, scale=scale, **chain)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(f"{image.name}: out of memory at {size[1]}x{size[0]}; give smaller images with -i") from None
+    with out_of_memory_said(too_large(image, size)), autocast(device, settings.precision, sampling=True):
+        return encoder_change(network, lr, size, timesteps, scale=scale, **chain)
+
+
+def too_large(image: LRImage, size: tuple[int, int]) -> str:
+    """What to say where the memory does not suffice to super-resolve an image to size (H, W)."""
+    return f"{image.name}: out of memory at {show(size[::-1])}; give smaller images with -i"
 
 
 def tell(change: EncoderChange, schedule: NoiseSchedule, settings: SampleSection, target: Path, picture: Path) -> None:

@@ -94,6 +94,17 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def out_of_memory_said(problem: str) -> Iterator[None]:
+    """Inside, where memory is too small, a UserError says so in these words."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(problem) from None
+
+
 def uses_graphs(device: torch.device) -> bool:
     """Whether the device can record its work once and replay it."""
     return device.type == "cuda"

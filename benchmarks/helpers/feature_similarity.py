@@ -16,12 +16,11 @@ from matplotlib.figure import Figure
 from benchmarks.helpers.pictures import make_logarithmic, new_picture, save
 from benchmarks.helpers.reports import environment, publish, show, start_log, table
 from benchmarks.helpers.trained_network import config_of, load
-from core.calibration import LRImage, images_of_files
+from core.calibration import LRImage, images_of_files, too_large
 from core.checkpoint import load_network, step_of
 from core.config import Config
 from core.config.sections import SampleSection
-from core.device import autocast, automatic_precision, is_out_of_memory, pick_device
-from core.errors import UserError
+from core.device import autocast, automatic_precision, out_of_memory_said, pick_device
 from core.inference import target_size
 from core.network_size import active_share, parameter_count
 from core.processes import Processes
@@ -91,14 +90,9 @@ def measure(
     lr = image.pixels[None].to(device)
     size = target_size((lr.shape[-2], lr.shape[-1]), factor)
     chain = {key: settings[key] for key in ("solver", "seed", "consistency")}
-    try:
-        with autocast(device, settings.precision, sampling=True):
-            scale = relative_scale(size, lr.shape[-2:], factor)
-            timesteps, features = chain_features(network, lr, size, steps, scale=scale, **chain)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(f"{image.name}: out of memory at {size[1]}x{size[0]}; give smaller images with -i") from None
+    with out_of_memory_said(too_large(image, size)), autocast(device, settings.precision, sampling=True):
+        scale = relative_scale(size, lr.shape[-2:], factor)
+        timesteps, features = chain_features(network, lr, size, steps, scale=scale, **chain)
     return timesteps, by_place(features)
 
 

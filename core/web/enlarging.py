@@ -14,7 +14,7 @@ from core.chain_progress import progress_of_chain
 from core.checkpoint import saved_config
 from core.config import PRESETS, Config
 from core.config.presets import ONE_CALL
-from core.device import is_out_of_memory
+from core.device import out_of_memory_said
 from core.errors import UserError
 from core.inference import enlarged, show, target_size, usual_size
 from core.input_files import Size, size_of
@@ -63,12 +63,8 @@ class Enlarger:
         ready = Networks(shipped_file(name), self.device, {}, choice.preset, load=load_once).of(picture.rgb.size)
         size = self.result_size(picture.rgb.size, choice.scale, ready.config)
         began = time.perf_counter()
-        try:
+        with out_of_memory_said("The memory of the server does not suffice: choose a smaller photo or size."):
             result = enlarged(picture, size, ready, steps_told(ready, size, tell), tell)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise UserError("The memory of the server does not suffice: choose a smaller photo or size.") from None
         seconds = time.perf_counter() - began
 
         told = f"{show(picture.rgb.size)} → {show(size)} pixels, {name}, {seconds:.1f} s"
