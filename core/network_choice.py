@@ -63,6 +63,7 @@ class Networks:
         name = self.name_of(size)
         if name not in self.loaded:
             loaded = self.load(self.own or shipped_file(name), self.device)
+            loaded.network.requires_grad_(False)
             settings = sampling_settings(loaded.config, self.flags, self.preset)
             sampling = Sampling.of(settings, loaded.network.schedule, loaded.encoder_change)
             self.loaded[name] = ReadyNetwork(name, loaded.network, loaded.config, sampling)

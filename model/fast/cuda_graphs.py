@@ -3,6 +3,7 @@ times as long as they do."""
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from model.unet import EncoderState
 MOST_CHAINS = 4  # combinations of batch and size whose graphs are kept
 _GRAPHED: WeakKeyDictionary[nn.Module, dict[tuple, GraphedNetwork]] = WeakKeyDictionary()  # network -> {arithmetic: it}
 
-Fingerprint = tuple[list[tuple[int, int]], Tensor]
+Fingerprint = tuple[list[tuple[int, int]], Tensor | None]
 
 
 @contextmanager
@@ -58,10 +59,15 @@ def release(network: nn.Module) -> None:
 
 def fingerprint(network: nn.Module) -> Fingerprint:
     """What changes when weights do: how often each tensor was changed in place, where it lies, and, as changes through
-    `.data` are not counted, the norms."""
+    `.data` are not counted, the norms.
+
+    Norms take longer than all the rest of a one-call sampling. A network whose parameters ask for no gradient is not
+    trained, and goes without.
+    """
     parameters: list[Tensor] = [*parameters_of(network)]
     counts = [(parameter._version, parameter.data_ptr()) for parameter in parameters]
-    return counts, torch.stack(torch._foreach_norm(parameters))
+    is_trained = any(parameter.requires_grad for parameter in parameters)
+    return counts, torch.stack(torch._foreach_norm(parameters)) if is_trained else None
 
 
 def parameters_of(network: nn.Module) -> Iterator[nn.Parameter]:
@@ -75,7 +81,9 @@ def parameters_of(network: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def same(a: Fingerprint, b: Fingerprint) -> bool:
-    return a[0] == b[0] and torch.equal(a[1], b[1])
+    if a[0] != b[0] or a[1] is None or b[1] is None:
+        return a[0] == b[0] and a[1] is b[1]
+    return torch.equal(a[1], b[1])
 
 
 class GraphedNetwork:
@@ -140,7 +148,7 @@ class Chain:
     ) -> tuple[torch.cuda.CUDAGraph, tuple, Any]:
         """(graph, what it reads, what it returns)."""
         arguments = tuple(map(self.kept, arguments))
-        stream = torch.cuda.Stream()
+        stream = warm_up_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries choose and compile their kernels outside the capture
             function(*arguments)
@@ -156,6 +164,12 @@ class Chain:
         if any(argument is output for output in self.returned):
             return argument
         return rebuild(argument, (tensor.clone() for tensor in flatten(argument)))
+
+
+@functools.cache
+def warm_up_stream(device: int) -> torch.cuda.Stream:
+    """One for all captures: cuBLAS keeps 32 MiB of memory for each stream that it has seen."""
+    return torch.cuda.Stream(device)
 
 
 def flatten(value: Any) -> list[Tensor]:

@@ -271,7 +271,8 @@ def _plan(batch: int, channels: int, rows: int, groups: int, few_programs: int =
     sums_grid, result_grid = ((ceil_div(channels, tile["CHANNELS"]), chunks, batch) for tile in (sums, result))
     lanes = even if even >= LANES // 2 else min(_power_of_two(channels), LANES)
     apply = {"BLOCK_C": lanes, "BLOCK_ROWS": max(1, TILE // lanes), "num_warps": 8}
-    apply_grid = (ceil_div(channels, lanes), ceil_div(rows, apply["BLOCK_ROWS"]), batch)
+    tiles, blocks = ceil_div(channels, lanes), ceil_div(rows, apply["BLOCK_ROWS"])
+    apply_grid = (tiles * blocks, 1, batch)  # of large images there are more blocks than the other axes of a grid take
     pooled = 0 if chunks == 1 else _power_of_two(chunks)
     return _Plan(chunks, chunk, pooled, sums, sums_grid, result, result_grid, apply, apply_grid)
 

@@ -152,7 +152,9 @@ def apply_kernel(
     BLOCK_C: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
     batch = (tl.num_programs(2) - 1 - tl.program_id(2)).to(tl.int64)  # the cache holds the images summed last
-    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    tiles: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    tile, block = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    channel = tile * BLOCK_C + tl.arange(0, BLOCK_C)
     held = channel < C
     affine += batch * 2 * C + channel
     centre, factor = tl.load(affine, mask=held, other=0.0), tl.load(affine + C, mask=held, other=0.0)
@@ -160,7 +162,7 @@ def apply_kernel(
     x += batch % x_images * ROWS * C
     if plus is not None:
         plus += batch % plus_images * ROWS * C
-    at, seen = _pixels(tl.program_id(1) * BLOCK_ROWS, ROWS, channel, held, C, BLOCK_ROWS)
+    at, seen = _pixels(block * BLOCK_ROWS, ROWS, channel, held, C, BLOCK_ROWS)
     _write(x, plus, y + batch * ROWS * C, at, seen, centre, factor, level, SILU)
 
 

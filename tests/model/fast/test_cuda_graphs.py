@@ -143,6 +143,21 @@ def test_graphs_follow_the_weights(network):
         before = after
 
 
+def test_norms_are_taken_of_networks_that_may_be_trained(network):
+    """They tell changes that no counter sees, and take longer than a whole call of a network that samples alone."""
+    frozen = copy.deepcopy(network).requires_grad_(False)
+    for tested, sees in ((network, True), (frozen, False)):
+        before = cuda_graphs.fingerprint(tested)
+        assert cuda_graphs.same(before, cuda_graphs.fingerprint(tested))
+        with torch.no_grad():
+            tested.decoder.output.weight.data.mul_(0.5)
+        assert cuda_graphs.same(before, cuda_graphs.fingerprint(tested)) is not sees
+        before = cuda_graphs.fingerprint(tested)
+        with torch.no_grad():
+            tested.decoder.output.weight.mul_(2)
+        assert not cuda_graphs.same(before, cuda_graphs.fingerprint(tested))
+
+
 @pytest.mark.cuda
 def test_shapes_and_sizes_in_turn(network):
     """Each is captured once, and few are kept."""

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from model.fast import group_norm
 from model.fast.group_norm import affine_silu, group_norm_silu
+from model.fast.triton_support import ceil_div
+
+MOST_ON_FURTHER_AXES = 65535  # programs that a grid of CUDA takes on its second and third axis
 
 SHAPES = {  # (B, C, H, W) and groups
     "one program a group": ((2, 64, 16, 16), 32),
@@ -194,7 +197,7 @@ def test_shapes_that_do_not_fit_are_refused(wrong, device):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32, 2048])
-@pytest.mark.parametrize("pixels", [1, 7, 64, 1000, 4096, 128 * 128, 1000 * 1000])
+@pytest.mark.parametrize("pixels", [1, 7, 64, 1000, 4096, 128 * 128, 1000 * 1000, 2048 * 2048])
 def test_plan_covers_every_pixel_and_channel_once(batch, pixels):
     for channels, groups in ((64, 32), (192, 32), (768, 32), (48, 2), (40, 5), (1024, 1), (320, 32), (3, 1), (16, 16)):
         plan = group_norm._plan(batch, channels, pixels, groups, group_norm.FEW_PROGRAMS)
@@ -209,10 +212,10 @@ def test_plan_covers_every_pixel_and_channel_once(batch, pixels):
                 last = min(start + width, channels) - 1
                 assert last // (channels // groups) - start // (channels // groups) < tile["BLOCK_G"]
         assert plan.result_grid == (len(starts), plan.chunks, batch)
-        tiles, rows, images = plan.apply_grid
-        assert (tiles - 1) * plan.apply["BLOCK_C"] < channels <= tiles * plan.apply["BLOCK_C"]
-        assert (rows - 1) * plan.apply["BLOCK_ROWS"] < pixels <= rows * plan.apply["BLOCK_ROWS"]
-        assert images == batch
+        tiles, blocks = ceil_div(channels, plan.apply["BLOCK_C"]), ceil_div(pixels, plan.apply["BLOCK_ROWS"])
+        assert plan.apply_grid == (tiles * blocks, 1, batch)
+        for grid in (plan.sums_grid, plan.result_grid, plan.apply_grid):
+            assert max(grid[1:]) <= MOST_ON_FURTHER_AXES
 
 
 @runs_kernels
@@ -245,6 +248,14 @@ def test_sizes_of_the_network(shape, device):
     assert_close(got, leaves, dy, 32)
     again = outputs_and_gradients(group_norm_silu, leaves, dy, 32)
     assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+
+
+@pytest.mark.parametrize("device", CUDA)
+def test_an_image_of_more_pixels_than_a_grid_has_rows(device):
+    (x, weight, bias, _), _ = draw((1, 48, 2048, 2048), device, torch.float16)
+    with torch.no_grad():
+        got, expected = group_norm_silu(x, weight, bias, 16), F.silu(F.group_norm(x.float(), 16, weight, bias))
+    assert (got.float() - expected).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("device", CUDA)
