@@ -11,5 +11,5 @@ def parameter_count(module: nn.Module) -> int:
 
 def active_share(network: Network) -> float:
     """The share of the prunable weights that are not zero."""
-    weights = network.prunable_parameters().values()
+    weights = [weight.detach().cpu() for weight in network.prunable_parameters().values()]  # a GPU may be full
     return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
