@@ -7,6 +7,7 @@ Where a tensor has fewer images than the result, (B, ...) for (K·B, ...), they 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -27,8 +28,9 @@ def add_biased(bias: Tensor, *terms: Tensor) -> Tensor:
     last. Differentiable once in everything."""
     images = max(map(len, terms))
     if not _kernels_take(*terms) or len({term.dtype for term in terms}) > 1:
-        total = sum(repeated(term, images) for term in terms[1:]) + bias.to(terms[0].dtype)[:, None, None]
-        return repeated(terms[0], images) + total
+        first, *others = (repeated(term, images) for term in terms)
+        total = reduce(torch.add, others, bias.to(first.dtype)[:, None, None])
+        return first + total if tracked(bias, *terms) or not others else total.add_(first)
     terms = tuple(term.contiguous(memory_format=torch.channels_last) for term in terms)
     if not tracked(bias, *terms):
         return _add_biased(bias, terms, images)
