@@ -8,11 +8,12 @@ import torch
 from core.config.sections import SampleSection
 from core.errors import UserError
 from model import Network
-from model.tiling import attends
+from model.tiling import attends, has_norms
 
-OVERLAP = 32  # pixels; docs/performance.md measures it
+OVERLAP, OVERLAP_WITHOUT_NORMS = 32, 64  # pixels; docs/performance.md measures them
 AT_ONCE_CPU, AT_ONCE_GPU = 768**2, 2 * 1024**2  # pixels of the windows computed at once: what fills the device
-LARGEST = 1024**2  # pixels of one window: nothing is gained by more
+AT_ONCE_CPU_WITHOUT_NORMS = 1152**2  # the same memory
+LARGEST = 1152**2  # pixels of one window: nothing is gained by more
 FEWEST = 128**2  # the same, where memory is short
 WHOLE_CPU = 1024**2  # pixels of an image that is made at once
 BYTES = 3000  # of a GPU's memory a pixel, generously, where an image is made at once
@@ -36,8 +37,9 @@ def tiles_for(
     Raises UserError where tiles are asked for and the network attends to whole images.
     """
     device = device_of(network)
-    overlap = OVERLAP if settings.overlap is None else settings.overlap
-    most, is_short = most_pixels or usual_pixels(device), most_pixels is not None
+    usual_overlap = OVERLAP if has_norms(network) else OVERLAP_WITHOUT_NORMS
+    overlap = usual_overlap if settings.overlap is None else settings.overlap
+    most, is_short = most_pixels or usual_pixels(network), most_pixels is not None
     if settings.tile == 0:
         return None
     if settings.tile == "auto":
@@ -65,7 +67,7 @@ def can_be_tiled(network: Network, settings: SampleSection) -> bool:
 
 def fewer_pixels(network: Network, most_pixels: int | None) -> int | None:
     """Of windows at once, where the whole image, or windows of `most_pixels`, did not fit; None below the fewest."""
-    fewer = usual_pixels(device_of(network)) if most_pixels is None else most_pixels // 2
+    fewer = usual_pixels(network) if most_pixels is None else most_pixels // 2
     return fewer if fewer >= FEWEST else None
 
 
@@ -76,9 +78,11 @@ def pixels_at_once(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory // BYTES
 
 
-def usual_pixels(device: torch.device) -> int:
+def usual_pixels(network: Network) -> int:
     """Of windows at once."""
-    return AT_ONCE_CPU if device.type == "cpu" else AT_ONCE_GPU
+    if device_of(network).type != "cpu":
+        return AT_ONCE_GPU
+    return AT_ONCE_CPU if has_norms(network) else AT_ONCE_CPU_WITHOUT_NORMS
 
 
 def device_of(network: Network) -> torch.device:

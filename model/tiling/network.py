@@ -27,6 +27,11 @@ def attends(network: nn.Module) -> bool:
     return any(isinstance(module, SelfAttention) for module in network.modules())
 
 
+def has_norms(network: nn.Module) -> bool:
+    """Whether norms look at the whole image, so that tiles have to share what these find."""
+    return any(isinstance(module, nn.GroupNorm) for module in network.modules())
+
+
 @dataclass
 class Canvas:
     """The whole image, and the tiles of it that the network is looking at."""
@@ -102,7 +107,7 @@ class TiledNetwork:
         self.network = make_plain(inference_copy(network, dtype)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.lr_image = lr_image  # (1, 3, h, w)
         self.statistics = Statistics()
-        self.has_norms = any(isinstance(module, nn.GroupNorm) for module in self.network.modules())
+        self.has_norms = has_norms(self.network)
         levels = len(self.network.encoder.levels)
         self.canvas = Canvas.of(size, (lr_image.shape[2], lr_image.shape[3]), levels)
         self.multiple = 2 ** (levels - 1)  # of pixels, where tiles may begin

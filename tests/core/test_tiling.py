@@ -119,6 +119,13 @@ def test_automatic_tiles(local_network, local_config):
     assert tiles_for(local_network, (64, 64), auto, 1, most_pixels=128**2)[:2] == (64, 32)
 
 
+def test_without_norms_tiles_see_more_and_are_larger(local_network, local_config):
+    """They are computed once instead of twice, and nothing else makes their borders fit."""
+    unet = local_config.model.unet.replace(norm_groups=0)
+    network = build_network(local_config.model.replace(unet=unet), initialised=False)
+    assert tiles_for(network, (8192, 8192), local_config.sample, 1) == Tiles(1152 - 128, 64, 1152**2)
+
+
 def test_networks_that_attend_halve_decoder_calls(small_network, local_network, local_config):
     said = []
     sampling = Sampling.of(local_config.sample, local_network.schedule)
