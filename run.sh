@@ -3,8 +3,8 @@
 #                        It needs the data. Options of sr.py may follow: sh run.sh --set datasets.train.batch_size=8
 # sh run.sh infer        enlarges images with the networks of the project: sh run.sh infer -i photo.jpg -o out/
 #                        It takes seconds per image. Options of infer.py may follow: sh run.sh infer --help lists them
-# sh run.sh demo         prepares photographs, trains a small network, validates it and enlarges an image.
-#                        It takes four minutes on a CPU
+# sh run.sh demo         prepares photographs, trains a small network in two stages, validates it and enlarges an image.
+#                        It takes two minutes on two cores
 # sh run.sh test         runs the checks of the code, then all tests. Options of pytest may follow.
 #                        It takes eight minutes on two cores, or under two with -m 'not slow'
 # sh run.sh test-long    tries thousands of damaged files and dozens of kills, in half an hour (docs/reliability.md)
@@ -74,13 +74,14 @@ super_resolve() {
 
 demo() {
     install requirements.txt
-    rm -rf demo experiments/demo
+    rm -rf demo experiments/demo experiments/demo_one_call
     # So small a network gains nothing by threads, and on busy cores they wait for each other: two made 1 image/s, one 25.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     "$python" data/demo.py --out demo
-    "$python" sr.py -p train -c config/demo.yaml # and validates
-    "$python" infer.py -r experiments/demo/checkpoint -i demo/unseen.png -o demo/result.png --scale 4
-    "$python" -m core.report experiments/demo -o demo/report.html
+    "$python" sr.py -p train -c config/demo.yaml --set datasets.val=null
+    "$python" sr.py -p distill -c config/demo_one_call.yaml -r experiments/demo/checkpoint # and validates
+    "$python" infer.py -r experiments/demo_one_call/checkpoint -i demo/unseen.png -o demo/result.png --scale 4
+    "$python" -m core.report experiments/demo_one_call -o demo/report.html
     "$python" -m core.demo demo
     cat <<END
 
@@ -88,10 +89,11 @@ A face that the network has not seen, enlarged four times, next to bicubic and t
     demo/compared.png
 The report, for your browser: every image of the validation with a slider, and all numbers:
     $(pwd)/demo/report.html
-The sparse checkpoint:
+The checkpoints, both sparse: a diffusion network, and the one that it became, which makes an image in one call:
     experiments/demo/checkpoint/
+    experiments/demo_one_call/checkpoint/
 Loss, heat maps of the layers and pictures over time:
-    $python -m tensorboard.main --logdir experiments/demo/tb_logger
+    $python -m tensorboard.main --logdir experiments
 END
 }
 

@@ -106,6 +106,14 @@ def test_configs_of_the_project_are_right_and_build(path):
     assert network.schedule.n_timestep == config["model"]["beta_schedule"]["val"]["n_timestep"]
 
 
+def test_the_stages_of_the_demo_are_one_network_on_the_same_images(pytestconfig):
+    first, second = (
+        load_config(pytestconfig.rootpath / "config" / f"{name}.yaml") for name in ("demo", "demo_one_call")
+    )
+    assert first.model == second.model and first.datasets == second.datasets
+    assert (first.sparse.density, second.sparse.prune_rate, second.sample.steps) == (0.15, 0, 1)
+
+
 def test_every_experiment_has_a_config():
     names = {path.name for path in CONFIGS}
     assert names >= {PUBLISHED.name, "faces_16_128.yaml", "faces_16_128_base.yaml", "general_x4.yaml", "demo.yaml"}
