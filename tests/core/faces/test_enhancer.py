@@ -132,6 +132,7 @@ def test_a_gpu_makes_the_faces_of_the_cpu(run, astronaut, small_checkpoint, tmp_
 
 def test_from_python_as_by_the_command_line(run, astronaut, small_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(FILES, "faces", small_checkpoint.with_name("I3_E1_gen.safetensors"))
+    astronaut = astronaut.copy()
     astronaut.putalpha(Image.linear_gradient("L").resize(astronaut.size))
     astronaut.save(tmp_path / "in" / "a.png")
     assert run("--faces", "--seed", 3)[0] == 0
