@@ -28,6 +28,8 @@ class SRDataset(Dataset):
     use_crop        cut r_resolution squares out of larger images: anywhere in training, the centre in validation
     augment         flip horizontally with probability 1/2, in training
     rotate          turn by a random multiple of 90 degrees, in training
+    shrink          (a, b) in (0, 1], in training: crops show images made smaller by a factor drawn from this range, as
+                    far as their size allows
     jitter          {option of data.augmentation.Jitter: value}, in training: move, magnify and turn whole images
     degradation     {option of data.degradation.Degradation: value}: how LR is made of the r x r HR image; without it,
                     by bicubic resizing, of the image as it is stored
@@ -35,7 +37,8 @@ class SRDataset(Dataset):
     weights         {pattern of names: weight}, in training: how often an image is drawn, compared with others. The
                     first pattern (fnmatch) that fits its name counts, 1 without any; 0 leaves it out of the dataset
     cache_mb        in training, memory for images that stay decoded, see `fill_cache`
-    mode            LRHR, or HR to ignore stored LR images and make them from the HR ones, as jitter and degradation do
+    mode            LRHR, or HR to ignore stored LR images and make them from the HR ones, as jitter, shrink and
+                    degradation do
 
     `dataset[Draw(index, seed)]` is a training sample, which the seed alone determines; `dataset[int]` has nothing
     random about it but its degradation, which follows from the index. Both give {"lr": float32 (3, l, l),
@@ -51,6 +54,7 @@ class SRDataset(Dataset):
         self.l, self.r = spec["l_resolution"], spec["r_resolution"]
         self.train, self.use_crop = train, bool(spec.get("use_crop"))
         self.augment, self.rotate = train and bool(spec.get("augment")), train and bool(spec.get("rotate"))
+        self.shrink = tuple(spec.get("shrink", (1, 1))) if train else (1, 1)
         self.jitter = Jitter(**spec["jitter"]) if train and "jitter" in spec else None
         self.degradation = Degradation(**spec["degradation"]) if "degradation" in spec else None
         self.cache_mb = spec.get("cache_mb", 0) if train else 0
@@ -121,7 +125,10 @@ class SRDataset(Dataset):
     def _crop(
         self, index: int, lr: Image.Image | None, hr: Image.Image, rng: Random | None
     ) -> tuple[Image.Image | None, Image.Image]:
-        """An r x r square of the HR image and the l x l square of the LR image that shows the same."""
+        """An r x r square of the HR image, and the l x l square of the LR image that shows the same.
+
+        Only where there is no LR image may HR be made smaller first.
+        """
         factor = 1 if lr is None else self._factor_between(index, lr, hr)
         side = self.r // factor
         cells = [hr.width // factor, hr.height // factor]  # positions are on the grid that both images share
@@ -129,10 +136,13 @@ class SRDataset(Dataset):
             cells = [min(pair) for pair in zip(cells, lr.size, strict=True)]
         if min(cells) < side:
             raise DataError(f"{self.store.sources(index)[1]} is {_size(hr)}, too small for r_resolution {self.r}")
+        if lr is None and rng and self.shrink != (1, 1):
+            side = min(round(side / rng.uniform(*self.shrink)), *cells)
         x, y = (int(rng.random() * (n - side + 1)) if rng else (n - side) // 2 for n in cells)
         if lr is not None:
             lr = lr.crop((x, y, x + self.l, y + self.l))
-        return lr, hr.crop((x * factor, y * factor, x * factor + self.r, y * factor + self.r))
+        hr = hr.crop((x * factor, y * factor, (x + side) * factor, (y + side) * factor))
+        return lr, resize(hr, (self.r, self.r)) if lr is None else hr
 
     def _factor_between(self, index: int, lr: Image.Image, hr: Image.Image) -> int:
         factor, rest = divmod(self.r, self.l)
@@ -147,7 +157,8 @@ class SRDataset(Dataset):
 def open_store(spec: Mapping[str, Any], section: str) -> PairStore | LmdbStore:
     """The store that a dataset section describes. Raises DataError that names the configuration key."""
     is_lmdb = spec.get("datatype", "img") == "lmdb"
-    with_lr = spec.get("mode", "LRHR") != "HR" and not {"degradation", "jitter"} & set(spec)
+    changed = {"degradation", "jitter"} & set(spec) or tuple(spec.get("shrink", (1, 1))) != (1, 1)
+    with_lr = spec.get("mode", "LRHR") != "HR" and not changed
     l_resolution, r_resolution = spec["l_resolution"], spec["r_resolution"]
     if spec.get("hr_dataroot"):
         for key in ("hr_dataroot", "lr_dataroot"):

@@ -53,9 +53,13 @@ def check_images(config: Config) -> Problems:
             yield f"{path}.datatype", "is lmdb, but must be img for hr_dataroot, or dataroot the LMDB"
         if images.lr_dataroot and images.use_crop and high % low:
             yield f"{path}.r_resolution", f"is {high}, but must be a multiple of l_resolution, {low}: crops align"
-        for section in ("degradation", "jitter"):
-            if images.lr_dataroot and images.mode == "LRHR" and section in images:
-                yield f"{path}.lr_dataroot", f"is given beside {section}, which makes LR of HR: leave one of them out"
+        shrinks = images.get("shrink", [1, 1]) != [1, 1]
+        if shrinks and not images.use_crop:
+            yield f"{path}.shrink", f"is {show(images.shrink)}, but it is for crops: set use_crop to true"
+        makes_lr = {"degradation": "degradation" in images, "jitter": "jitter" in images, "shrink": shrinks}
+        for key, given in makes_lr.items():
+            if given and images.lr_dataroot and images.mode == "LRHR":
+                yield f"{path}.lr_dataroot", f"is given beside {key}, which makes LR of HR: leave one of them out"
         for n, (lr_side, hr_side, _) in enumerate(images.get("sizes", ())):
             if not lr_side < hr_side <= high:
                 allowed = f"the LR side smaller than the HR side, and that at most r_resolution, {high}"

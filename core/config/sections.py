@@ -144,6 +144,9 @@ class TrainingImagesSection(ImagesSection):
     batch_size: int = key(count, REQUIRED, "images in a training step, per process")
     augment: bool = key(flag, True, "flip images at random")
     rotate: bool = key(flag, False, "turn images by multiples of 90° at random")
+    shrink: Sequence[float] = key(
+        limits(number("(0, 1]")), [1.0, 1.0], "range of the factor by which images get smaller before they are cropped"
+    )
     weights: Mapping[str, float] = key(
         mapping(number("[0, inf)")),
         {},

@@ -570,13 +570,15 @@ def test_validation_sets_can_be_left_out(small):
     assert "a section" in error_of(small, "datasets=null")
 
 
-def test_degradation_and_jitter_make_lr_of_hr(small):
+def test_degradation_jitter_and_shrink_make_lr_of_hr(small):
     """So stored LR images beside them are a contradiction, unless the set says to ignore these."""
     general = ["datasets.val.dataroot=null", "datasets.train.dataroot=null", "datasets.train.hr_dataroot=x"]
     general.append("datasets.train.lr_dataroot=y")
-    for asked in ("datasets.train.degradation.jpeg_prob=1", "jitter.shift=0.1"):
-        assert "datasets.train.lr_dataroot is given beside" in error_of(small, *general, asked)
-        load_config(small, [*general, asked, "datasets.train.mode=HR"])
+    crops = ["datasets.train.use_crop=true", "datasets.train.shrink=[0.5, 1]"]
+    for asked in (["datasets.train.degradation.jpeg_prob=1"], ["jitter.shift=0.1"], crops):
+        assert "datasets.train.lr_dataroot is given beside" in error_of(small, *general, *asked)
+        load_config(small, [*general, *asked, "datasets.train.mode=HR"])
+    assert "datasets.train.shrink is [0.5, 1.0]" in error_of(small, crops[1])
 
 
 @pytest.mark.parametrize(("section", "options"), [(DegradationSection, Degradation), (JitterSection, Jitter)])

@@ -247,6 +247,26 @@ def test_crops_of_hr_images_alone(tmp_path, picture):
         assert (windows == pixels).all(axis=(2, 3, 4)).any()
 
 
+def test_shrunken_crops_show_more_of_an_image(tmp_path):
+    """A ramp whose grey value is the column: its slope in a crop tells by how much the crop was made smaller."""
+    (tmp_path / "hr").mkdir()
+    ramp = np.broadcast_to(np.arange(100, dtype=np.uint8)[None, :, None], (60, 100, 3))
+    Image.fromarray(ramp).save(tmp_path / "hr/a.png")
+    keys = spec(hr_dataroot=tmp_path / "hr", use_crop=True, augment=False, shrink=[0.25, 0.8])
+    factors, corners = [], set()
+    for seed in range(100):
+        sample = SRDataset(keys, train=True)[Draw(0, seed)]
+        assert (sample["lr"].shape, sample["hr"].shape) == ((3, 8, 8), (3, 24, 24))
+        pixels = (sample["hr"][0, 12].numpy() + 1) * 127.5
+        factors.append(12 / (pixels[18] - pixels[6]))
+        corners.add(round(pixels[0].item()))
+        lr = (sample["lr"][0, 4].numpy() + 1) * 127.5
+        assert lr[3:5].mean() == pytest.approx(pixels[9:15].mean(), abs=1.5)  # of the crop, as it is now
+    assert 0.38 <= min(factors) < 0.45 and 0.7 < max(factors) < 0.87  # 24 of 60 pixels is 0.4: no more is there
+    assert len(corners) > 20
+    assert_same_pixels(SRDataset(keys, train=False)[0]["hr"][:, :, :1], Image.fromarray(ramp[18:42, 38:39]))
+
+
 # ---- worker processes
 
 
