@@ -1,6 +1,6 @@
 """Distillation: a network learns to sample in few calls, as the `sample` section of its config says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging import Logger
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class DistillationTrainer(Trainer):
         if config.distill.fresh_student and not is_own(resume):
             resume = None
         self.teacher = TeacherFeatures(load_network(teacher, processes.device)[0])
+        refuse_other_levels(config.distill.level_weights, len(self.teacher.channels) - 1)
         super().__init__(config, processes, log, resume, mirror)
         self.parts = torch.zeros_like(self.objective.parts)  # summed since the last line of the log
 
@@ -63,6 +64,13 @@ class DistillationTrainer(Trainer):
         self.discriminator = heads.to(self.processes.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return {DISCRIMINATOR: self.discriminator}
 
+    def load_modules(self, saved: TrainingState) -> None:
+        try:
+            super().load_modules(saved)
+        except UserError as error:
+            mend = "export its network (python -m core.export), and begin another distillation with that, by -r"
+            raise UserError(f"{error}; this distillation cannot go on with other heads: {mend}") from None
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         student, heads = super().parameter_groups()
         return [student, heads | {"lr_scale": self.config.distill.head_lr / self.options.optimizer.lr}]
@@ -73,7 +81,7 @@ class DistillationTrainer(Trainer):
         plan = SamplingPlan.parse(sample.key_steps, sample.steps, n_timestep)
         assert isinstance(self.network, Network) and sample.start is not None  # as core.config.rules sees to
         student = StudentChain(self.network, plan, sample.start, sample.consistency, self.processes.device)
-        weights = options.feature_weight, options.adversarial_weight
+        weights = options.feature_weight, options.adversarial_weight, options.texture_weight, options.level_weights
         self.objective = DistillationLoss(student, self.teacher, self.discriminator, *weights)
         return self.objective
 
@@ -102,6 +110,13 @@ class DistillationTrainer(Trainer):
         self.board.scalars({f"distill/{name}": value for name, value in parts.items()}, self.step)
         self.log.info("  ".join(f"{name} {value:.4f}" for name, value in parts.items()))
         super().report(bar)
+
+
+def refuse_other_levels(weights: Sequence[float], levels: int) -> None:
+    """One line where distill.level_weights are not those of a teacher with that many levels."""
+    if weights and len(weights) != levels + 1:
+        needed = f"one for each of the {levels} levels of the teacher, the finest first, and one for its bottleneck"
+        raise UserError(f"distill.level_weights has {len(weights)} weights, but needs {levels + 1}: {needed}")
 
 
 def is_own(checkpoint: str | Path) -> bool:

@@ -44,16 +44,54 @@ class FeatureHead(nn.Sequential):
         )
 
 
-class PixelHead(nn.Sequential):
-    """Image and up-sampled LR image (B, 6, H, W) -> logits of patches of about 20 pixels, (B, 1, H/4, W/4)."""
+class LocalContrast(nn.Module):
+    """An image without its local mean, in units of its local deviation: (B, 3, H, W) in [-1, 1] -> (B, 3, H, W).
+
+    Local contrast normalisation (Ruderman 1994): faint grain or a faint pattern in a flat area becomes as large as an
+    edge. The windows are Gaussian, of 7×7 pixels. Deviations far below `least` stay small. Sides are above 3 pixels.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, sigma: float = 7 / 6, least: float = 4 / 255) -> None:  # least: two grey levels of 255
+        super().__init__()
+        taps = torch.exp(-torch.arange(-3.0, 4.0).square() / (2 * sigma**2))
+        taps /= taps.sum()
+        self.register_buffer("kernel", torch.outer(taps, taps).expand(3, 1, 7, 7).contiguous(), persistent=False)
+        self.least = least
+
+    def forward(self, image: Tensor) -> Tensor:
+        with torch.autocast(image.device.type, enabled=False):  # faint differences need all digits
+            image = image.float()
+            rest = image - self.blur(image)
+            return rest / (self.blur(rest.square()).clamp(min=1e-8).sqrt() + self.least)
+
+    def blur(self, image: Tensor) -> Tensor:
+        return F.conv2d(F.pad(image, (3, 3, 3, 3), mode="reflect"), self.kernel, groups=3)
+
+
+class PixelHead(nn.Module):
+    """Image and up-sampled LR image (B, 3, H, W) -> logits of patches of 46 pixels, (B, 1, ⌊H/4⌋, ⌊W/4⌋).
+
+    It sees the local contrast of the image beside it: else it would pass over what is faint.
+    """
 
     def __init__(self, width: int) -> None:
-        super().__init__(
-            conv(6, width), nn.LeakyReLU(SLOPE),
+        super().__init__()
+        narrow, wide = max(width // 2, 1), 2 * width
+        self.contrast = LocalContrast()
+        self.layers = nn.Sequential(
+            conv(9, narrow), nn.LeakyReLU(SLOPE),
+            conv(narrow, narrow), nn.LeakyReLU(SLOPE), Blur(),
+            conv(narrow, width), nn.LeakyReLU(SLOPE),
             conv(width, width), nn.LeakyReLU(SLOPE), Blur(),
-            conv(width, width), nn.LeakyReLU(SLOPE), Blur(),
-            conv(width, width), nn.LeakyReLU(SLOPE), conv(width, 1),
+            conv(width, wide), nn.LeakyReLU(SLOPE),
+            conv(wide, wide), nn.LeakyReLU(SLOPE), conv(wide, 1),
         )  # fmt: skip
+
+    def forward(self, image: Tensor, lr_up: Tensor) -> Tensor:
+        logits: Tensor = self.layers(torch.cat([image, self.contrast(image), lr_up], dim=1))
+        return logits
 
 
 class Discriminator(nn.Module):
@@ -72,7 +110,9 @@ class Discriminator(nn.Module):
     def forward(self, features: Sequence[Tensor], image: Tensor, lr_up: Tensor) -> list[Tensor]:
         """Features of each level, the image and the up-sampled LR image (B, 3, H, W) -> the logits of each head."""
         logits = [head(f) for head, f in zip(self.feature_heads, features, strict=True)]
-        return logits if self.pixel_head is None else [*logits, self.pixel_head(torch.cat([image, lr_up], dim=1))]
+        if self.pixel_head is not None:
+            logits.append(self.pixel_head(image, lr_up))
+        return logits
 
 
 def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:

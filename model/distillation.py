@@ -1,14 +1,16 @@
 """Distillation: a student that samples in few calls, taught by pixels, by its teacher and by a discriminator.
 
-loss = |ŷ - y| + feature_weight · |features of ŷ - features of y| + adversarial_weight · (-D(ŷ))
+loss = |ŷ - y| + feature_weight · |f(ŷ) - f(y)| + texture_weight · |log d(ŷ) - log d(y)| + adversarial_weight · (-D(ŷ))
 
-Features are those of the teacher's frozen encoder, of result and truth under the same noise. The discriminator D is a
-set of small heads on them (adversarial diffusion distillation, Sauer et al. 2023, 2024; DMD2, Yin et al. 2024).
+f are the features of the teacher's frozen encoder, of result and truth under the same noise, and d is the local amount
+of detail in the finest of them. The discriminator D is a set of small heads on the features (adversarial diffusion
+distillation, Sauer et al. 2023, 2024; DMD2, Yin et al. 2024).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,9 @@ from model.resampling import resample
 from model.sampler import SamplingPlan, noisy
 from model.solvers import solver_steps
 from model.steps import clean_estimate, next_state
+
+LEAST_DETAIL = 0.02  # deviations of a feature
+Shown = tuple[list[Tensor], Tensor, Tensor]  # to the discriminator: features, the image, the up-sampled LR image
 
 
 class StudentChain(nn.Module):
@@ -92,8 +97,9 @@ class DistillationLoss(nn.Module):
     discriminator, and the others nothing but the student. So one backward pass serves both.
     """
 
-    PARTS = ("pixels", "features", "adversarial", "discriminator")
-    parts: Tensor  # (4,), the value of each of the PARTS in the last call
+    PARTS = ("pixels", "features", "texture", "adversarial", "discriminator")
+    parts: Tensor  # (5,), the value of each of the PARTS in the last call
+    level_weights: Tensor  # (L + 1,), of the teacher's L levels and the bottleneck, with mean 1
 
     def __init__(
         self,
@@ -102,11 +108,17 @@ class DistillationLoss(nn.Module):
         discriminator: Discriminator,
         feature_weight: float = 1.0,
         adversarial_weight: float = 0.1,
+        texture_weight: float = 0.0,
+        level_weights: Sequence[float] = (),  # in proportion, the finest level first; none: all alike
     ) -> None:
         super().__init__()
         self.student, self.teacher, self.discriminator = student, teacher, discriminator
         self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
-        self.register_buffer("parts", torch.zeros(len(self.PARTS), device=student.levels.device), persistent=False)
+        self.texture_weight = texture_weight
+        device = student.levels.device
+        weights = torch.tensor(level_weights or [1.0] * len(teacher.channels), dtype=torch.float32, device=device)
+        self.register_buffer("level_weights", weights / weights.mean(), persistent=False)
+        self.register_buffer("parts", torch.zeros(len(self.PARTS), device=device), persistent=False)
 
     def forward(
         self,
@@ -123,27 +135,67 @@ class DistillationLoss(nn.Module):
         lr_up = resample(lr, hr.shape[2:])
         result = self.student(lr, lr_up, noise, scale)
         pixels = F.l1_loss(result, hr)
-        if not self.feature_weight and not self.adversarial_weight:  # faithful: pixels alone, and no judge to ask
+        if not (self.feature_weight or self.texture_weight or self.adversarial_weight):  # faithful: nobody judges
             self.parts[0].copy_(pixels.detach())
             return pixels
 
         with torch.no_grad():
             lr_feature = seen(self.teacher.lr_encoder(lr, hr.shape[2:]), rows, columns)
-            hr, lr_up = seen(hr, rows, columns), seen(lr_up, rows, columns)
-            truth = self.teacher(hr, lr_feature, teacher_noise, teacher_level)
-            units = [f.abs().mean(dtype=torch.float32).clamp(min=1e-6).to(f.dtype) for f in truth]
-            truth = [f / unit for f, unit in zip(truth, units, strict=True)]
-        result = seen(result, rows, columns)
-        found = self.teacher(result, lr_feature, teacher_noise, teacher_level)
-        found = [f / unit for f, unit in zip(found, units, strict=True)]
-        features = torch.stack([F.l1_loss(f.float(), t.float()) for f, t in zip(found, truth, strict=True)]).mean()
+        result, hr, lr_up = (seen(image, rows, columns) for image in (result, hr, lr_up))
+        found, truth = self.teacher_sees(result, hr, lr_feature, teacher_noise, teacher_level)
+        features, texture = self.compare(found, truth)
+        adversarial, own = self.judge((found, result, lr_up), (truth, hr, lr_up))
+        self.parts.copy_(torch.stack([pixels, features, texture, adversarial, own]).detach())
+        taught = pixels + self.feature_weight * features + self.adversarial_weight * adversarial
+        return taught + self.texture_weight * texture + own
 
+    def teacher_sees(
+        self, result: Tensor, hr: Tensor, lr_feature: Tensor, noise: Tensor, noise_level: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The teacher's features of result and truth, each level in units of the mean size of the truth's."""
+        with torch.no_grad():
+            truth = self.teacher(hr, lr_feature, noise, noise_level)
+            units = [f.abs().mean(dtype=torch.float32).clamp(min=1e-6).to(f.dtype) for f in truth]
+        found = self.teacher(result, lr_feature, noise, noise_level)
+        found, truth = ([f / unit for f, unit in zip(levels, units, strict=True)] for levels in (found, truth))
+        return found, truth
+
+    def compare(self, found: list[Tensor], truth: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features of result and truth -> their weighted distance, and the distance of the finest ones' texture."""
+        distances = torch.stack([F.l1_loss(f.float(), t.float()) for f, t in zip(found, truth, strict=True)])
+        texture = texture_distance(found[0], truth[0]) if self.texture_weight else distances.new_zeros(())
+        return (self.level_weights * distances).mean(), texture
+
+    def judge(self, fake: Shown, real: Shown) -> tuple[Tensor, Tensor]:
+        """What the discriminator is shown of result and truth -> the student's adversarial loss, and its own."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        adversarial = generator_loss(functional_call(self.discriminator, frozen, (found, result, lr_up)))
-        fake = self.discriminator([f.detach() for f in found], result.detach(), lr_up)
-        own = discriminator_loss(self.discriminator(truth, hr, lr_up), fake)
-        self.parts.copy_(torch.stack([pixels, features, adversarial, own]).detach())
-        return pixels + self.feature_weight * features + self.adversarial_weight * adversarial + own
+        adversarial = generator_loss(functional_call(self.discriminator, frozen, fake))
+        features, result, lr_up = fake
+        logits = self.discriminator([f.detach() for f in features], result.detach(), lr_up)
+        return adversarial, discriminator_loss(self.discriminator(*real), logits)
+
+
+def texture_distance(found: Tensor, truth: Tensor) -> Tensor:
+    """How far apart the local amounts of detail in features (B, C, h, w) are, wherever exactly the detail lies.
+
+    The mean over channels and places of |log a - log b|, where a and b are the amounts in result and truth. Compared
+    place by place, no texture is nearer to the truth than texture in a slightly wrong place, so that pixels and
+    features alone teach smooth images.
+    """
+    unit = truth.float().std((0, 2, 3), correction=0, keepdim=True).clamp(min=1e-3)  # less is rounding
+    return F.l1_loss(log_detail(found.float() / unit), log_detail(truth.float() / unit))
+
+
+def log_detail(features: Tensor) -> Tensor:
+    """Features (B, C, h, w) in units of their deviation -> log of the local amount of detail, (B, C, h', w').
+
+    Detail is what the mean over 5×5 places leaves out. Its amount is its mean size in windows of 8×8 places, four
+    apart; features of fewer places are one window. Amounts far below `LEAST_DETAIL` are alike.
+    """
+    fine = features - F.avg_pool2d(features, 5, stride=1, padding=2, count_include_pad=False)
+    height, width = features.shape[2:]
+    amount = F.avg_pool2d(fine.abs(), (min(height, 8), min(width, 8)), stride=4)
+    return (amount + LEAST_DETAIL).log()
 
 
 def seen(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

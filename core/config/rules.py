@@ -135,7 +135,7 @@ def check_sampling(config: Config) -> Problems:
 
 
 def check_distillation(config: Config) -> Problems:
-    """What a student can be trained to do: DDIM without noise, from the up-sampled LR image."""
+    """What a student can be trained to do: DDIM without noise, from the up-sampled LR image. And what teaches it."""
     if config.phase != "distill":
         return
     sample = config.sample
@@ -149,6 +149,9 @@ def check_distillation(config: Config) -> Problems:
     for key in ("decode", "prior_noise"):
         if sample[key] not in ("every", 0):
             yield f"sample.{key}", f"is {sample[key]}, which a student is not trained for"
+    weights = config.distill.level_weights if "distill" in config else []
+    if weights and not any(weights):
+        yield "distill.level_weights", f"is {show(weights)}, but one of its weights must be above 0"
 
 
 RULES = (check_images, check_unet, check_betas, check_sparse, check_sampling)

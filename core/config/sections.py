@@ -464,6 +464,16 @@ class DistillSection(Section):
         flag, False, "the student begins with first weights, not with its teacher's: it may be another network"
     )
     feature_weight: float = key(number("[0, inf)"), 1.0, "weight of the distance between the teacher's features")
+    level_weights: Sequence[float] = key(
+        list_of(number("[0, inf)")),
+        [],
+        "weights of the teacher's levels in that distance, the finest first and the bottleneck last; []: all alike",
+    )
+    texture_weight: float = key(
+        number("[0, inf)"),
+        0.0,
+        "weight of the distance between local amounts of detail in the teacher's finest features",
+    )
     adversarial_weight: float = key(number("[0, inf)"), 0.1, "weight of the adversarial loss")
     teacher_noise: Sequence[float] = key(
         limits(number("(0, 1)")),
@@ -475,7 +485,9 @@ class DistillSection(Section):
     )
     head_channels: int = key(whole("[1, 4096]"), 64, "channels inside the discriminator's heads")
     head_lr: float = key(number("(0, inf)"), 2e-4, "learning rate of the discriminator")
-    pixel_head: bool = key(flag, False, "give the discriminator one more head, which sees pixels")
+    pixel_head: bool = key(
+        flag, False, "give the discriminator one more head, which sees pixels and their local contrast"
+    )
     shift: int = key(
         count_or_zero, 8, "largest random shift, in pixels, before the teacher and the discriminator see an image"
     )

@@ -181,6 +181,29 @@ def test_what_no_student_can_learn_is_refused(config, change, said):
     assert said in str(error.value)
 
 
+def test_levels_have_weights_or_none(config, teacher):
+    """The small teacher has two levels and a bottleneck; the config alone cannot know."""
+    config["distill"]["level_weights"] = [0, 0, 0]
+    with pytest.raises(UserError, match=r"^[^\n]*distill\.level_weights is \[0\.0, 0\.0, 0\.0\], but one [^\n]*$"):
+        check_config(config, for_run=True)
+    config["distill"]["level_weights"] = [0.2, 1]
+    with pytest.raises(UserError, match=r"^distill\.level_weights has 2 weights, but needs 3: [^\n]*$"):
+        distil(config, "wrong", teacher)
+    config["distill"] |= {"level_weights": [0.2, 1, 1], "texture_weight": 4}
+    trainer = distil(config, "right", teacher)
+    torch.testing.assert_close(trainer.objective.level_weights, torch.tensor([0.2, 1, 1]) * 3 / 2.2)
+    assert trainer.objective.parts.isfinite().all() and trainer.objective.parts[2] > 0
+
+
+def test_other_heads_cannot_be_continued(config, teacher):
+    """As those of earlier versions, whose head for pixels had other layers."""
+    distil(config, "student", teacher)
+    for change in ({"head_channels": 8}, {"pixel_head": False}):
+        changed = config | {"distill": config["distill"] | change}
+        with pytest.raises(UserError, match=r"^the checkpoint's discriminator: [^\n]* export its network [^\n]*$"):
+            distil(changed, "student", checkpoint(config, "student", "I2_E1"))
+
+
 def test_a_students_checkpoint_may_be_sampled_in_any_way(config):
     """What no student can learn is refused for a run, not for a file that infer.py reads."""
     assert check_config(config | {"sample": SAMPLE | {"solver": "dpm++", "steps": 20}}).sample.steps == 20

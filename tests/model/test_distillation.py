@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from model.discriminator import Blur, Discriminator, discriminator_loss, generator_loss
-from model.distillation import DistillationLoss, StudentChain, TeacherFeatures, draw_view, seen
+from model.discriminator import Blur, Discriminator, LocalContrast, discriminator_loss, generator_loss
+from model.distillation import DistillationLoss, StudentChain, TeacherFeatures, draw_view, seen, texture_distance
 from model.resampling import resample
 from model.sampler import SamplingPlan, sample
 
@@ -68,7 +69,7 @@ def distillation(tiny):
     plan = SamplingPlan.parse("none", 1, student.schedule.n_timestep)
     features = TeacherFeatures(teacher)
     heads = Discriminator(features.channels, 8, pixels=True)
-    loss = DistillationLoss(StudentChain(student, plan, 0.8), features, heads, 0.7, 0.3)
+    loss = DistillationLoss(StudentChain(student, plan, 0.8), features, heads, 0.7, 0.3, 0.4)
     lr, hr = images(2, 3, 8, 8), images(2, 3, 32, 32, seed=1)
     noise, under = (torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(s)) for s in (2, 3))
     generator = torch.Generator().manual_seed(4)
@@ -81,13 +82,14 @@ def test_each_loss_reaches_its_own(distillation):
     loss, given = distillation
     total = loss(*given)
     total.backward()
-    pixels, features, adversarial, own = loss.parts
-    torch.testing.assert_close(total.detach(), pixels + 0.7 * features + 0.3 * adversarial + own)
+    pixels, features, texture, adversarial, own = loss.parts
+    torch.testing.assert_close(total.detach(), pixels + 0.7 * features + 0.4 * texture + 0.3 * adversarial + own)
+    assert texture > 0
     assert not [p for p in loss.teacher.parameters() if p.grad is not None]
     heads = [p.grad.clone() for p in loss.discriminator.parameters()]
     student = [p.grad.clone() for p in loss.student.network.parameters() if p.grad is not None]
 
-    loss.feature_weight = loss.adversarial_weight = 1e-12  # as good as nothing; with 0 the heads are not asked
+    loss.feature_weight = loss.texture_weight = loss.adversarial_weight = 1e-12  # with 0 the heads are not asked
     loss.zero_grad()
     loss(*given).backward()
     for before, p in zip(heads, loss.discriminator.parameters(), strict=True):
@@ -103,11 +105,134 @@ def test_each_loss_reaches_its_own(distillation):
 
 
 def test_a_truth_as_result_costs_nothing(distillation):
-    """Where the student gives the truth, pixels and features do not differ, wherever the judges look."""
+    """Where the student gives the truth, pixels, features and texture do not differ, wherever the judges look."""
     loss, given = distillation
     loss.student.forward = lambda lr, lr_up, noise, scale: given[1].clone().requires_grad_(True)
     loss(*given)
-    assert loss.parts[0] == loss.parts[1] == 0
+    assert loss.parts[0] == loss.parts[1] == loss.parts[2] == 0
+
+
+def test_texture_alone_may_teach(distillation):
+    loss, given = distillation
+    loss.feature_weight = loss.adversarial_weight = 0
+    weight = loss.student.network.encoder.input.weight  # far from the loss
+    (taught,) = torch.autograd.grad(total := loss(*given), weight)
+    pixels, _, texture, _, own = loss.parts
+    torch.testing.assert_close(total.detach(), pixels + 0.4 * texture + own)
+    loss.texture_weight = 0
+    (untaught,) = torch.autograd.grad(total := loss(*given), weight)
+    assert total == loss.parts[0]  # pixels alone
+    assert (taught - untaught).norm() > 0.01 * untaught.norm()
+
+
+def test_without_weight_no_texture_is_computed(distillation, monkeypatch):
+    loss, given = distillation
+    loss.texture_weight = 0
+    monkeypatch.setattr("model.distillation.texture_distance", None)  # not to be called
+    loss(*given).backward()
+    assert loss.parts[1] > 0 and loss.parts[2] == 0
+
+
+class KnownFeatures(nn.Module):
+    """In place of a teacher's encoder: four levels of features that are the image itself, ever smaller."""
+
+    channels = (3, 3, 3, 3)
+
+    def __init__(self):
+        super().__init__()
+        self.lr_encoder = resample
+
+    def forward(self, image, lr_feature, noise, noise_level):
+        return [F.avg_pool2d(image, 2**n) * (n + 1) for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [((0, 0, 0, 1), (0, 0, 0, 1)), ((3, 0, 0, 0), (1, 0, 0, 0)), ((1, 0, 3, 0), (0.25, 0, 0.75, 0)), ((), [0.25] * 4)],
+)
+def test_levels_have_their_weights_in_the_distance(distillation, weights, expected):
+    """Where one has all, the distance is the L1 of that level alone, in units of the truth's mean size."""
+    loss, given = distillation
+    heads = Discriminator(KnownFeatures.channels, 4)
+    loss = DistillationLoss(loss.student, KnownFeatures(), heads, level_weights=weights)
+    loss(*given)
+    lr, hr, noise, *_, rows, columns, scale = given
+    result = loss.student(lr, resample(lr, (32, 32)), noise, scale)
+    levels = []
+    for n in range(4):
+        found, truth = (F.avg_pool2d(seen(image, rows, columns), 2**n) for image in (result, hr))
+        levels.append((found - truth).abs().mean() / truth.abs().mean())
+    assert loss.parts[1].item() == pytest.approx(sum(w * d.item() for w, d in zip(expected, levels, strict=True)))
+
+
+def pattern(side, period, amplitude=1.0):
+    """Waves along both axes, (1, 1, side, side)."""
+    wave = torch.sin(torch.arange(side) * 2 * torch.pi / period + 0.3)
+    return (amplitude * wave[:, None] * wave)[None, None]
+
+
+@pytest.mark.parametrize("change", [lambda x: -x, lambda x: x.roll(2, 3), lambda x: x.roll((1, 3), (2, 3))])
+def test_texture_is_the_same_wherever_it_lies(change):
+    """A pattern that is moved, or has the other sign, is worse than none at all by pixels, but as much detail."""
+    truth = pattern(64, 4) * torch.tensor([1.0, 0.1])[:, None, None]  # each channel counts in its own unit
+    moved, nothing = change(truth), torch.zeros_like(truth)
+    assert F.l1_loss(moved, truth) >= F.l1_loss(nothing, truth)
+    assert texture_distance(moved, truth) < 0.03
+    assert texture_distance(nothing, truth) > 3
+
+
+def test_texture_distance_is_that_of_logarithms():
+    """Times e, or divided by it, detail well above the floor is 1 away."""
+    truth = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    assert texture_distance(truth * torch.e, truth).item() == pytest.approx(1, abs=0.03)
+    assert texture_distance(truth / torch.e, truth).item() == pytest.approx(1, abs=0.06)
+
+
+def test_texture_distance_does_not_magnify_rounding():
+    """Of a channel in which nothing varies."""
+    truth = torch.full((2, 3, 40, 40), 0.3)
+    found = truth.clone().requires_grad_(True)
+    distance = texture_distance(found, truth)
+    distance.backward()
+    assert distance == 0 and found.grad.abs().max() < 1
+
+
+@pytest.mark.parametrize("side", [1, 3, 5, 7, 9])
+def test_texture_of_features_of_few_places(side):
+    """Smaller than a window, they are one window, whose detail can be told by hand where the mean is over all."""
+    truth = torch.randn(1, 2, side, side, generator=torch.Generator().manual_seed(1))
+    assert texture_distance(-truth, truth) == 0
+    assert texture_distance(truth * 2, truth).isfinite()
+    if side == 3:
+        fine = (truth - truth.mean((2, 3), keepdim=True)).abs().mean((2, 3)) / truth.std((2, 3), correction=0)
+        expected = ((2 * fine + 0.02) / (fine + 0.02)).log().mean()
+        torch.testing.assert_close(texture_distance(truth * 2, truth), expected)
+
+
+def test_local_contrast_knows_neither_brightness_nor_contrast():
+    image, contrast = images(2, 3, 24, 20), LocalContrast()
+    torch.testing.assert_close(contrast(image * 0.5 + 0.4), contrast(image * 0.5), atol=1e-5, rtol=1e-4)
+    ratio = contrast(image).norm() / contrast(image * 0.5).norm()
+    assert 1 < ratio < 1.05  # it is strong: σ is about 0.5, beside 0.016
+    assert contrast(torch.full((1, 3, 4, 4), 0.7)).abs().max() < 1e-4
+
+
+def test_local_contrast_shows_a_faint_pattern_in_a_flat_area_as_an_edge():
+    """A checkerboard of ±4 grey levels of 255 beside an edge of 128 levels."""
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    checkerboard = (((x + y) % 2) * 2 - 1) * 8 / 255
+    edge = torch.where(x < 16, -0.5, 0.5)
+    faint, strong = (LocalContrast()(image.expand(1, 3, 32, 32)).abs().max() for image in (checkerboard, edge))
+    assert faint.item() == pytest.approx(8 / (8 + 4), rel=0.01)  # its amplitude and σ are 8/255; `least` is 4/255
+    assert 0.5 * strong < faint < 2 * strong
+
+
+def test_contrast_is_there_for_a_pixel_head_alone():
+    assert not [m for m in Discriminator([4], 4).modules() if isinstance(m, LocalContrast)]
+    heads = Discriminator([4], 1, pixels=True)
+    features, image = [images(1, 4, 5, 5)], images(1, 3, 21, 16)
+    assert [tuple(logits.shape) for logits in heads(features, image, image)] == [(1, 1, 5, 5), (1, 1, 5, 4)]
+    assert not [name for name in heads.state_dict() if "kernel" in name]
 
 
 def test_views_move_and_mirror_images(distillation):
