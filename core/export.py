@@ -12,6 +12,12 @@ float32   55 MB   all 24 bits
 
 Biases and the weights of normalisations stay in float32. To continue training, start from values that are not rounded.
 
+python -m core.export -r A B -o FILE.safetensors --weights 2 1
+
+Of several checkpoints, the file has the mean of their weights. Here A counts twice as much as B; without --weights all
+count alike. Where all were trained from one start and kept its masks, the mean is often better than each (model soups,
+Wortsman et al. 2022). Config, card and step are those of the first. What core.calibrate measured is left out.
+
 A card says what the network is for, and `infer.py --about` shows it. It is the `card` section of the config of the
 training, or of another YAML file that --card names:
 
@@ -24,6 +30,7 @@ card:
 """
 
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,11 +57,13 @@ def main(argv: list[str] | None = None) -> None:
     # Here, as torch takes a second to import, for which --help need not wait.
     import torch
 
+    from core.averaging import average
     from core.checkpoint import find_checkpoint, step_of
     from core.network_file import read_network_file, save_network, writable_network_file
 
-    source = find_checkpoint(arguments.checkpoint).network
-    state = read_network_file(source)
+    shares = shares_of(arguments.weights, len(arguments.checkpoint))
+    source, *others = sources = [find_checkpoint(checkpoint).network for checkpoint in arguments.checkpoint]
+    state, measured = average(sources, shares) if others else (read_network_file(source), False)
     if arguments.preset:
         preset = {f"sample.{key}": value for key, value in PRESETS[arguments.preset].items()}
         state.config = changed(state.config, preset, str(source))
@@ -67,19 +76,38 @@ def main(argv: list[str] | None = None) -> None:
     try:
         save_network(target, state, step_of(source), dtypes, compressed=True)
     except SparseError as error:
-        raise UserError(f"{source}: {error}; --values float32 holds all that are finite") from None
+        where = ", ".join(map(str, sources))
+        raise UserError(f"{where}: {error}; --values float32 holds all that are finite") from None
     tell(state, target)
+    if measured:
+        print(f"what calibration measured is not true of the mean; measure anew: python -m core.calibrate -r {target}")
 
 
 def parser() -> Parser:
     parser = Parser(prog="python -m core.export", description=__doc__)
     add = parser.add_argument
-    add("-r", "--checkpoint", required=True, help=CHECKPOINT)
+    several = f"{CHECKPOINT}; of several, the mean is written"
+    add("-r", "--checkpoint", required=True, nargs="+", action="extend", help=several)
     add("-o", "--output", required=True, metavar="FILE", help="a .safetensors file to write")
     add("--values", choices=VALUES, default="int8", help="how weights are stored, see above (default: int8)")
+    add("--weights", nargs="+", type=float, metavar="W", help="how much each checkpoint counts (default: all alike)")
     add("--preset", choices=PRESETS, help="how the network is sampled by default (default: as the config says)")
     add("--card", metavar="FILE", help="a YAML file with a `card` section (default: the config of the training)")
     return parser
+
+
+def shares_of(weights: list[float] | None, n_checkpoints: int) -> list[float]:
+    """--weights, or a 1 for each checkpoint, divided by their sum."""
+    if weights is None:
+        weights = [1.0] * n_checkpoints
+    elif n_checkpoints == 1:
+        raise UserError("--weights is for several checkpoints, and -r names one: leave it out, or name more")
+    given = " ".join(f"{weight:g}" for weight in weights)
+    if len(weights) != n_checkpoints:
+        raise UserError(f"--weights {given}: -r names {n_checkpoints} checkpoints; give one number for each")
+    if not all(weight > 0 for weight in weights) or not isfinite(sum(weights)):
+        raise UserError(f"--weights {given}: each must be a positive number; leave out what should not count")
+    return [weight / sum(weights) for weight in weights]
 
 
 def with_card(config: Config, file: str) -> Config:

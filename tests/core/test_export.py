@@ -19,9 +19,10 @@ from core.checkpoint import (
     save_encoder_change,
     step_of,
 )
-from core.config import PRESETS, check_config
+from core.config import PRESETS, changed, check_config
 from core.export import SENSITIVE, main
-from core.network_file import read_network_file
+from core.inference import upscale
+from core.network_file import NetworkState, read_network_file, save_network
 from core.tensor_files import read_safetensors, write_safetensors
 from model.key_steps import EncoderChange
 from sparse.inspect import main as inspect
@@ -163,8 +164,8 @@ def test_damage_is_one_line(sparse_checkpoint, tmp_path, capsys):
         "more": {"more::int8": blob.clone()},
     }
     capsys.readouterr()
-    for damage, changed in damages.items():
-        write_safetensors(tmp_path / f"{damage}.safetensors", tensors | changed, metadata)
+    for damage, entries in damages.items():
+        write_safetensors(tmp_path / f"{damage}.safetensors", tensors | entries, metadata)
         assert export("-r", tmp_path / f"{damage}.safetensors", "-o", tmp_path / "x.safetensors") == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: {tmp_path / damage}.safetensors: damaged: packed tensor "), error
@@ -204,6 +205,129 @@ def test_refusals(sparse_checkpoint, tmp_path, capsys):
     assert len(errors) == 4 and name in errors[2] and "--values float32" in errors[2]
     assert name in errors[3] and "not finite" in errors[3]
     assert not list(tmp_path.glob("x.*"))
+
+
+@pytest.fixture
+def two_networks(sparse_checkpoint, tmp_path):
+    """The prefixes, weights and masks of `sparse_checkpoint` and of another network with its masks."""
+    prefix, weights, masks = sparse_checkpoint
+    generator = torch.Generator().manual_seed(1)
+    other = {name: w + torch.randn(w.shape, generator=generator) for name, w in weights.items()}
+    other = {name: w * masks[name] if name in masks else w for name, w in other.items()}
+    state = TrainingState(other, other, masks, step=9)
+    save_checkpoint(tmp_path / "other" / "I9_E1", changed(check_config(SMALL), {"name": "other"}), state)
+    return (prefix, tmp_path / "other" / "I9_E1"), (weights, other), masks
+
+
+@pytest.mark.parametrize(("given", "share"), [((), 0.5), (("--weights", 3, 1), 0.75), (("--weights", 1, 9), 0.1)])
+def test_mean_of_two_networks(two_networks, tmp_path, given, share):
+    (first, second), (weights, other), masks = two_networks
+    file = tmp_path / "x.safetensors"
+    assert not export("-r", first, second.parent, "-o", file, "--values", "float32", *given)  # a prefix, a folder
+    mean = read_network_file(file)
+    assert mean.weights.keys() == weights.keys() and mean.masks.keys() == masks.keys()
+    for name, value in mean.weights.items():
+        expected = share * weights[name].numpy().astype(float) + (1 - share) * other[name].numpy().astype(float)
+        np.testing.assert_array_max_ulp(value.numpy(), np.float32(expected), maxulp=1)
+    for name, mask in masks.items():
+        assert torch.equal(mean.masks[name], mask) and not mean.weights[name][~mask].any()
+    assert (step_of(file), mean.config["name"]) == (70, "small")
+
+
+def test_mean_of_many_files(two_networks, tmp_path):
+    """-r more than once, a file counted twice, and a network with itself, of which nothing changes."""
+    (first, second), (weights, other), _ = two_networks
+    options = "-o", tmp_path / "x.safetensors", "--values", "float32"
+    assert not export("-r", first, "-r", f"{second}_gen.safetensors", first, *options)
+    for name, value in read_network_file(tmp_path / "x.safetensors").weights.items():
+        assert torch.allclose(value, (2 * weights[name] + other[name]) / 3, atol=1e-6), name
+    assert not export("-r", first, first, first, *options)
+    for name, value in read_network_file(tmp_path / "x.safetensors").weights.items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_the_mean_samples(two_networks, tmp_path, make_image):
+    (first, second), *_ = two_networks
+    assert not export("-r", first, second, "-o", tmp_path / "x.safetensors")
+    [result] = upscale(make_image(8, 8), tmp_path / "x.safetensors", device="cpu")
+    assert result.size == (32, 32) and np.asarray(result).std() > 0
+
+
+def test_one_checkpoint_is_not_averaged(sparse_checkpoint, tmp_path, monkeypatch):
+    """It is what packing the checkpoint itself gives, to the byte."""
+    prefix, weights, masks = sparse_checkpoint
+    monkeypatch.setattr("core.averaging.average", None)
+    assert not export("-r", prefix, "-o", tmp_path / "x.safetensors", "--values", "bf16")
+    state = NetworkState(weights, masks, check_config(SMALL))
+    dtypes = dict.fromkeys(weights, torch.bfloat16)
+    save_network(tmp_path / "expected.safetensors", state, 70, dtypes, compressed=True)
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("measured", [0, 1])
+def test_what_was_measured_is_not_in_the_mean(two_networks, tmp_path, capsys, measured):
+    prefixes, *_ = two_networks
+    options = "-r", *prefixes, "-o", tmp_path / "x.safetensors"
+    assert not export(*options) and "calibrat" not in capsys.readouterr().out
+    file = f"{prefixes[measured]}_gen.safetensors"
+    change = EncoderChange((19, 4), torch.tensor([[0.0, 0.25], [0.25, 0.0]]))
+    save_encoder_change(file, replace(load_checkpoint(file), encoder_change=change), file)
+    assert not export(*options)
+    assert read_network_file(tmp_path / "x.safetensors").encoder_change is None
+    assert f"python -m core.calibrate -r {tmp_path / 'x.safetensors'}" in capsys.readouterr().out
+
+
+def test_other_networks_are_not_averaged(two_networks, tmp_path, capsys):
+    (first, second), (weights, _), masks = two_networks
+    name, another = list(masks)[:2]
+    moved = {n: mask.clone() for n, mask in masks.items()}
+    moved[name].view(-1)[:5] ^= True
+    twice = moved | {another: ~masks[another]}
+    config = check_config(SMALL)
+    predicts = changed(config, {"model.diffusion.prediction": "epsilon"})
+    longer = changed(config, {"model.beta_schedule.val.n_timestep": 30})
+    harmless = changed(config, {"model.unet.dropout": 0.5, "sample.steps": 2})
+    size = masks[name].numel()
+    cases = [
+        (config, moved, f"its mask of {name} differs", f"in 5 of {size:,} weights; "),
+        (config, twice, f"its mask of {name} differs", f"in 5 of {size:,} weights, and 1 more of its masks differ; "),
+        (config, {n: m for n, m in masks.items() if n != name}, f"its mask of {name} differs",
+         f"in {size - int(masks[name].sum()):,} of {size:,} weights; "),
+        (predicts, masks, "model.diffusion.prediction = 'epsilon'", "has 'v'"),
+        (longer, masks, "model.beta_schedule.val.n_timestep = 30", "has 20"),
+        (harmless, masks),
+    ]  # fmt: skip
+    for other_config, other_masks, *told in cases:
+        save_checkpoint(second, other_config, TrainingState(weights, weights, other_masks))
+        assert export("-r", first, second, "-o", tmp_path / "x.safetensors") == (2 if told else None)
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == bool(told)
+        for words in (f"{first}_gen.safetensors", f"{second}_gen.safetensors", *told) if told else ():
+            assert words in error
+        assert (tmp_path / "x.safetensors").exists() == (not told)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("A B --weights 1", "--weights 1: -r names 2 checkpoints"),
+        ("A B --weights 1 2 3", "--weights 1 2 3: -r names 2 checkpoints"),
+        ("A B --weights 1 0", "--weights 1 0: each must be a positive number"),
+        ("A B --weights -1 2", "--weights -1 2: each must be a positive number"),
+        ("A B --weights nan 1", "--weights nan 1: each must be a positive number"),
+        ("A B --weights 1e308 1e308", "--weights 1e+308 1e+308: each must be a positive number"),
+        ("A B --weights half 1", "--weights: invalid float value: 'half'"),
+        ("A --weights 1", "--weights is for several checkpoints"),
+        ("A gone", "gone: no such checkpoint"),
+    ],
+)
+def test_refusals_of_a_mean(two_networks, tmp_path, capsys, given, told):
+    prefixes = dict(zip("AB", two_networks[0], strict=True))
+    words = [prefixes.get(word, word) for word in given.split()]
+    assert export("-o", tmp_path / "x.safetensors", "-r", *words) == 2
+    error = capsys.readouterr().err
+    assert told in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 @pytest.mark.slow
