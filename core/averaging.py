@@ -50,7 +50,7 @@ def refuse_other_masks(first: Mapping[str, Tensor], other: Mapping[str, Tensor],
     """One line where masks differ; a weight without a mask is active."""
     active = torch.tensor(True)
     active = torch.tensor(True)
-    differences = {name: first.get(name, active) != other.get(name, active) for name in {**first, **other}}
+    differences = {name: first.get(name, active) != other.get(name, active) for name in sorted({**first, **other})}
     different = [name for name, places in differences.items() if places.any()]
     if different:
         places = differences[different[0]]

@@ -279,7 +279,7 @@ def test_what_was_measured_is_not_in_the_mean(two_networks, tmp_path, capsys, me
 
 def test_other_networks_are_not_averaged(two_networks, tmp_path, capsys):
     (first, second), (weights, _), masks = two_networks
-    name, another = list(masks)[:2]
+    name, another = sorted(masks)[:2]
     moved = {n: mask.clone() for n, mask in masks.items()}
     moved[name].view(-1)[:5] ^= True
     twice = moved | {another: ~masks[another]}
