@@ -253,7 +253,8 @@ def test_without_a_judge_the_loss_is_that_of_the_pixels(config, teacher):
 @pytest.mark.cuda
 def test_graphs_compute_what_eager_mode_does(config, teacher):
     """Captured or not, four steps in float32 take the student the same way. They are steps of SGD: one of Adam without
-    momentum has the size of the rate where the gradient is next to nothing, and rounding decides its sign."""
+    momentum has the size of the rate where the gradient is next to nothing, and rounding decides its sign. Weights
+    themselves are rounded at each step, which 1e-6 of their size allows for."""
     config["train"] = TRAIN | {"precision": "float32", "optimizer": {"type": "sgd", "lr": 0.01}}
     log = start_logging(os.devnull + "-none", "distill", is_main=False)
     networks = []
@@ -266,7 +267,7 @@ def test_graphs_compute_what_eager_mode_does(config, teacher):
         networks.append(trainer.network.state_dict())
     for name, start in before.items():
         by_graphs, eager = (network[name] - start for network in networks)
-        assert (by_graphs - eager).norm() <= 0.01 * eager.norm() + 1e-7, name
+        assert (by_graphs - eager).norm() <= 0.01 * eager.norm() + 1e-6 * start.norm() + 1e-7, name
 
 
 @pytest.mark.cuda
