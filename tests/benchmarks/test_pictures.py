@@ -11,8 +11,9 @@ from PIL import Image
 
 from benchmarks import density, frontier, tuning
 from benchmarks import feature_similarity as feature_similarity_script
+from benchmarks import gallery as gallery_script
 from benchmarks import layer_density as layer_density_script
-from benchmarks.helpers import feature_similarity, frontier_report, layer_density, pictures
+from benchmarks.helpers import feature_similarity, frontier_report, gallery, layer_density, pictures
 
 
 def texts_of(axes):
@@ -72,6 +73,7 @@ def test_logarithmic_axes_have_plain_numbers(values, told):
         *((script, ["--merge", "a.json"]) for script in (density, frontier, tuning)),
         (feature_similarity_script, ["--small"]),
         (layer_density_script, ["--join", "a.json"]),
+        (gallery_script, []),
     ],
 )
 def test_without_matplotlib_it_is_one_line(script, arguments, monkeypatch, capsys):
@@ -212,3 +214,18 @@ def test_layer_density_has_cells_in_order():
     assert texts_of(first) == ["20 to 60%"] and second.get_xlabel() == "training step"
     shades = cells.cmap(np.linspace(0, 1, 50))[:, :3] @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(shades) < 0).all()  # the denser, the darker
+
+
+def test_a_gallery_puts_tiles_beside_each_other_with_captions_below():
+    """Two rows of two tiles: gaps are white, a caption covers the lower left corner of its tile and nothing else."""
+    red, blue = Image.new("RGB", (60, 40), "red"), Image.new("RGB", (30, 20), "blue")  # one half as large
+    row = gallery.row_of_tiles({"a": red, "b": blue}, (60, 40))
+    assert row.size == (126, 40)
+    pixels = np.asarray(gallery.stacked([row, row]))
+    assert pixels.shape == (86, 126, 3)
+    assert (pixels[:, 60:66] == 255).all() and (pixels[40:46] == 255).all()
+    assert (pixels[:18, :60] == (255, 0, 0)).all() and (pixels[:18, 66:] == (0, 0, 255)).all()
+    assert (pixels[20:40, 30:60] == (255, 0, 0)).all()
+    caption = pixels[20:40, :30]
+    assert (caption == 0).all(axis=-1).any() and (caption == 255).all(axis=-1).any()
+    assert np.array_equal(pixels[46:], pixels[:40])
