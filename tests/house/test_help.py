@@ -15,6 +15,7 @@ COMMANDS = [
             "core.demo",
             "core.calibrate",
             "core.export",
+            "core.fixed_pattern",
             "core.score",
             "core.report",
             "core.summary",
