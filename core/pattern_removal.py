@@ -115,14 +115,14 @@ def without_pattern(meter: PatternMeter, images: Sequence[Tensor]) -> Tensor:
     four times. A line on stdout for each, with the pattern in grey levels."""
     bias = meter.network.lr_encoder.tail.bias
     assert bias is not None
-    pattern = meter.of(images, "pattern")
+    pattern = meter.of(images, "photo")
     print(f"pattern before: {rms(pattern):.3f} grey levels rms", flush=True)
     derivative = response_of(meter, spread(images, FOR_RESPONSE), bias)
     best, least = bias.detach().clone(), rms(pattern)
     for change in range(1, MOST_CHANGES + 1):
         with torch.no_grad():
             bias += correction(pattern, derivative).to(bias.device)
-        pattern = meter.of(images, f"pattern after change {change}")
+        pattern = meter.of(images, f"change {change}, photo")
         falls = rms(pattern) < least
         print(f"after change {change}: {rms(pattern):.3f}{'' if falls else ', no less: not kept'}", flush=True)
         if not falls:
@@ -133,7 +133,7 @@ def without_pattern(meter: PatternMeter, images: Sequence[Tensor]) -> Tensor:
 
 def response_of(meter: PatternMeter, images: Sequence[Tensor], bias: Tensor) -> Tensor:
     """`model.fixed_pattern.response` of the mean pattern of these images, with progress."""
-    runs = told(range(len(bias) + 1), "response of the pattern to each bias")
+    runs = told(range(len(bias) + 1), "response to the biases, run")
 
     def pattern() -> Tensor:
         next(runs)
