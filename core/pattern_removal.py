@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -18,6 +19,7 @@ from core.export import stored_types
 from core.input_files import LeftOut, named_images
 from core.network_file import read_network_file, save_network, writable_network_file
 from core.sampling import Sampling, super_resolve
+from data.degradation import Degradation, degrade
 from data.images import read_rgb, resize
 from data.tensors import to_tensor
 from model.fixed_pattern import PERIODS, correction, fixed_pattern, response, rms
@@ -36,7 +38,7 @@ def remove_pattern(arguments: Namespace) -> None:
     source = find_checkpoint(arguments.checkpoint).network
     loaded = load_checkpoint(source, device)
     period = period_of(loaded, source)
-    images = small_images(Path(arguments.photos), arguments.images, period)
+    images = small_images(Path(arguments.photos), arguments.images, period, degradation_of(loaded))
     target = writable_network_file(arguments.output)
     bias = without_pattern(PatternMeter(loaded, period), images)
     state = read_network_file(source)
@@ -62,17 +64,24 @@ def period_of(loaded: LoadedNetwork, source: Path) -> int:
 # The images.
 
 
-def small_images(folder: Path, most: int, times: int) -> list[Tensor]:
-    """Of at most so many photographs of a folder, their centred squares made smaller: (1, 3, h, h) in [-1, 1] each."""
+def degradation_of(loaded: LoadedNetwork) -> Degradation | None:
+    """How LR was made in training: a network has another pattern on the marks of JPEG than elsewhere."""
+    training = loaded.config.datasets.get("train") if "datasets" in loaded.config else None
+    return Degradation(**training.degradation) if training and "degradation" in training else None
+
+
+def small_images(folder: Path, most: int, times: int, degradation: Degradation | None = None) -> list[Tensor]:
+    """Of at most so many photographs of a folder, their centred squares made smaller, and worse as in the training:
+    (1, 3, h, h) in [-1, 1] each. The n-th is always drawn alike."""
     if not folder.is_dir():
         raise UserError(f"--photos {folder}: no such folder")
     files = [file for file, _ in named_images([folder], LeftOut())]
     if not files:
         raise UserError(f"--photos {folder}: no image in this folder")
-    return [small_image(file, times) for file in spread(files, most)]
+    return [small_image(file, times, degradation, n) for n, file in enumerate(spread(files, most))]
 
 
-def small_image(file: Path, times: int) -> Tensor:
+def small_image(file: Path, times: int, degradation: Degradation | None = None, seed: int = 0) -> Tensor:
     photo = read_rgb(file)
     side = min(SIDE, *photo.size) // times
     if side < PERIODS:
@@ -80,6 +89,8 @@ def small_image(file: Path, times: int) -> Tensor:
         raise UserError(f"{file}: {size} is too small; photographs need {least}x{least} pixels or more")
     left, top = ((length - side * times) // 2 for length in photo.size)
     square = photo.crop((left, top, left + side * times, top + side * times))
+    if degradation:
+        return to_tensor(degrade(square, (side, side), degradation, np.random.default_rng(seed)))[None]
     return to_tensor(resize(square, (side, side)))[None]
 
 

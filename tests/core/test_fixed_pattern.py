@@ -5,13 +5,17 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from core.checkpoint import TrainingState, load_checkpoint, save_checkpoint, step_of
 from core.config import check_config
 from core.export import main as export
 from core.fixed_pattern import main
+from core.pattern_removal import small_images
 from core.sampling import Sampling, super_resolve
+from data.degradation import Degradation
+from data.images import read_rgb
 from data.tensors import to_tensor
 from model import build_network
 from tests.core.conftest import SMALL
@@ -127,3 +131,19 @@ def refused(done, told, folder):
     code, _, stderr = done
     assert code == 2 and len(stderr.splitlines()) == 1 and re.search(told, stderr), stderr
     assert not (folder / "x.safetensors").exists()
+
+
+def test_small_images_are_made_as_in_the_training(photos):
+    """With marks of JPEG where the training had them, the same each time; by bicubic resizing where it had none."""
+    plain = small_images(photos, 3, 2)
+    for image, n in zip(plain, range(3), strict=True):
+        photo = read_rgb(photos / "inner" / f"{n}.png")
+        side = min(photo.size) // 2
+        left, top = ((length - 2 * side) // 2 for length in photo.size)
+        square = photo.crop((left, top, left + 2 * side, top + 2 * side))
+        expected = square.resize((side, side), Image.Resampling.BICUBIC)
+        assert torch.equal(image[0], to_tensor(expected))
+    how = Degradation(resize_prob=(0, 0, 1), resize_modes=("bicubic",), jpeg_prob=1, jpeg_range=(50, 50))
+    worse, again = small_images(photos, 3, 2, how), small_images(photos, 3, 2, how)
+    for a, b, c in zip(plain, worse, again, strict=True):
+        assert torch.equal(b, c) and 0.002 < (a - b).abs().mean() < 0.1
