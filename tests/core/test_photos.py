@@ -100,8 +100,10 @@ def test_teacher_and_student_see_the_same_images(student):
     teacher, student = (load_config(ROOT / f"config/{name}.yaml") for name in ("photos_x4", student))
     for key in ("sizes", "l_resolution", "r_resolution"):
         assert teacher.datasets.train[key] == student.datasets.train[key]
-    for key in ("blur_prob", "resize_prob", "noise_prob", "jpeg_prob", "jpeg_range", "jpeg_last_prob"):
-        assert teacher.datasets.train.degradation[key] == student.datasets.train.degradation[key]
+    of_teacher, of_student = (each.datasets.train.degradation for each in (teacher, student))
+    for key in ("blur_prob", "resize_prob", "noise_prob", "jpeg_range", "jpeg_last_prob"):
+        assert of_teacher[key] == of_student[key]
+    assert 0 < of_student.jpeg_prob <= of_teacher.jpeg_prob  # it knows what the student is shown
 
 
 @pytest.mark.slow
