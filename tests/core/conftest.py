@@ -43,6 +43,20 @@ def make_image():
 
 
 @pytest.fixture
+def run_main(capsys):
+    """run_main(main, *options) -> (exit code, stdout, stderr) of a command in this process."""
+
+    def run(main, *options):
+        try:
+            code = main(list(map(str, options)))
+        except SystemExit as stop:
+            code = stop.code
+        return code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
 def small_config(tmp_path, make_image):
     """A checked config whose experiment and five 32x32 validation images are in tmp_path."""
     folder = tmp_path / "waves"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -35,17 +36,9 @@ from sparse.inspect import main as inspect
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_main):
     """run(*options) -> (exit code, stdout, stderr)."""
-
-    def run(*options):
-        try:
-            code = main(["--device", "cpu", *map(str, options)])
-        except SystemExit as stop:
-            code = stop.code
-        return code or 0, *capsys.readouterr()
-
-    return run
+    return partial(run_main, main, "--device", "cpu")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -24,17 +25,9 @@ BIAS = "lr_encoder.tail.bias"
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_main):
     """run(*options) -> (exit code, stdout, stderr)."""
-
-    def run(*options):
-        try:
-            code = main(["--device", "cpu", *map(str, options)])
-        except SystemExit as stop:
-            code = stop.code
-        return code or 0, *capsys.readouterr()
-
-    return run
+    return partial(run_main, main, "--device", "cpu")
 
 
 def config_of(sub_pixel, magnification=2):
