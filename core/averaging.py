@@ -49,7 +49,6 @@ def refuse_other_model(first: ModelSection, other: ModelSection, first_file: Pat
 def refuse_other_masks(first: Mapping[str, Tensor], other: Mapping[str, Tensor], first_file: Path, file: Path) -> None:
     """One line where masks differ; a weight without a mask is active."""
     active = torch.tensor(True)
-    active = torch.tensor(True)
     differences = {name: first.get(name, active) != other.get(name, active) for name in sorted({**first, **other})}
     different = [name for name, places in differences.items() if places.any()]
     if different:

@@ -69,6 +69,8 @@ class DistillationTrainer(Trainer):
             super().load_modules(saved)
         except UserError as error:
             mend = "export its network (python -m core.export), and begin another distillation with that, by -r"
+            if self.config.distill.fresh_student:
+                mend += " and distill.fresh_student=false"
             raise UserError(f"{error}; this distillation cannot go on with other heads: {mend}") from None
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 VALUES = {"int8": "int8", "fp16": "float16", "bf16": "bfloat16", "float32": "float32"}  # -> their names in torch
 # They have few values and cause most of what 8 bits cost: with the first three in 8 bits too, the small face network
-# loses 0.17 dB in place of 0.01, and the last three cause three quarters of the rest. The first tells apart noise
+# loses 0.17 dB in place of 0.01, and the last three cause four fifths of the rest. The first tells apart noise
 # levels that differ little; the others are near the image.
 SENSITIVE = (
     r"embedding\.expand", r"encoder\.input", r"decoder\.output",
