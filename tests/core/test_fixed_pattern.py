@@ -68,9 +68,10 @@ def checkerboard_of(file, image):
     return (sr * board).mean(dim=(1, 2)).abs() * 127.5
 
 
-def test_the_pattern_falls_and_nothing_else_changes(run, checkpoint, photos, make_image, tmp_path):
-    before = checkpoint.read_bytes()
-    code, stdout, stderr = run("-r", checkpoint, "--photos", photos, "-o", tmp_path / "new" / "even.safetensors")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_the_pattern_falls_and_nothing_else_changes(run, checkpoint, photos, make_image, tmp_path, device):
+    before, even = checkpoint.read_bytes(), tmp_path / "new" / "even.safetensors"
+    code, stdout, stderr = run("-r", checkpoint, "--photos", photos, "-o", even, "--device", device)
     assert (code, stderr) == (0, "") and checkpoint.read_bytes() == before
     values = [float(value) for value in re.findall(r"(?:before|change \d): (\d+\.\d+)", stdout)]
     assert 2 <= len(values) <= 5 and min(values) < values[0] / 2, stdout
