@@ -3,8 +3,8 @@
 python benchmarks/gallery.py                    docs/figures/face.png and photo.jpg
 python benchmarks/gallery.py --folder /tmp      look first
 
-The photographs come with scikit-image: an astronaut's portrait (NASA), a cat (CC0), a cup of coffee (CC0). No training
-saw them.
+The photographs come with scikit-image: an astronaut's portrait (NASA), a cat (CC0), a cup of coffee (CC0). No network
+in checkpoints/ saw them in its training.
 """
 
 import argparse
