@@ -13,7 +13,7 @@ from core.checkpoint import TrainingState, load_checkpoint, save_checkpoint, ste
 from core.config import check_config
 from core.export import main as export
 from core.fixed_pattern import main
-from core.pattern_removal import small_images
+from core.pattern_removal import degradation_of, small_images
 from core.sampling import Sampling, super_resolve
 from data.degradation import Degradation
 from data.images import read_rgb
@@ -141,3 +141,13 @@ def test_small_images_are_made_as_in_the_training(photos):
     worse, again = small_images(photos, 3, 2, how), small_images(photos, 3, 2, how)
     for a, b, c in zip(plain, worse, again, strict=True):
         assert torch.equal(b, c) and 0.002 < (a - b).abs().mean() < 0.1
+
+
+def test_the_degradation_is_that_of_the_checkpoints_training(checkpoint, tmp_path):
+    assert degradation_of(load_checkpoint(checkpoint)) is None  # trained on LR by bicubic resizing, as far as it tells
+    config = config_of(2).to_dict()
+    config["datasets"]["train"] = config["datasets"]["val"] | {"batch_size": 1, "degradation": {"jpeg_prob": 0.7}}
+    weights = build_network(config_of(2).model).state_dict()
+    save_checkpoint(tmp_path / "I2_E1", check_config(config), TrainingState(weights, weights))
+    how = degradation_of(load_checkpoint(tmp_path / "I2_E1"))
+    assert how is not None and (how.jpeg_prob, how.blur_prob) == (0.7, 0)

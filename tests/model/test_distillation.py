@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.discriminator import Blur, Discriminator, LocalContrast, discriminator_loss, generator_loss
+from model.discriminator import Blur, Discriminator, LocalContrast, PixelHead, discriminator_loss, generator_loss
 from model.distillation import DistillationLoss, StudentChain, TeacherFeatures, draw_view, seen, texture_distance
 from model.resampling import resample
 from model.sampler import SamplingPlan, sample
@@ -252,3 +252,11 @@ def test_blur_keeps_flat_areas_and_removes_a_pattern_of_two_pixels():
     flat, stripes = torch.full((1, 2, 8, 8), 0.3), torch.tensor([1.0, -1.0]).repeat(4).expand(1, 2, 8, 8)
     assert torch.allclose(Blur()(flat), torch.full((1, 2, 4, 4), 0.3))
     assert Blur()(stripes)[..., 1:-1].abs().max() < 1e-6
+
+
+def test_the_head_for_pixels_sees_the_image_its_local_contrast_and_the_lr_image():
+    head, given = PixelHead(4), []
+    head.layers[0].register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
+    image, lr_up = images(2, 3, 16, 16), images(2, 3, 16, 16, seed=1)
+    assert head(image, lr_up).shape == (2, 1, 4, 4)
+    assert torch.equal(given[0], torch.cat([image, LocalContrast()(image), lr_up], dim=1))
