@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import DataError, prepare_data
+from data import prepare_data
 from data.prepare_data import main, parallel, prepare
 from data.writers import LmdbWriter
 
@@ -393,6 +393,17 @@ def test_parallel_does_every_job_once():
     assert results == {-i: i for i in range(1, 51)}
 
 
-def test_a_killed_worker_is_an_error_not_a_hang():
-    with pytest.raises(DataError, match="worker process was killed"):
-        list(parallel(os._exit, [1] * 10, workers=2))
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_a_killed_worker_is_an_error_not_a_hang(tmp_path, picture):
+    """The command runs in a process of its own, so that nothing which dies here is a process of the tests."""
+    (root := tmp_path / "in").mkdir()
+    for i in range(40):
+        picture(300, 200, i).save(root / f"{i}.bmp")
+    command = [sys.executable, SCRIPT, "--path", root, "--out", tmp_path / "out", "--n_worker", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        while not (workers := children_of(run.pid)):
+            assert run.poll() is None, "it ended before its workers began"
+        os.kill(workers[0], signal.SIGKILL)
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode == 2, errors
+    assert len(errors.splitlines()) == 1 and "a worker process was killed" in errors, errors
