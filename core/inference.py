@@ -26,6 +26,7 @@ from core.network_choice import Networks, ReadyNetwork, load_once
 from core.output_files import Output
 from core.report.pictures import labelled
 from core.sampling import Callback, Sampling, super_resolve
+from core.trained_sizes import TrainedSizes
 from data import DataError
 from data.images import Picture, picture_of, read_picture, read_rgb, resize, save_png
 from data.tensors import to_image, to_tensor
@@ -153,9 +154,9 @@ def enlarged(
     faces: "FaceEnhancer | None" = None,
 ) -> Image.Image:
     """A picture super-resolved: RGB, or RGBA where it has transparency."""
-    (width, height), seeds, magnification = size, [ready.sampling.settings.seed], ready.config.magnification
+    (width, height), seeds, trained = size, [ready.sampling.settings.seed], TrainedSizes.of(ready.config)
     lr = to_tensor(picture.rgb)[None]
-    sr = super_resolve(ready.network, lr, (height, width), ready.sampling, seeds, magnification, callback, on_batch)
+    sr = super_resolve(ready.network, lr, (height, width), ready.sampling, seeds, trained, callback, on_batch)
     image = to_image(sr[0])
     improve_faces(picture.rgb, image, ready, faces)
     return with_alpha(image, picture.alpha)
@@ -223,10 +224,10 @@ def super_resolve_some(
     faces: "FaceEnhancer | None" = None,
 ) -> Sequence[Item]:
     """Does as many of the items, which are of one size, as fit into memory -> those that are left."""
-    first = items[0]
+    first, trained = items[0], TrainedSizes.of(ready.config)
 
     def work(some: Sequence[Item], sampling: Sampling) -> tuple[Tensor, float]:
-        return super_resolve_items(ready.network, some, sampling, ready.config.magnification, progress.say)
+        return super_resolve_items(ready.network, some, sampling, trained, progress.say)
 
     with progress.attempt():
         try:
@@ -292,7 +293,7 @@ def equal_sizes(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
 
 
 def super_resolve_items(
-    network: Network, items: Sequence[Item], sampling: Sampling, magnification: float, say: Callable[[str], None]
+    network: Network, items: Sequence[Item], sampling: Sampling, trained: TrainedSizes, say: Callable[[str], None]
 ) -> tuple[Tensor, float]:
     """Items of one size -> (SR (B,3,H,W), seconds per image)."""
     device = next(network.parameters()).device
@@ -301,7 +302,7 @@ def super_resolve_items(
     seeds = [sampling.settings.seed] * len(items)
     progress = progress_of_chain(sampling, (len(items), height, width), device, say)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, (height, width), sampling, seeds, magnification, progress, TileProgress(say))
+    sr = super_resolve(network, lr, (height, width), sampling, seeds, trained, progress, TileProgress(say))
     synchronize(device)
     return sr, (time.perf_counter() - began) / len(items)
 

@@ -19,6 +19,7 @@ from core.export import stored_types
 from core.input_files import LeftOut, named_images
 from core.network_file import read_network_file, save_network, writable_network_file
 from core.sampling import Sampling, super_resolve
+from core.trained_sizes import TrainedSizes
 from data.degradation import Degradation, degrade
 from data.images import read_rgb, resize
 from data.tensors import to_tensor
@@ -112,7 +113,7 @@ class PatternMeter:
         height, width = (side * self.period for side in lr.shape[2:])
         seeds = [self.sampling.settings.seed + number]
         with out_of_memory_said(f"out of memory at {width}x{height}; try --device cpu"):
-            sr = super_resolve(self.network, lr, (height, width), self.sampling, seeds, self.period)
+            sr = super_resolve(self.network, lr, (height, width), self.sampling, seeds, TrainedSizes(self.period))
         return fixed_pattern(sr.float(), self.period).cpu()
 
     def of(self, images: Sequence[Tensor], what: str = "") -> Tensor:

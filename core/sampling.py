@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,15 +19,19 @@ from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision
 from core.errors import UserError
 from core.tiling import Tiles, tiles_for
+from core.trained_sizes import Stage, TrainedSizes
+from data.images import resize
+from data.tensors import to_image
 from model import Network
 from model.conditioning import relative_scale
 from model.key_steps import EncoderChange
+from model.resampling import resample
 from model.sampler import SamplingPlan, sample
 from model.schedule import NoiseSchedule
 from model.tiling import OnBatch, sample_tiled
 
 # Settings that `sample` does not take by their names.
-RESOLVED = ("steps", "key_steps", "seed", "precision", "compile", "tile", "overlap")
+RESOLVED = ("steps", "key_steps", "seed", "precision", "compile", "trained_sizes", "tile", "overlap")
 
 DECODED = {"ends": 2, "first": 1}  # steps of a group, if not every one
 
@@ -102,8 +107,8 @@ def super_resolve(
     size: tuple[int, int],  # (H, W) of the result
     sampling: Sampling,
     seeds: Sequence[int],  # one an image: an image's noise depends on its seed alone
-    magnification: float,  # that the network was trained for, `config.magnification`
-    callback: Callback | None = None,  # of images that are not made by tiles
+    trained: TrainedSizes,  # by which `sample.trained_sizes` makes it
+    callback: Callback | None = None,  # of images that are not made by tiles; of a cascade, of its last stage
     on_batch: OnBatch | None = None,  # of those that are, for each of them
 ) -> Tensor:  # (B, 3, H, W) in [-1, 1], float32; of images made by tiles, uint8 levels on the CPU
     """Super-resolves a batch on the network's device, in the precision that the settings ask for.
@@ -111,6 +116,41 @@ def super_resolve(
     Raises ModelError for a setting that the sampler cannot work with, and UserError where the result is not finite, or
     tiles do not go with the network.
     """
+    stages = trained.stages(size, lr.shape[-2:]) if sampling.settings.trained_sizes else [Stage(size, size)]
+    *first, last = stages
+    for stage in first:
+        sr = super_resolve_at(network, lr, stage.made_at, sampling, seeds, trained.magnification)
+        lr = as_input(reduced(sr, stage.size))
+    sr = super_resolve_at(network, lr, last.made_at, sampling, seeds, trained.magnification, callback, on_batch)
+    return reduced(sr, last.size)
+
+
+def reduced(sr: Tensor, size: tuple[int, int]) -> Tensor:
+    """A result, (B, 3, H, W) in [-1, 1] or uint8 levels, made smaller if it is not of this size."""
+    if sr.shape[-2:] == size:
+        return sr
+    if sr.dtype == torch.uint8:  # of a large image: Pillow takes no more memory than the levels do
+        images = [np.array(resize(to_image(image), (size[1], size[0]))) for image in sr]
+        return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
+    return resample(sr, size).clamp(-1, 1)
+
+
+def as_input(sr: Tensor) -> Tensor:
+    """A result as an LR image, in [-1, 1]."""
+    return sr.float() / 127.5 - 1 if sr.dtype == torch.uint8 else sr
+
+
+def super_resolve_at(
+    network: Network,
+    lr: Tensor,
+    size: tuple[int, int],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    magnification: float,
+    callback: Callback | None = None,
+    on_batch: OnBatch | None = None,
+) -> Tensor:
+    """`super_resolve` at exactly this size."""
     device = next(network.parameters()).device
     scale = relative_scale(size, lr.shape[-2:], magnification)
     tiles = tiles_for(network, size, sampling.settings, sampling.decoder_calls, sampling.most_pixels)

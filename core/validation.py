@@ -33,6 +33,7 @@ from core.report.pictures import comparison, grid
 from core.report.runs import read_runs
 from core.report.tables import validation_table
 from core.sampling import Callback, Sampling, super_resolve
+from core.trained_sizes import TrainedSizes
 from data import DataError, SRDataset
 from data.images import resize, save_png
 from data.tensors import to_image
@@ -151,10 +152,10 @@ def validate(
     folders = output_folders(config, key)
     perceptual = load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
 
-    fits = Fitting(images.batch_size, sampling, log.info)
+    fits, trained = Fitting(images.batch_size, sampling, log.info), TrainedSizes.of(config)
 
     def work(samples: Sequence[Sample], sampling: Sampling) -> SuperResolved:
-        return super_resolve_samples(network, sampling, samples, config.magnification, log.info)
+        return super_resolve_samples(network, sampling, samples, trained, log.info)
 
     def result_of(sample: Sample, made: SuperResolved, n: int, first_batch: bool) -> Result:
         pictures = pictures_of(sample, made.sr[n])
@@ -239,7 +240,7 @@ def batches(shard: range, batch_size: int, name: str, processes: Processes, log:
 
 
 def super_resolve_samples(
-    network: Network, sampling: Sampling, samples: Sequence[Sample], magnification: float, say: Say
+    network: Network, sampling: Sampling, samples: Sequence[Sample], trained: TrainedSizes, say: Say
 ) -> SuperResolved:
     """Super-resolves samples of a dataset; of a long chain, `say` is told how far it is."""
     device = next(network.parameters()).device
@@ -251,7 +252,7 @@ def super_resolve_samples(
 
     synchronize(device)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, size, sampling, seeds, magnification, both(recording, progress), TileProgress(say))
+    sr = super_resolve(network, lr, size, sampling, seeds, trained, both(recording, progress), TileProgress(say))
     synchronize(device)
     return SuperResolved(sr, stages or [sr], (time.perf_counter() - began) / len(samples))
 

@@ -32,6 +32,7 @@ from core.perceptual import load_perceptual
 from core.processes import Processes
 from core.report.json_files import write_json
 from core.sampling import Sampling
+from core.trained_sizes import TrainedSizes
 from core.training import Trainer
 from core.validation import Pictures, batches, measure, pictures_of, super_resolve_samples
 from data import DataError, SRDataset
@@ -293,13 +294,13 @@ def sampled_quality(
     """The means of what `core.validation.measure` gives over all sampled images, and each image's by set. The images go
     to SET/NAME.png in the folder `saved`, if there is one."""
     entries: dict[str, list[dict[str, float]]] = {}
-    sampling = Sampling.of(config.sample, network.schedule)
+    sampling, trained = Sampling.of(config.sample, network.schedule), TrainedSizes.of(config)
     for key, dataset in setting.sets.items():
         spec, shard = config.datasets[key], range(min(setting.images, len(dataset)))
         entries[key] = []
         for indices in batches(shard, spec.batch_size, f"{label}, {spec.name}", setting.processes, setting.log):
             samples = [dataset[index] for index in indices]
-            sr = super_resolve_samples(network, sampling, samples, config.magnification, setting.log.info).sr
+            sr = super_resolve_samples(network, sampling, samples, trained, setting.log.info).sr
             pictures = [pictures_of(sample, image) for sample, image in zip(samples, sr, strict=True)]
             entries[key] += [measure(some, setting.lpips) for some in pictures]
             if saved:

@@ -23,6 +23,7 @@ from core.perceptual import Lpips, load_perceptual
 from core.report.json_files import write_json
 from core.report.pictures import comparison
 from core.sampling import Sampling, super_resolve
+from core.trained_sizes import TrainedSizes
 from core.validation import COMPARED, Pictures, batches, measure, pictures_of, seed_of
 from data.errors import reason
 from data.images import save_png
@@ -121,6 +122,6 @@ def sample_batch(
     seeds = [seed_of(sample, sampling) for sample in samples]
     synchronize(setting.processes.device)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, samples[0]["hr"].shape[-2:], sampling, seeds, setting.config.magnification)
+    sr = super_resolve(network, lr, samples[0]["hr"].shape[-2:], sampling, seeds, TrainedSizes.of(setting.config))
     synchronize(setting.processes.device)
     return sr, (time.perf_counter() - began) / len(samples)

@@ -35,6 +35,7 @@ from core.memory import peak_memory
 from core.network_size import parameter_count
 from core.processes import Processes
 from core.sampling import Sampling, sampling_settings, super_resolve
+from core.trained_sizes import TrainedSizes
 from data.tensors import to_image, to_tensor
 from model.network import Network
 
@@ -83,7 +84,7 @@ class Setting(NamedTuple):
     def enlarge(self, lr: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) -> (B, 3, 4h, 4w)."""
         size = lr.shape[2] * SCALE, lr.shape[3] * SCALE
-        sr = super_resolve(self.network, lr, size, self.sampling, [0] * len(lr), self.config.magnification)
+        sr = super_resolve(self.network, lr, size, self.sampling, [0] * len(lr), TrainedSizes.of(self.config))
         synchronize(self.device)
         return sr
 

@@ -419,6 +419,12 @@ class SampleSection(Section):
     decode_batch: int | None = key(
         optional(count), None, "largest number of decoder calls in one batch; null: a whole group"
     )
+    trained_sizes: bool = key(
+        flag,
+        True,
+        "make images at sizes or magnifications that the network was trained to make, and reduce them; no effect "
+        "after training with continuous_scale",
+    )
     tile: str | int = key(
         either(choice("auto"), count_or_zero),
         "auto",

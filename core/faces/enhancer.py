@@ -12,6 +12,7 @@ from core.faces.cascades import CASCADES
 from core.faces.detection import LARGEST, SMALLEST, Face, find_faces
 from core.network_choice import Load, Networks
 from core.sampling import super_resolve
+from core.trained_sizes import TrainedSizes
 from data.files import make_writable
 from data.images import save_png
 from data.tensors import to_image, to_tensor
@@ -66,7 +67,7 @@ class FaceEnhancer:
         side = within(max(region.size), *RESULTS)
         sampling, config = self.ready.sampling, self.ready.config
         lr, seeds = to_tensor(small)[None], [sampling.settings.seed]
-        sr = super_resolve(self.ready.network, lr, (side, side), sampling, seeds, config.magnification)
+        sr = super_resolve(self.ready.network, lr, (side, side), sampling, seeds, TrainedSizes.of(config))
         return region, small, to_image(sr[0])
 
 

@@ -29,6 +29,7 @@ from core.report.pictures import heat_map
 from core.sampling import Sampling, super_resolve
 from core.shipped import FILES
 from core.tensor_files import write_safetensors
+from core.trained_sizes import TrainedSizes
 from model import ModelError, build_network
 from model.key_steps import EncoderChange, key_steps_by_change
 from model.sampler import SamplingPlan, sample
@@ -281,7 +282,7 @@ def test_settings_with_auto_sample_at_the_steps_that_fit(measured, change, small
     sampling = Sampling.of(settings, network.schedule, change)
     assert sampling.plan.key_steps == (0, 8, 9)  # positions are 0 up to order 6, then 1, 3, 5
     lr = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    ours = super_resolve(network, lr, (32, 32), sampling, [5], 4)
+    ours = super_resolve(network, lr, (32, 32), sampling, [5], TrainedSizes(4))
     assert torch.equal(ours, sample(network, lr, (32, 32), sampling.plan, "ddim", [5]).clamp(-1, 1))
     assert sampling.describe().endswith("encoder at 3 of them (key steps auto:3)")
 
@@ -297,7 +298,7 @@ def test_start_leaves_all_key_steps_in_the_chain(measured, change, small_config)
     seen = []
     encode = network.encode
     network.encode = lambda x, level, condition: seen.append(level.item()) or encode(x, level, condition)
-    super_resolve(network, torch.zeros(1, 3, 8, 8), (16, 16), sampling, [0], 4)
+    super_resolve(network, torch.zeros(1, 3, 8, 8), (16, 16), sampling, [0], TrainedSizes(4))
     levels = network.schedule.noise_levels[[plan.timesteps[order] for order in plan.key_steps]]
     assert seen == pytest.approx(levels.tolist())
 

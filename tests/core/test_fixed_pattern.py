@@ -15,6 +15,7 @@ from core.export import main as export
 from core.fixed_pattern import main
 from core.pattern_removal import degradation_of, small_images
 from core.sampling import Sampling, super_resolve
+from core.trained_sizes import TrainedSizes
 from data.degradation import Degradation
 from data.images import read_rgb
 from data.tensors import to_tensor
@@ -63,7 +64,7 @@ def checkerboard_of(file, image):
     """How much the results of a network follow a checkerboard, the pattern of the fixture: (3,) in grey levels."""
     loaded = load_checkpoint(file)
     sampling = Sampling.of(loaded.config.sample, loaded.network.schedule)
-    sr = super_resolve(loaded.network, to_tensor(image)[None], (48, 48), sampling, [5], 2)[0]
+    sr = super_resolve(loaded.network, to_tensor(image)[None], (48, 48), sampling, [5], TrainedSizes(2))[0]
     board = torch.tensor([[1.0, -1], [-1, 1]]).repeat(24, 24)
     return (sr * board).mean(dim=(1, 2)).abs() * 127.5
 

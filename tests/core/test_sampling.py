@@ -12,6 +12,7 @@ from core.config import changed, check_config
 from core.device import automatic_precision
 from core.errors import UserError
 from core.sampling import RESOLVED, Sampling, sampling_settings, super_resolve
+from core.trained_sizes import TrainedSizes
 from data.tensors import to_image
 from model import ModelError, build_network
 from model.sampler import SamplingPlan, sample
@@ -37,7 +38,7 @@ def settings(small_config):
 def test_is_the_sampler_with_the_settings(small_network, settings, sampling_of, lr):
     options = {"eta": 0.7, "consistency": 2, "decode": "ends", "decode_batch": 1, "prior_noise": 0.1}
     settings = settings.replace(solver="ddim", key_steps=[0, 3], **options)
-    sr = super_resolve(small_network, lr, (32, 32), sampling_of(settings), [5, 6, 7], magnification=4)
+    sr = super_resolve(small_network, lr, (32, 32), sampling_of(settings), [5, 6, 7], TrainedSizes(4))
     plan = SamplingPlan(steps=4, n_timestep=20, key_steps=(0, 3))
     expected = sample(small_network, lr, (32, 32), plan, "ddim", [5, 6, 7], scale=1.0, **options)
     assert torch.equal(sr, expected.clamp(-1, 1))
@@ -50,7 +51,7 @@ def test_the_network_is_told_the_scale(small_network, settings, sampling_of, lr,
     told = []
     condition = small_network.condition
     monkeypatch.setattr(small_network, "condition", lambda lr, size, p: told.append(p) or condition(lr, size, p))
-    super_resolve(small_network, lr[:1], size, sampling_of(settings), [0], magnification=4)
+    super_resolve(small_network, lr[:1], size, sampling_of(settings), [0], TrainedSizes(4))
     assert told == [pytest.approx(scale)]
 
 
@@ -58,7 +59,13 @@ def test_steps_null_is_every_timestep(small_network, settings, sampling_of, lr):
     settings = settings.replace(steps=None)
     seen = []
     super_resolve(
-        small_network, lr[:1], (16, 16), sampling_of(settings), [0], 4, lambda order, t, x, x0: seen.append(t)
+        small_network,
+        lr[:1],
+        (16, 16),
+        sampling_of(settings),
+        [0],
+        TrainedSizes(4),
+        lambda order, t, x, x0: seen.append(t),
     )
     assert seen == list(range(19, -1, -1))
 
@@ -67,16 +74,22 @@ def test_start_shortens_the_chain(small_network, settings, sampling_of, lr):
     settings = settings.replace(steps=10, start=float(small_network.schedule.noise_level(5)))
     seen = []
     super_resolve(
-        small_network, lr[:1], (16, 16), sampling_of(settings), [0], 4, lambda order, t, x, x0: seen.append(t)
+        small_network,
+        lr[:1],
+        (16, 16),
+        sampling_of(settings),
+        [0],
+        TrainedSizes(4),
+        lambda order, t, x, x0: seen.append(t),
     )
     assert seen == list(sampling_of(settings).executed.timesteps) == [5, 4, 3, 2, 1, 0]
 
 
 def test_an_image_does_not_depend_on_its_batch(small_network, settings, sampling_of, lr):
-    together = super_resolve(small_network, lr, (20, 23), sampling_of(settings), [3, 1, 2], 4)
-    alone = super_resolve(small_network, lr[1:2], (20, 23), sampling_of(settings), [1], 4)
+    together = super_resolve(small_network, lr, (20, 23), sampling_of(settings), [3, 1, 2], TrainedSizes(4))
+    alone = super_resolve(small_network, lr[1:2], (20, 23), sampling_of(settings), [1], TrainedSizes(4))
     assert torch.allclose(together[1], alone[0], atol=1e-4)
-    other_seed = super_resolve(small_network, lr[1:2], (20, 23), sampling_of(settings), [4], 4)
+    other_seed = super_resolve(small_network, lr[1:2], (20, 23), sampling_of(settings), [4], TrainedSizes(4))
     assert (other_seed - alone).abs().max() > 0.1
 
 
@@ -87,7 +100,7 @@ def test_precision_is_that_of_the_decoder(small_network, settings, sampling_of, 
     seen = set()
     hook = small_network.decoder.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     settings = settings.replace(precision=precision)
-    sr = super_resolve(small_network, lr, (16, 16), sampling_of(settings), [0, 1, 2], 4)
+    sr = super_resolve(small_network, lr, (16, 16), sampling_of(settings), [0, 1, 2], TrainedSizes(4))
     hook.remove()
     assert seen == {dtype}
     assert sr.dtype == torch.float32
@@ -98,14 +111,19 @@ def test_what_overflows_is_sampled_again_in_float32(small_network, settings, sam
     network = copy.deepcopy(small_network)
     network.decoder.output.bias.data.fill_(1e6)
     with pytest.warns(UserWarning, match=r"range of fp16: sampled again in float32"):
-        again = super_resolve(network, lr, (16, 16), sampling_of(settings.replace(precision="fp16")), [0, 1, 2], 4)
+        again = super_resolve(
+            network, lr, (16, 16), sampling_of(settings.replace(precision="fp16")), [0, 1, 2], TrainedSizes(4)
+        )
     assert torch.equal(
-        again, super_resolve(network, lr, (16, 16), sampling_of(settings.replace(precision="float32")), [0, 1, 2], 4)
+        again,
+        super_resolve(
+            network, lr, (16, 16), sampling_of(settings.replace(precision="float32")), [0, 1, 2], TrainedSizes(4)
+        ),
     )
     network.decoder.output.bias.data.fill_(float("nan"))
     recwarn.clear()
     with pytest.raises(UserError, match="not finite"):
-        super_resolve(network, lr, (16, 16), sampling_of(settings), [0, 1, 2], 4)
+        super_resolve(network, lr, (16, 16), sampling_of(settings), [0, 1, 2], TrainedSizes(4))
     assert not recwarn
 
 
@@ -199,7 +217,9 @@ def test_an_image_has_the_same_bytes_in_every_batch(small_network, options):
 
     def images(batch_size):
         parts = list(zip(lr.split(batch_size), torch.arange(5).split(batch_size), strict=True))
-        sr = [super_resolve(network, part, (32, 32), sampling, seeds.tolist(), 4) for part, seeds in parts]
+        sr = [
+            super_resolve(network, part, (32, 32), sampling, seeds.tolist(), TrainedSizes(4)) for part, seeds in parts
+        ]
         return [to_image(image).tobytes() for image in torch.cat(sr)]
 
     alone = images(1)
