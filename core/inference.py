@@ -234,7 +234,9 @@ def super_resolve_some(
             some, (images, seconds) = fits.do_some(ready.network, items, work)
         except OutOfMemory:
             advice = what_to_do(next(ready.network.parameters()).device)
-            raise OutOfMemory(f"{first.job.source}: out of memory at {show(first.size)}; {advice}") from None
+            height, width = fits.sampling.stages(trained, first.size[::-1], first.rgb.size[::-1])[-1].made_at
+            made = "" if (width, height) == first.size else f", made at {width}x{height} (--no-trained-sizes: as it is)"
+            raise OutOfMemory(f"{first.job.source}: out of memory at {show(first.size)}{made}; {advice}") from None
         for item, sr in zip(some, images, strict=True):
             with progress.attempt():
                 image = to_image(sr)

@@ -82,6 +82,10 @@ class Sampling:
         passed = {name: value for name, value in self.settings.items() if name not in RESOLVED}
         return passed | {"compiled": self.settings.compile}
 
+    def stages(self, trained: TrainedSizes, size: tuple[int, int], lr_size: Sequence[int]) -> list[Stage]:
+        """How a result of this size, (H, W), is made."""
+        return trained.stages(size, lr_size) if self.settings.trained_sizes else [Stage(size, size)]
+
     @property
     def decoder_calls(self) -> int:
         """How many the decoder makes at once of one image: as many as a group has, or fewer."""
@@ -98,6 +102,7 @@ class Sampling:
         options = [f"{name} {settings[name]:g}" for name in ("consistency", "start", "prior_noise") if settings[name]]
         if settings.decode != "every":
             options.insert(0, f"decode {settings.decode}")
+        options += [] if settings.trained_sizes else ["each size as it is"]
         return ", ".join([solver, f"{plan.steps} of {plan.n_timestep} steps", keys, *options])
 
 
@@ -107,8 +112,9 @@ def super_resolve(
     size: tuple[int, int],  # (H, W) of the result
     sampling: Sampling,
     seeds: Sequence[int],  # one an image: an image's noise depends on its seed alone
-    trained: TrainedSizes,  # by which `sample.trained_sizes` makes it
-    callback: Callback | None = None,  # of images that are not made by tiles; of a cascade, of its last stage
+    trained: TrainedSizes,  # what the network learnt; used where `sample.trained_sizes` is on
+    callback: Callback
+    | None = None,  # of images that are not made by tiles, at the size they are made at; of a cascade's last stage
     on_batch: OnBatch | None = None,  # of those that are, for each of them
 ) -> Tensor:  # (B, 3, H, W) in [-1, 1], float32; of images made by tiles, uint8 levels on the CPU
     """Super-resolves a batch on the network's device, in the precision that the settings ask for.
@@ -116,8 +122,7 @@ def super_resolve(
     Raises ModelError for a setting that the sampler cannot work with, and UserError where the result is not finite, or
     tiles do not go with the network.
     """
-    stages = trained.stages(size, lr.shape[-2:]) if sampling.settings.trained_sizes else [Stage(size, size)]
-    *first, last = stages
+    *first, last = sampling.stages(trained, size, lr.shape[-2:])
     for stage in first:
         sr = super_resolve_at(network, lr, stage.made_at, sampling, seeds, trained.magnification)
         lr = as_input(reduced(sr, stage.size))

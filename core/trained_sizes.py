@@ -1,10 +1,9 @@
-"""Any size from a network that learnt few: what it makes well is made, and then reduced.
+"""Any size from a network that learnt few: what it makes best is made, and then reduced.
 
-Networks for whole images, such as faces, are trained at few sizes, and make others coarse or distorted. So a result is
-made at the next larger size that the network learnt, and reduced (supersampling). A result of a larger magnification
-than it learnt is made in two stages: the largest that it makes at once becomes the LR image of the second (a cascade,
-as of Ho et al. 2022). Networks for crops make images of any size, but of few magnifications; others are made at the
-usual one, and reduced.
+Networks for whole images, such as faces, make their largest sizes best. So a smaller result is made at such a size, and
+reduced (supersampling). A result that is more times as large as usual is made in two stages: the largest that is made
+at once becomes the LR image of the second (a cascade, as of Ho et al. 2022). Networks for crops make images of any
+size, but of few magnifications; others are made at the usual one, and reduced.
 """
 
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from core.config import Config
 
 Sides = tuple[int, int]  # (H, W)
+NEAR = 1.05  # times a trained magnification, or less by that: made as it is
 
 
 class Stage(NamedTuple):
@@ -23,37 +23,51 @@ class Stage(NamedTuple):
 
 
 class TrainedSizes(NamedTuple):
-    """What a network was trained to make, and of what. Nothing but the magnification: every size."""
+    """What a network was trained to make. With the magnification alone, results are made at their own sizes."""
 
     magnification: float  # the usual one
-    sides: tuple[int, ...] = ()  # of whole images, the longer ones, ascending
-    lr_side: int = 0  # of whole images, the longest
-    magnifications: tuple[float, ...] = ()  # of crops, ascending
+    sides: tuple[int, ...] = ()  # of whole images: the largest result of each training set, ascending
+    lr_side: int = 0  # of whole images: the longest LR side drawn in training
+    magnifications: tuple[float, ...] = ()  # of crops: all that were drawn in training, ascending
 
     @classmethod
     def of(cls, config: Config) -> "TrainedSizes":
-        sets = list(config.datasets.training.values())
+        sets = [images for images in config.datasets.training.values() if images]
         if not sets or "train" not in config or config.train.continuous_scale:
             return cls(config.magnification)
-        drawn = [row[:2] for images in sets for row in images.sizes or [[images.l_resolution, images.r_resolution]]]
-        if any(images.use_crop for images in sets):
-            return cls(config.magnification, magnifications=tuple(sorted({hr / lr for lr, hr in drawn})))
-        sides = sorted({images.r_resolution for images in sets})
-        return cls(config.magnification, tuple(sides), int(max(lr for lr, _ in drawn)))
+        use_crop = config.trained_images.use_crop
+        drawn = [
+            images.sizes or [[images.l_resolution, images.r_resolution, 1]]
+            for images in sets
+            if images.use_crop == use_crop
+        ]
+        every = [row for rows in drawn for row in rows]
+        if use_crop:
+            factors = sorted({hr / lr for lr, hr, _ in every})
+            usual = config.magnification if config.magnification in factors else factors[-1]
+            return cls(usual, magnifications=tuple(factors))
+        sides = sorted({int(max(hr for _, hr, _ in rows)) for rows in drawn})
+        return cls(config.magnification, tuple(sides), int(max(lr for lr, _, _ in every)))
 
     def stages(self, size: Sides, lr_size: Sequence[int]) -> list[Stage]:
-        """The stages of a result; where the network has learnt nothing that serves, one at the result's own size."""
+        """The stages of a result, with its own size at the end."""
         if self.magnifications:
             return [Stage(self.magnified(size, lr_size), size)]
-        at_once = self.next_side(max(size), max(lr_size))
-        if at_once:
+        if at_once := self.next_side(max(size), max(lr_size)):
             return [Stage(scaled(size, at_once), size)]
-        first = max((side for side in self.sides if side <= self.magnification * max(lr_size)), default=0)
-        between = min(first, self.lr_side)
-        second = self.next_side(max(size), between)
-        if second and between > max(lr_size):
-            return [Stage(scaled(size, first), scaled(size, between)), Stage(scaled(size, second), size)]
-        return [Stage(size, size)]
+        return self.cascade(size, lr_size) or [Stage(size, size)]
+
+    def cascade(self, size: Sides, lr_size: Sequence[int]) -> list[Stage]:
+        """Two stages of a larger magnification than the usual one; none where the first makes no larger LR image."""
+        most = self.magnification * max(lr_size)
+        first = max((side for side in self.sides if side <= most), default=0)
+        between = scaled(size, max(min(first, self.lr_side), 1))
+        is_larger = max(between) > max(lr_size) and between[0] >= lr_size[0] and between[1] >= lr_size[1]
+        needed = max(size) > most or any(side >= max(size) for side in self.sides)
+        if not (is_larger and needed):
+            return []
+        second = self.next_side(max(size), max(between))
+        return [Stage(scaled(size, first), between), Stage(scaled(size, second) if second else size, size)]
 
     def next_side(self, longest: int, lr_longest: int) -> int | None:
         """The smallest trained side, for a result with this longer side, that the magnification allows."""
@@ -61,7 +75,7 @@ class TrainedSizes(NamedTuple):
         return next((side for side in self.sides if longest <= side <= most), None)
 
     def magnified(self, size: Sides, lr_size: Sequence[int]) -> Sides:
-        """A magnification that was trained, or that is beyond the usual one, as it is; any other as the usual one."""
+        """The usual magnification of the LR size; the size itself where that is a trained one, or more than usual."""
         height, width = (side * self.magnification for side in lr_size)
         trained = any(is_about(size, [side * factor for side in lr_size]) for factor in self.magnifications)
         if trained or size[0] >= height + 1 or size[1] >= width + 1:
@@ -70,8 +84,9 @@ class TrainedSizes(NamedTuple):
 
 
 def is_about(size: Sides, exact: Sequence[float]) -> bool:
-    """Whether a size is what these lengths are rounded to."""
-    return all(abs(side - length) < 1 for side, length in zip(size, exact, strict=True))
+    """Whether a size is near these lengths, or what they are rounded to."""
+    pairs = list(zip(size, exact, strict=True))
+    return all(abs(side - length) < 1 or 1 / NEAR <= side / length <= NEAR for side, length in pairs)
 
 
 def scaled(size: Sides, longest: int) -> Sides:

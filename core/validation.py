@@ -141,7 +141,7 @@ def validate(
     """Validates one set, as `validate_all`. Writes into the experiment's folder
 
     results/{sr,hr,lr}/<step>_<index>_{sr,hr,lr}.png    every image
-    results/process/<step>_<index>_sr_process.png       ŷ_0 along the chain, of the first few
+    results/process/<step>_<index>_sr_process.png       ŷ_0 along the chain, as it is made, of the first few
     results/<name>_comparison.png                       LR, bicubic, SR and HR side by side, of the first few
     results/metrics.json                                the report
 

@@ -422,13 +422,13 @@ class SampleSection(Section):
     trained_sizes: bool = key(
         flag,
         True,
-        "make images at sizes or magnifications that the network was trained to make, and reduce them; no effect "
-        "after training with continuous_scale",
+        "make images at the sizes or magnifications that the network makes best, as its training tells, and reduce "
+        "them; no effect after training with continuous_scale",
     )
     tile: str | int = key(
         either(choice("auto"), count_or_zero),
         "auto",
-        "side of a tile in pixels of the result; 0: no tiles; auto: tiles only if the image is too large",
+        "side of a tile in pixels of the image as it is made; 0: no tiles; auto: tiles only if the image is too large",
     )
     overlap: int | None = key(
         optional(count_or_zero), None, "pixels that a tile sees of its neighbours; null: as many as needed"

@@ -18,7 +18,7 @@ from data.images import save_png
 from data.tensors import to_image, to_tensor
 
 RESULTS = (48, 256)  # pixels of the faces that the network learnt to make
-PASSED = ("seed", "precision")  # what the flags for the photograph mean for its faces too
+PASSED = ("seed", "precision", "trained_sizes")  # what the flags for the photograph mean for its faces too
 
 
 class FaceEnhancer:

@@ -21,6 +21,7 @@ from core.input_files import Size, size_of
 from core.network_choice import Networks, ReadyNetwork, load_once
 from core.sampling import Callback
 from core.shipped import CHAINS, FILES, is_there, sampled_by, shipped_file
+from core.trained_sizes import TrainedSizes
 from core.web.limits import Limits
 from data.images import encode, on_white, read_picture, resize
 
@@ -84,7 +85,8 @@ class Enlarger:
                 f"The photo has {show(size)} pixels, more than the {show(result)} that this network makes: choose "
                 "another network, or how many times larger the result is to be."
             )
-        self.limits.check_pixels(*result)
+        height, width = TrainedSizes.of(config).stages(result[::-1], size[::-1])[-1].made_at
+        self.limits.check_pixels(width, height)  # it may be made larger, and reduced
         return result
 
 

@@ -24,6 +24,6 @@ class Limits(NamedTuple):
         """Raises UserError where a result is too large."""
         if width * height > self.most_pixels:
             raise UserError(
-                f"The result would have {width}x{height} pixels, {width * height / 1e6:.1f} million, and the page "
-                f"makes {self.most_pixels / 1e6:g} million at most: choose a smaller photo or size."
+                f"The result would be made with {width}x{height} pixels, {width * height / 1e6:.1f} million, and the "
+                f"page makes {self.most_pixels / 1e6:g} million at most: choose a smaller photo or size."
             )

@@ -1,14 +1,26 @@
 """Results are made at the sizes that a network learnt, and reduced; of larger magnifications in two stages."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import core.sampling
+import infer
+from core.checkpoint import TrainingState, save_checkpoint
 from core.config import changed, load_config
-from core.sampling import Sampling, super_resolve
+from core.faces.detection import Face
+from core.faces.enhancer import FaceEnhancer
+from core.inference import upscale
+from core.processes import Processes
+from core.sampling import Sampling, as_input, reduced, super_resolve
 from core.trained_sizes import Stage, TrainedSizes
+from core.validation import validate_all
+from data.tensors import to_image, to_tensor
 
+ALONE = Processes(0, 1, torch.device("cpu"))
 ONE_STAGE = TrainedSizes(4)
 FACES = TrainedSizes(8, (128, 256), 64)
 PHOTOS = TrainedSizes(4, magnifications=(1.5, 2, 3, 4))
@@ -40,6 +52,15 @@ def test_a_larger_magnification_takes_two_stages(lr, size, between):
     assert FACES.stages(size, lr) == [Stage(first, between), Stage(second, size)]
 
 
+def test_the_second_stage_may_make_more_than_was_trained():
+    assert FACES.stages((300, 300), (16, 16)) == [Stage((128, 128), (64, 64)), Stage((300, 300), (300, 300))]
+
+
+def test_the_first_stage_makes_the_most_it_can():
+    three = TrainedSizes(8, (64, 128, 256), 100)
+    assert three.stages((256, 256), (16, 16)) == [Stage((128, 128), (100, 100)), Stage((256, 256), (256, 256))]
+
+
 @pytest.mark.parametrize(
     ("lr", "size", "made_at"),
     [
@@ -50,8 +71,9 @@ def test_a_larger_magnification_takes_two_stages(lr, size, between):
         ((100, 60), (300, 180), (300, 180)),
         ((85, 61), (128, 92), (128, 92)),  # 1.5 times, but for rounding
         ((85, 61), (127, 91), (127, 91)),
-        ((85, 61), (126, 91), (340, 244)),
-        ((85, 61), (338, 242), (340, 244)),
+        ((85, 61), (128, 100), (340, 244)),  # another shape
+        ((100, 60), (380, 228), (400, 240)),
+        ((100, 60), (384, 230), (384, 230)),  # near ×4
         ((85, 61), (100, 246), (100, 246)),
         ((100, 60), (200, 180), (400, 240)),  # another shape
         ((100, 60), (500, 300), (500, 300)),  # more than it learnt
@@ -65,7 +87,10 @@ def test_of_crops_the_usual_magnification(lr, size, made_at):
     ("trained", "lr", "size"),
     [
         (FACES, (12, 12), (48, 48)),  # 128 would be more than 8 times as large
-        (FACES, (64, 64), (257, 257)),  # larger than any
+        (FACES, (64, 64), (257, 257)),  # larger than any, but not many times
+        (FACES, (16, 16), (16, 256)),  # the first stage would make fewer rows than there are
+        (TrainedSizes(8, (64, 128), 16), (16, 16), (200, 200)),  # no larger LR image
+        (TrainedSizes(4, (32, 128), 16), (16, 16), (128, 128)),
         (TrainedSizes(8, (128,), 16), (16, 16), (200, 200)),
         (TrainedSizes(8, (128, 256), 16), (16, 16), (200, 200)),  # 16 pixels are what there is already
         (TrainedSizes(4), (16, 16), (48, 48)),
@@ -91,6 +116,17 @@ def test_what_configs_train(name, trained, pytestconfig):
     assert TrainedSizes.of(load_config(pytestconfig.rootpath / "config" / f"{name}.yaml")) == trained
 
 
+def test_sets_of_the_other_kind_do_not_count(pytestconfig):
+    config = load_config(pytestconfig.rootpath / "config" / "faces_16_128_one_call.yaml")
+    assert TrainedSizes.of(changed(config, {"datasets.train_large.use_crop": True})) == TrainedSizes(8, (128,), 64)
+
+
+def test_the_usual_magnification_was_drawn(pytestconfig):
+    config = load_config(pytestconfig.rootpath / "config" / "photos_x4_one_call.yaml")
+    sizes = {"datasets.train.sizes": [[16, 128, 1], [32, 64, 1]]}
+    assert TrainedSizes.of(changed(config, sizes)) == TrainedSizes(8, magnifications=(2, 8))
+
+
 def test_without_a_training_nothing_is_known(small_config):
     """As of published checkpoints, of which one section at most is known."""
     assert TrainedSizes.of(small_config) == TrainedSizes(4)
@@ -103,24 +139,35 @@ def lr():
     return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-@pytest.mark.parametrize("tile", [0, 16])
-def test_is_reduced_as_pillow_does_it(small_network, small_config, lr, tile):
-    settings = small_config.sample.replace(tile=tile)
-    sampling = Sampling.of(settings, small_network.schedule)
-    whole = super_resolve(small_network, lr, (32, 24), sampling, [5, 6], TrainedSizes(4))
-    smaller = super_resolve(small_network, lr, (20, 15), sampling, [5, 6], TrainedSizes(4, (32,), 8))
-    assert smaller.shape == (2, 3, 20, 15) and smaller.dtype == whole.dtype
-    for made, reduced in zip(whole, smaller, strict=True):
-        for before, after in zip(levels(made), levels(reduced), strict=True):
-            expected = Image.fromarray(before).resize((15, 20), Image.Resampling.BICUBIC)
-            assert np.abs(after - np.asarray(expected).clip(0, 255)).max() < (
-                1.01 if tile else 1e-3
-            )  # Pillow rounds the levels
-
-
 def levels(sr):
     """The levels, 0 to 255, of each channel of a result."""
     return (sr if sr.dtype == torch.uint8 else (sr + 1) * 127.5).numpy().astype(np.float32)
+
+
+def test_is_reduced_as_pillow_does_it(small_network, small_config, lr):
+    sampling = Sampling.of(small_config.sample, small_network.schedule)
+    whole = super_resolve(small_network, lr, (32, 24), sampling, [5, 6], TrainedSizes(4))
+    smaller = super_resolve(small_network, lr, (20, 15), sampling, [5, 6], TrainedSizes(4, (32,), 8))
+    assert smaller.shape == (2, 3, 20, 15)
+    assert np.abs(levels(smaller) - by_pillow(levels(whole), (20, 15))).max() < 1e-3
+
+
+def by_pillow(images, size):
+    """(B, C, H, W) levels, reduced channel by channel."""
+    channels = [
+        Image.fromarray(channel).resize(size[::-1], Image.Resampling.BICUBIC) for channel in np.concatenate(images)
+    ]
+    return np.stack([np.asarray(channel) for channel in channels]).reshape(*images.shape[:2], *size).clip(0, 255)
+
+
+def test_levels_of_tiles_are_reduced_too(lr):
+    whole = ((torch.nn.functional.interpolate(lr / 2, (32, 24)) + 1) * 127.5).round().to(torch.uint8)
+    smaller = reduced(whole, (20, 15))
+    assert smaller.dtype == torch.uint8 and smaller.shape == (2, 3, 20, 15)
+    assert np.abs(levels(smaller) - by_pillow(levels(whole), (20, 15))).max() < 1.01  # Pillow rounds the levels
+    assert reduced(whole, (32, 24)) is whole
+    torch.testing.assert_close(to_tensor(to_image(whole[0])), as_input(whole)[0])
+    assert as_input(lr) is lr
 
 
 def test_a_cascade_is_two_samplings(small_network, small_config, lr):
@@ -147,3 +194,58 @@ def test_can_be_turned_off(small_network, small_config, lr):
         )
     )
     assert torch.equal(own, off)
+
+
+def test_a_cascade_tells_of_its_last_stage(small_network, small_config, lr):
+    sampling, seen = Sampling.of(small_config.sample, small_network.schedule), []
+    trained = TrainedSizes(4, (32, 64), 16)
+    super_resolve(small_network, lr, (64, 64), sampling, [5, 6], trained, lambda order, t, x, x0: seen.append(x0.shape))
+    assert seen == [(2, 3, 64, 64)] * 4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# All that samples goes by it.
+
+
+@pytest.fixture
+def made_at(monkeypatch):
+    """The sizes at which networks make images."""
+    sizes, make = [], core.sampling.super_resolve_at
+    monkeypatch.setattr(core.sampling, "super_resolve_at", lambda *a: sizes.append(tuple(a[2])) or make(*a))
+    return sizes
+
+
+@pytest.fixture
+def trained(small_config, small_network, tmp_path):
+    """(config, file) of a network whose training made whole images of 64 pixels."""
+    images = {"name": "waves", "l_resolution": 8, "r_resolution": 64, "batch_size": 2}
+    train = {"n_iter": 3, "continuous_scale": False, "optimizer": {"lr": 1e-4}}
+    config = changed(small_config, {"datasets.train": images, "train": train})
+    weights = small_network.state_dict()
+    save_checkpoint(tmp_path / "I3_E1", config, TrainingState(weights, weights, step=3))
+    return config, tmp_path / "I3_E1"
+
+
+def test_infer_and_upscale(trained, made_at, make_image, tmp_path, run_main):
+    make_image(8, 8).save(tmp_path / "a.png")
+    command = ["-r", trained[1], "-i", tmp_path / "a.png", "--size", 20, "--device", "cpu"]
+    assert run_main(infer.main, *command, "-o", tmp_path / "out")[0] == 0
+    [image] = upscale(make_image(8, 8), network=trained[1], scale=2.5, device="cpu")
+    assert made_at == [(64, 64), (64, 64)] and image.size == (20, 20)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), np.asarray(image))
+    assert run_main(infer.main, *command, "-o", tmp_path / "own", "--no-trained-sizes")[0] == 0
+    assert made_at[2:] == [(20, 20)]
+
+
+def test_validation(trained, made_at, small_network):
+    config = changed(trained[0], {"datasets.val.r_resolution": 16})
+    sampling = Sampling.of(config.sample, small_network.schedule)
+    validate_all(small_network, config, sampling, ALONE, 3, logging.getLogger("test"))
+    assert set(made_at) == {(64, 64)}
+
+
+def test_faces_in_photographs(trained, made_at, make_image):
+    enhancer = FaceEnhancer(trained[1], torch.device("cpu"), {})
+    photo = make_image(60, 60)
+    enhancer.make(photo, photo.resize((120, 120)), Face(20, 20, 20))
+    assert set(made_at) == {(64, 64)}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config import PRESETS
+from core.config import PRESETS, load_config
 from core.errors import UserError
 from core.inference import upscale
 from core.shipped import FILES
@@ -74,9 +74,9 @@ def test_the_ending_of_a_name_does_not_matter(enlarger, network, photo):
 @pytest.mark.parametrize(
     ("size", "scale", "match"),
     [
-        ((40, 25), 2, "would have 80x50 pixels, 0.0 million"),
+        ((40, 25), 2, "would be made with 80x50 pixels, 0.0 million"),
         ((40, 25), None, "40x25 pixels, more than the 32x20 that this network makes"),
-        ((100, 100), 1, "would have 100x100 pixels"),
+        ((100, 100), 1, "would be made with 100x100 pixels"),
     ],
 )
 def test_sizes_are_refused(enlarger, network, photo, size, scale, match):
@@ -135,3 +135,11 @@ def test_presets_are_those_that_a_network_can_follow(network, monkeypatch, small
     config = type("Config", (), {"phase": "distill"})()
     monkeypatch.setattr("core.web.enlarging.saved_config", lambda name: config)
     assert presets_of("photos") == ["instant"] and presets_of("faces") == list(PRESETS)
+
+
+def test_the_limit_is_that_of_what_is_made(enlarger, pytestconfig):
+    """×1.5 of photographs is made at once, but ×1.25 is made ×4 and reduced."""
+    config = load_config(pytestconfig.rootpath / "config" / "photos_x4_one_call.yaml")
+    assert enlarger.result_size((20, 20), 1.5, config) == (30, 30)
+    with pytest.raises(UserError, match="80x80 pixels"):
+        enlarger.result_size((20, 20), 1.25, config)

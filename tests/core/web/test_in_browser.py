@@ -101,7 +101,7 @@ def test_photo_to_slider_to_download(page, small_checkpoint, make_image, tmp_pat
 def test_what_is_too_large_is_told(page, make_image, tmp_path):
     make_image(60, 60).save(tmp_path / "sixty.png")
     enlarge(page, tmp_path / "sixty.png")
-    page.wait_for(f"{TEXT}.includes('The result would have 60x60 pixels')")
+    page.wait_for(f"{TEXT}.includes('The result would be made with 60x60 pixels')")
 
 
 def test_a_file_of_too_many_bytes_is_told(page, tmp_path):
