@@ -13,6 +13,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
+from core.lines import write_line
+
 
 class UserError(Exception):
     """A config, a checkpoint or a command line is wrong: one line that says what, where, and how to mend it."""
@@ -92,4 +94,4 @@ def say_once(line: str) -> None:
             return
         except OSError:
             pass  # then each process says it
-    print(line, file=sys.stderr, flush=True)
+    write_line(line, sys.stderr)

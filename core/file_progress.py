@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from core.lines import write_line
 from core.memory import OutOfMemory
 from data import DataError
 
@@ -37,11 +38,11 @@ class FileProgress:
     def tell(self, line: str) -> None:
         """Above the bar, if there is one."""
         with tqdm.external_write_mode():
-            print(line, flush=True)
+            write_line(line)
 
     def warn(self, line: str) -> None:
         with tqdm.external_write_mode(file=sys.stderr):
-            print(line, file=sys.stderr, flush=True)
+            write_line(line, sys.stderr)
 
     @contextmanager
     def attempt(self, results: int = 1) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from core.errors import UserError
+from core.lines import write_line
 from core.output_files import Output
 from data import DataError
 from data.errors import reason
@@ -38,7 +39,7 @@ class LeftOut(ImageFiles):
         if self.number == 1:
             self.left_out.append(line)
         if self.told:
-            print(f"left out: {line}", file=sys.stderr, flush=True)
+            write_line(f"left out: {line}", sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def start_logging(folder: str | Path, name: str, is_main: bool = True) -> loggin
 def warn(line: str) -> None:
     """Says a line on stderr, if there is anything that shows it."""
     with suppress(OSError):
-        tqdm.write(f"warning: {line}", file=sys.stderr)
+        tqdm.write(f"warning: {line}\n", file=sys.stderr, end="")  # in one piece, as core.lines
 
 
 class LogFile(logging.FileHandler):
@@ -57,7 +57,7 @@ class TerminalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=sys.stdout)
+            tqdm.write(f"{self.format(record)}\n", file=sys.stdout, end="")
             sys.stdout.flush()
         except BrokenPipeError:
             raise  # nobody reads any more
