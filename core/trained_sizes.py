@@ -25,7 +25,7 @@ class Stage(NamedTuple):
 class TrainedSizes(NamedTuple):
     """What a network was trained to make. With the magnification alone, results are made at their own sizes."""
 
-    magnification: float  # the usual one
+    magnification: float  # of the config, by which the network knows the scale
     sides: tuple[int, ...] = ()  # of whole images: the largest result of each training set, ascending
     lr_side: int = 0  # of whole images: the longest LR side drawn in training
     magnifications: tuple[float, ...] = ()  # of crops: all that were drawn in training, ascending
@@ -43,9 +43,7 @@ class TrainedSizes(NamedTuple):
         ]
         every = [row for rows in drawn for row in rows]
         if use_crop:
-            factors = sorted({hr / lr for lr, hr, _ in every})
-            usual = config.magnification if config.magnification in factors else factors[-1]
-            return cls(usual, magnifications=tuple(factors))
+            return cls(config.magnification, magnifications=tuple(sorted({hr / lr for lr, hr, _ in every})))
         sides = sorted({int(max(hr for _, hr, _ in rows)) for rows in drawn})
         return cls(config.magnification, tuple(sides), int(max(lr for lr, _, _ in every)))
 
@@ -75,8 +73,10 @@ class TrainedSizes(NamedTuple):
         return next((side for side in self.sides if longest <= side <= most), None)
 
     def magnified(self, size: Sides, lr_size: Sequence[int]) -> Sides:
-        """The usual magnification of the LR size; the size itself where that is a trained one, or more than usual."""
-        height, width = (side * self.magnification for side in lr_size)
+        """The usual magnification of the LR size: that of the config, or the largest drawn. The size itself where that
+        is a trained one, or more than usual."""
+        usual = self.magnification if self.magnification in self.magnifications else self.magnifications[-1]
+        height, width = (side * usual for side in lr_size)
         trained = any(is_about(size, [side * factor for side in lr_size]) for factor in self.magnifications)
         if trained or size[0] >= height + 1 or size[1] >= width + 1:
             return size
