@@ -234,9 +234,10 @@ def super_resolve_some(
             some, (images, seconds) = fits.do_some(ready.network, items, work)
         except OutOfMemory:
             advice = what_to_do(next(ready.network.parameters()).device)
-            height, width = fits.sampling.stages(trained, first.size[::-1], first.rgb.size[::-1])[-1].made_at
-            made = "" if (width, height) == first.size else f", made at {width}x{height} (--no-trained-sizes: as it is)"
-            raise OutOfMemory(f"{first.job.source}: out of memory at {show(first.size)}{made}; {advice}") from None
+            made_at = ready.made_at(first.rgb.size, first.size)
+            if made_at != first.size:
+                advice = f"--no-trained-sizes makes {show(first.size)} at once, and takes less"
+            raise OutOfMemory(f"{first.job.source}: out of memory at {show(made_at)}; {advice}") from None
         for item, sr in zip(some, images, strict=True):
             with progress.attempt():
                 image = to_image(sr)

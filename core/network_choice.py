@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.input_files import Size
 from core.sampling import Sampling, sampling_settings
 from core.shipped import FILES, SMALL, is_shipped, is_there, sampled_by, shipped_file
+from core.trained_sizes import TrainedSizes
 from model import Network
 from sparse.checkpoint_files import find_network_file
 
@@ -30,6 +31,12 @@ class ReadyNetwork:
     config: Config
     sampling: Sampling
     is_noticed: bool = field(default=False, compare=False)  # whether it was said that an image lies outside its card
+
+    def made_at(self, size: Size, result: Size) -> Size:
+        """The size, (width, height), at which a result for an image of `size` is made before it is reduced."""
+        last = self.sampling.stages(TrainedSizes.of(self.config), result[::-1], size[::-1])[-1]
+        height, width = last.made_at
+        return width, height
 
     def notice(self, source: Path, size: Size, result: Size) -> str | None:
         """The first time that an image lies outside the card, a line that says so."""

@@ -113,8 +113,7 @@ def super_resolve(
     sampling: Sampling,
     seeds: Sequence[int],  # one an image: an image's noise depends on its seed alone
     trained: TrainedSizes,  # what the network learnt; used where `sample.trained_sizes` is on
-    callback: Callback
-    | None = None,  # of images that are not made by tiles, at the size they are made at; of a cascade's last stage
+    callback: Callback | None = None,  # of images that are not made by tiles, as they are made; of the last stage
     on_batch: OnBatch | None = None,  # of those that are, for each of them
 ) -> Tensor:  # (B, 3, H, W) in [-1, 1], float32; of images made by tiles, uint8 levels on the CPU
     """Super-resolves a batch on the network's device, in the precision that the settings ask for.

@@ -21,7 +21,6 @@ from core.input_files import Size, size_of
 from core.network_choice import Networks, ReadyNetwork, load_once
 from core.sampling import Callback
 from core.shipped import CHAINS, FILES, is_there, sampled_by, shipped_file
-from core.trained_sizes import TrainedSizes
 from core.web.limits import Limits
 from data.images import encode, on_white, read_picture, resize
 
@@ -63,6 +62,7 @@ class Enlarger:
         name = sampled_by(choice.network, choice.preset)
         ready = Networks(shipped_file(name), self.device, {}, choice.preset, load=load_once).of(picture.rgb.size)
         size = self.result_size(picture.rgb.size, choice.scale, ready.config)
+        self.limits.check_pixels(*ready.made_at(picture.rgb.size, size))
         began = time.perf_counter()
         with out_of_memory_said("The memory of the server does not suffice: choose a smaller photo or size."):
             result = enlarged(picture, size, ready, steps_told(ready, size, tell), tell)
@@ -78,15 +78,13 @@ class Enlarger:
         return Enlarged(on_white(bicubic), on_white(result), png, told)
 
     def result_size(self, size: Size, scale: float | None, config: Config) -> Size:
-        """(width, height) of the result. Raises UserError where it is too large, or smaller than the photo."""
+        """(width, height) of the result. Raises UserError where it is smaller than the photo."""
         result = target_size(size, scale) if scale else usual_size(size, config)
         if any(after < before for before, after in zip(size, result, strict=True)):
             raise UserError(
                 f"The photo has {show(size)} pixels, more than the {show(result)} that this network makes: choose "
                 "another network, or how many times larger the result is to be."
             )
-        height, width = TrainedSizes.of(config).stages(result[::-1], size[::-1])[-1].made_at
-        self.limits.check_pixels(width, height)  # it may be made larger, and reduced
         return result
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.checkpoint import TrainingState, save_checkpoint
-from core.config import check_config
+from core.config import changed, check_config
 from core.sampling import super_resolve
 from model import build_network
 from model.published import parameter_order
@@ -83,6 +83,21 @@ def small_checkpoint(small_network, tmp_path_factory):
     weights = small_network.state_dict()
     save_checkpoint(prefix, check_config(SMALL), TrainingState(weights, weights, step=3))
     return prefix
+
+
+@pytest.fixture
+def trained_on(small_config, small_network, tmp_path):
+    """trained_on(...) -> (config, prefix) of a checkpoint that tells of a training on such images, at fixed sizes."""
+
+    def make(**images):
+        images = {"name": "trained", "batch_size": 2, "l_resolution": 8, **images}
+        train = {"n_iter": 3, "continuous_scale": False, "optimizer": {"lr": 1e-4}}
+        config = changed(small_config, {"datasets.train": images, "train": train})
+        weights = small_network.state_dict()
+        save_checkpoint(tmp_path / "I3_E1", config, TrainingState(weights, weights, step=3))
+        return config, tmp_path / "I3_E1"
+
+    return make
 
 
 @pytest.fixture

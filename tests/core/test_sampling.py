@@ -55,33 +55,22 @@ def test_the_network_is_told_the_scale(small_network, settings, sampling_of, lr,
     assert told == [pytest.approx(scale)]
 
 
+def timesteps(network, lr, sampling):
+    """The timesteps that a callback is told of."""
+    seen = []
+    super_resolve(network, lr, (16, 16), sampling, [0], TrainedSizes(4), lambda order, t, x, x0: seen.append(t))
+    return seen
+
+
 def test_steps_null_is_every_timestep(small_network, settings, sampling_of, lr):
     settings = settings.replace(steps=None)
-    seen = []
-    super_resolve(
-        small_network,
-        lr[:1],
-        (16, 16),
-        sampling_of(settings),
-        [0],
-        TrainedSizes(4),
-        lambda order, t, x, x0: seen.append(t),
-    )
+    seen = timesteps(small_network, lr[:1], sampling_of(settings))
     assert seen == list(range(19, -1, -1))
 
 
 def test_start_shortens_the_chain(small_network, settings, sampling_of, lr):
     settings = settings.replace(steps=10, start=float(small_network.schedule.noise_level(5)))
-    seen = []
-    super_resolve(
-        small_network,
-        lr[:1],
-        (16, 16),
-        sampling_of(settings),
-        [0],
-        TrainedSizes(4),
-        lambda order, t, x, x0: seen.append(t),
-    )
+    seen = timesteps(small_network, lr[:1], sampling_of(settings))
     assert seen == list(sampling_of(settings).executed.timesteps) == [5, 4, 3, 2, 1, 0]
 
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 import core.sampling
 import infer
-from core.checkpoint import TrainingState, save_checkpoint
 from core.config import changed, load_config
 from core.faces.detection import Face
 from core.faces.enhancer import FaceEnhancer
@@ -124,7 +123,9 @@ def test_sets_of_the_other_kind_do_not_count(pytestconfig):
 def test_the_usual_magnification_was_drawn(pytestconfig):
     config = load_config(pytestconfig.rootpath / "config" / "photos_x4_one_call.yaml")
     sizes = {"datasets.train.sizes": [[16, 128, 1], [32, 64, 1]]}
-    assert TrainedSizes.of(changed(config, sizes)) == TrainedSizes(8, magnifications=(2, 8))
+    trained = TrainedSizes.of(changed(config, sizes))
+    assert trained == TrainedSizes(4, magnifications=(2, 8))  # the network still knows the scale by 4
+    assert trained.stages((300, 300), (100, 100)) == [Stage((800, 800), (300, 300))]
 
 
 def test_without_a_training_nothing_is_known(small_config):
@@ -216,14 +217,9 @@ def made_at(monkeypatch):
 
 
 @pytest.fixture
-def trained(small_config, small_network, tmp_path):
+def trained(trained_on):
     """(config, file) of a network whose training made whole images of 64 pixels."""
-    images = {"name": "waves", "l_resolution": 8, "r_resolution": 64, "batch_size": 2}
-    train = {"n_iter": 3, "continuous_scale": False, "optimizer": {"lr": 1e-4}}
-    config = changed(small_config, {"datasets.train": images, "train": train})
-    weights = small_network.state_dict()
-    save_checkpoint(tmp_path / "I3_E1", config, TrainingState(weights, weights, step=3))
-    return config, tmp_path / "I3_E1"
+    return trained_on(r_resolution=64)
 
 
 def test_infer_and_upscale(trained, made_at, make_image, tmp_path, run_main):
@@ -235,6 +231,15 @@ def test_infer_and_upscale(trained, made_at, make_image, tmp_path, run_main):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), np.asarray(image))
     assert run_main(infer.main, *command, "-o", tmp_path / "own", "--no-trained-sizes")[0] == 0
     assert made_at[2:] == [(20, 20)]
+
+
+def test_short_memory_is_told_with_the_size_that_was_made(trained, make_image, tmp_path, run_main, little_memory):
+    make_image(8, 8).save(tmp_path / "a.png")
+    little_memory("core.inference", 0)
+    command = ["-r", trained[1], "-i", tmp_path / "a.png", "-o", tmp_path / "out", "--device", "cpu"]
+    code, _, errors = run_main(infer.main, *command, "--size", 20)
+    assert code == 1 and "out of memory at 64x64; --no-trained-sizes makes 20x20 at once, and takes less" in errors
+    assert "out of memory at 64x64; a smaller --scale" in run_main(infer.main, *command, "--size", 64)[2]
 
 
 def test_validation(trained, made_at, small_network):

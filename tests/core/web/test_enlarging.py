@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config import PRESETS, load_config
+from core.config import PRESETS
 from core.errors import UserError
 from core.inference import upscale
 from core.shipped import FILES
@@ -137,9 +137,10 @@ def test_presets_are_those_that_a_network_can_follow(network, monkeypatch, small
     assert presets_of("photos") == ["instant"] and presets_of("faces") == list(PRESETS)
 
 
-def test_the_limit_is_that_of_what_is_made(enlarger, pytestconfig):
-    """×1.5 of photographs is made at once, but ×1.25 is made ×4 and reduced."""
-    config = load_config(pytestconfig.rootpath / "config" / "photos_x4_one_call.yaml")
-    assert enlarger.result_size((20, 20), 1.5, config) == (30, 30)
-    with pytest.raises(UserError, match="80x80 pixels"):
-        enlarger.result_size((20, 20), 1.25, config)
+def test_the_limit_is_that_of_what_is_made(enlarger, trained_on, photo, monkeypatch):
+    """A magnification that crops did not show is made at the usual one, and reduced."""
+    _, prefix = trained_on(use_crop=True, r_resolution=32)
+    monkeypatch.setitem(FILES, "photos", prefix.with_name("I3_E1_gen.safetensors"))
+    assert enlarger.enlarge(photo(10, 10), Choice("photos", scale=1.5)).result.size == (15, 15)
+    with pytest.raises(UserError, match="made with 80x80 pixels"):
+        enlarger.enlarge(photo(20, 20), Choice("photos", scale=1.5))
