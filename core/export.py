@@ -10,7 +10,8 @@ bf16      25 MB   8 bits of precision: no cost seen on 20 faces
 fp16      30 MB   11 bits; refused if a value is beyond 65504
 float32   55 MB   all 24 bits
 
-Biases and the weights of normalisations stay in float32. To continue training, start from values that are not rounded.
+Biases and the weights of normalisations stay in float32; with int8 they are in fp16. To continue training, start from
+values that are not rounded.
 
 python -m core.export -r A B -o FILE.safetensors --weights 2 1
 

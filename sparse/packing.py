@@ -37,7 +37,7 @@ def pack(
     masks: bool, of the shape of the tensor of that name; what lies outside a mask is not stored.
     values_dtype: of all, or by name. torch.float16 or torch.bfloat16 halve the values; None keeps them bit for bit.
         Where they are compressed, torch.int8 makes them whole numbers times a scale of each output channel
-        (`sparse.quantization`).
+        (`sparse.quantization`), and those of one dimension torch.float16.
     compressed: of masks and values, little more than their information is stored, and tensors of two or more dimensions
         are stored so, as values_dtype, even where they have no mask. Values that are not finite are refused.
     """
@@ -50,7 +50,11 @@ def pack(
         mask = masks[name].detach().cpu() if name in masks else None
         if mask is not None:
             _check_mask(name, mask, tensor)
-        if compressed and (mask is not None or (tensor.ndim > 1 and tensor.is_floating_point())):
+        in_halves = dtype == torch.int8 and tensor.ndim == 1  # a scale for each value would be longer than the value
+        if in_halves:
+            dtype = torch.float16
+        is_whole = tensor.is_floating_point() and (tensor.ndim > 1 or in_halves)
+        if compressed and (mask is not None or is_whole):
             with _told_of(name):
                 entries = compress(tensor, mask, dtype or tensor.dtype)
         elif mask is not None:
