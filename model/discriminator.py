@@ -70,10 +70,16 @@ class LocalContrast(nn.Module):
         return F.conv2d(F.pad(image, (3, 3, 3, 3), mode="reflect"), self.kernel, groups=3)
 
 
+def opponent(image: Tensor) -> Tensor:
+    """RGB (B, 3, H, W) -> lightness, red against green, yellow against blue: a coloured dot is an edge in one."""
+    red, green, blue = image.unbind(1)
+    return torch.stack([(red + green + blue) / 3, red - green, (red + green) / 2 - blue], dim=1)
+
+
 class PixelHead(nn.Module):
     """Image and up-sampled LR image (B, 3, H, W) -> logits of patches of 46 pixels, (B, 1, ⌊H/4⌋, ⌊W/4⌋).
 
-    It sees the local contrast of the image beside it: else it would pass over what is faint.
+    It sees the local contrast of lightness and colours beside the image: else it would pass over what is faint.
     """
 
     def __init__(self, width: int) -> None:
@@ -90,7 +96,7 @@ class PixelHead(nn.Module):
         )  # fmt: skip
 
     def forward(self, image: Tensor, lr_up: Tensor) -> Tensor:
-        logits: Tensor = self.layers(torch.cat([image, self.contrast(image), lr_up], dim=1))
+        logits: Tensor = self.layers(torch.cat([image, self.contrast(opponent(image)), lr_up], dim=1))
         return logits
 
 
