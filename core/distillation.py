@@ -12,6 +12,7 @@ from tqdm import tqdm
 from core.checkpoint import TrainingState, find_checkpoint, load_network, load_training_state, saved_config
 from core.config import Config
 from core.errors import UserError
+from core.perceptual_training import load_perceptual_network
 from core.processes import Processes
 from core.training import Drawn, Trainer
 from model.discriminator import Discriminator
@@ -48,6 +49,8 @@ class DistillationTrainer(Trainer):
             resume = None
         self.teacher = TeacherFeatures(load_network(teacher, processes.device)[0])
         refuse_other_levels(config.distill.level_weights, len(self.teacher.channels) - 1)
+        file = config.distill.perceptual_network
+        self.perceptual = load_perceptual_network(file, processes.device) if file else None
         super().__init__(config, processes, log, resume, mirror)
         self.parts = torch.zeros_like(self.objective.parts)  # summed since the last line of the log
 
@@ -60,7 +63,9 @@ class DistillationTrainer(Trainer):
 
     def build_modules(self) -> dict[str, nn.Module]:
         options = self.config.distill
-        heads = Discriminator(self.teacher.channels, options.head_channels, options.pixel_head)
+        perceptual = self.perceptual.channels if self.perceptual and options.perceptual_heads else []
+        channels = [*self.teacher.channels, *perceptual]
+        heads = Discriminator(channels, options.head_channels, options.pixel_head)
         self.discriminator = heads.to(self.processes.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return {DISCRIMINATOR: self.discriminator}
 
@@ -84,7 +89,8 @@ class DistillationTrainer(Trainer):
         assert isinstance(self.network, Network) and sample.start is not None  # as core.config.rules sees to
         student = StudentChain(self.network, plan, sample.start, sample.consistency, self.processes.device)
         weights = options.feature_weight, options.adversarial_weight, options.texture_weight, options.level_weights
-        self.objective = DistillationLoss(student, self.teacher, self.discriminator, *weights)
+        perceptual = self.perceptual, options.perceptual_weight, options.perceptual_heads
+        self.objective = DistillationLoss(student, self.teacher, self.discriminator, *weights, *perceptual)
         return self.objective
 
     def draw(self, batch: dict[str, Any]) -> Drawn:

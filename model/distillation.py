@@ -1,10 +1,11 @@
 """Distillation: a student that samples in few calls, taught by pixels, by its teacher and by a discriminator.
 
-loss = |ŷ - y| + feature_weight · |f(ŷ) - f(y)| + texture_weight · |log d(ŷ) - log d(y)| + adversarial_weight · (-D(ŷ))
+loss = |ŷ - y| + feature_weight · |f(ŷ) - f(y)| + texture_weight · |log d(ŷ) - log d(y)|
+       + perceptual_weight · |g(ŷ) - g(y)| + adversarial_weight · (-D(ŷ))
 
 f are the features of the teacher's frozen encoder, of result and truth under the same noise, and d is the local amount
-of detail in the finest of them. The discriminator D is a set of small heads on the features (adversarial diffusion
-distillation, Sauer et al. 2023, 2024; DMD2, Yin et al. 2024).
+of detail in the finest of them. g are the features of a perceptual network, where there is one. The discriminator D is
+a set of small heads on f and g (adversarial diffusion distillation, Sauer et al. 2023, 2024; DMD2, Yin et al. 2024).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from model.discriminator import Discriminator, discriminator_loss, generator_loss
 from model.network import Network
+from model.perceptual_network import PerceptualNetwork
 from model.resampling import resample
 from model.sampler import SamplingPlan, noisy
 from model.solvers import solver_steps
@@ -97,8 +99,8 @@ class DistillationLoss(nn.Module):
     discriminator, and the others nothing but the student. So one backward pass serves both.
     """
 
-    PARTS = ("pixels", "features", "texture", "adversarial", "discriminator")
-    parts: Tensor  # (5,), the value of each of the PARTS in the last call
+    PARTS = ("pixels", "features", "texture", "perceptual", "adversarial", "discriminator")
+    parts: Tensor  # (6,), the value of each of the PARTS in the last call
     level_weights: Tensor  # (L + 1,), of the teacher's L levels and the bottleneck, with mean 1
 
     def __init__(
@@ -110,11 +112,16 @@ class DistillationLoss(nn.Module):
         adversarial_weight: float = 0.1,
         texture_weight: float = 0.0,
         level_weights: Sequence[float] = (),  # in proportion, the finest level first; none: all alike
+        perceptual: PerceptualNetwork | None = None,  # frozen
+        perceptual_weight: float = 0.0,
+        perceptual_heads: bool = True,  # whether the discriminator is shown its features
     ) -> None:
         super().__init__()
         self.student, self.teacher, self.discriminator = student, teacher, discriminator
         self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
         self.texture_weight = texture_weight
+        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.perceptual_heads = perceptual_heads
         device = student.levels.device
         weights = torch.tensor(level_weights or [1.0] * len(teacher.channels), dtype=torch.float32, device=device)
         self.register_buffer("level_weights", weights / weights.mean(), persistent=False)
@@ -135,7 +142,7 @@ class DistillationLoss(nn.Module):
         lr_up = resample(lr, hr.shape[2:])
         result = self.student(lr, lr_up, noise, scale)
         pixels = F.l1_loss(result, hr)
-        if not (self.feature_weight or self.texture_weight or self.adversarial_weight):  # faithful: nobody judges
+        if not self.judged:  # faithful: nobody judges
             self.parts[0].copy_(pixels.detach())
             return pixels
 
@@ -144,10 +151,17 @@ class DistillationLoss(nn.Module):
         result, hr, lr_up = (seen(image, rows, columns) for image in (result, hr, lr_up))
         found, truth = self.teacher_sees(result, hr, lr_feature, teacher_noise, teacher_level)
         features, texture = self.compare(found, truth)
-        adversarial, own = self.judge((found, result, lr_up), (truth, hr, lr_up))
-        self.parts.copy_(torch.stack([pixels, features, texture, adversarial, own]).detach())
-        taught = pixels + self.feature_weight * features + self.adversarial_weight * adversarial
-        return taught + self.texture_weight * texture + own
+        perceptual, seen_in, seen_truth = self.perceive(result, hr)
+        adversarial, own = self.judge(([*found, *seen_in], result, lr_up), ([*truth, *seen_truth], hr, lr_up))
+        self.parts.copy_(torch.stack([pixels, features, texture, perceptual, adversarial, own]).detach())
+        taught = pixels + self.feature_weight * features + self.texture_weight * texture
+        return taught + self.perceptual_weight * perceptual + self.adversarial_weight * adversarial + own
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything but pixels teaches."""
+        perceptual = self.perceptual is not None and self.perceptual_weight
+        return any((self.feature_weight, self.texture_weight, perceptual, self.adversarial_weight))
 
     def teacher_sees(
         self, result: Tensor, hr: Tensor, lr_feature: Tensor, noise: Tensor, noise_level: Tensor
@@ -155,16 +169,27 @@ class DistillationLoss(nn.Module):
         """The teacher's features of result and truth, each level in units of the mean size of the truth's."""
         with torch.no_grad():
             truth = self.teacher(hr, lr_feature, noise, noise_level)
-            units = [f.abs().mean(dtype=torch.float32).clamp(min=1e-6).to(f.dtype) for f in truth]
-        found = self.teacher(result, lr_feature, noise, noise_level)
-        found, truth = ([f / unit for f, unit in zip(levels, units, strict=True)] for levels in (found, truth))
-        return found, truth
+        return in_units(self.teacher(result, lr_feature, noise, noise_level), truth)
 
     def compare(self, found: list[Tensor], truth: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Features of result and truth -> their weighted distance, and the distance of the finest ones' texture."""
         distances = torch.stack([F.l1_loss(f.float(), t.float()) for f, t in zip(found, truth, strict=True)])
         texture = texture_distance(found[0], truth[0]) if self.texture_weight else distances.new_zeros(())
         return (self.level_weights * distances).mean(), texture
+
+    def perceive(self, result: Tensor, hr: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The distance of result and truth in the perceptual network, and its features of both for the discriminator.
+
+        The finest features are left out of the distance: compared place by place, they would ask for smooth images.
+        """
+        if self.perceptual is None:
+            return result.new_zeros((), dtype=torch.float32), [], []
+        with torch.no_grad():
+            truth = self.perceptual.features(hr)
+        found, truth = in_units(self.perceptual.features(result), truth)
+        coarser = zip(found[1:], truth[1:], strict=True)
+        distance = torch.stack([F.l1_loss(f.float(), t.float()) for f, t in coarser]).mean()
+        return (distance, found, truth) if self.perceptual_heads else (distance, [], [])
 
     def judge(self, fake: Shown, real: Shown) -> tuple[Tensor, Tensor]:
         """What the discriminator is shown of result and truth -> the student's adversarial loss, and its own."""
@@ -173,6 +198,13 @@ class DistillationLoss(nn.Module):
         features, result, lr_up = fake
         logits = self.discriminator([f.detach() for f in features], result.detach(), lr_up)
         return adversarial, discriminator_loss(self.discriminator(*real), logits)
+
+
+def in_units(found: list[Tensor], truth: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Features of result and truth, those of each level divided by the mean size of the truth's."""
+    units = [f.abs().mean(dtype=torch.float32).clamp(min=1e-6).to(f.dtype) for f in truth]
+    found, truth = ([f / unit for f, unit in zip(levels, units, strict=True)] for levels in (found, truth))
+    return found, truth
 
 
 def texture_distance(found: Tensor, truth: Tensor) -> Tensor:

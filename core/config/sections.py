@@ -480,6 +480,11 @@ class DistillSection(Section):
         0.0,
         "weight of the distance between local amounts of detail in the teacher's finest features",
     )
+    perceptual_network: str | None = key(
+        text_or_null, None, "a file of python -m core.perceptual_network, whose features compare result and truth"
+    )
+    perceptual_weight: float = key(number("[0, inf)"), 1.0, "weight of the distance between its features")
+    perceptual_heads: bool = key(flag, True, "whether the discriminator has heads on its features")
     adversarial_weight: float = key(number("[0, inf)"), 0.1, "weight of the adversarial loss")
     teacher_noise: Sequence[float] = key(
         limits(number("(0, 1)")),

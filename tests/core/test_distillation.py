@@ -5,11 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from core.checkpoint import TrainingState, load_network, save_checkpoint
 from core.config import check_config
@@ -19,6 +20,7 @@ from core.log import start_logging
 from core.network_file import read_network_file
 from core.processes import Processes
 from core.sampling import sampling_settings
+from model.perceptual_network import PerceptualNetwork
 from model.resampling import resample
 from sparse import Masker
 
@@ -248,6 +250,22 @@ def test_without_a_judge_the_loss_is_that_of_the_pixels(config, teacher):
     with pytest.raises(UserError, match="leave the preset out"):
         sampling_settings(trainer.config, {}, "fast")
     assert sampling_settings(trainer.config, {}, "instant") == trainer.config.sample
+
+
+def test_a_perceptual_network_judges_too(config, teacher, tmp_path):
+    """Its features are a part of the loss and get heads; continuing finds its file, or says what to do."""
+    file = tmp_path / "perceptual_network.safetensors"
+    save_file(PerceptualNetwork(3, 2).state_dict(), file, {"perceptual_network": '{"images": 3, "width": 2}'})
+    config["distill"] |= {"perceptual_network": str(file), "perceptual_weight": 0.5}
+    trainer = distil(config, "perceived", teacher)
+    assert trainer.objective.parts[3] > 0
+    assert len(trainer.discriminator.feature_heads) == len(trainer.teacher.channels) + 5
+    saved = checkpoint(config, "perceived", "I4_E2")
+    assert read_network_file(Path(f"{saved}_gen.safetensors")).config.distill.perceptual_network == str(file)
+    distil(config, "perceived", saved)
+    file.unlink()
+    with pytest.raises(UserError, match="is no file: make it with python -m"):
+        distil(config, "perceived", saved)
 
 
 @pytest.mark.cuda

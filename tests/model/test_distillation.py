@@ -7,8 +7,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.discriminator import Blur, Discriminator, LocalContrast, PixelHead, discriminator_loss, generator_loss
+from model.discriminator import (
+    Blur,
+    Discriminator,
+    LocalContrast,
+    PixelHead,
+    discriminator_loss,
+    generator_loss,
+    opponent,
+)  # fmt: skip
 from model.distillation import DistillationLoss, StudentChain, TeacherFeatures, draw_view, seen, texture_distance
+from model.perceptual_network import PerceptualNetwork
 from model.resampling import resample
 from model.sampler import SamplingPlan, sample
 
@@ -82,7 +91,7 @@ def test_each_loss_reaches_its_own(distillation):
     loss, given = distillation
     total = loss(*given)
     total.backward()
-    pixels, features, texture, adversarial, own = loss.parts
+    pixels, features, texture, _, adversarial, own = loss.parts
     torch.testing.assert_close(total.detach(), pixels + 0.7 * features + 0.4 * texture + 0.3 * adversarial + own)
     assert texture > 0
     assert not [p for p in loss.teacher.parameters() if p.grad is not None]
@@ -117,7 +126,7 @@ def test_texture_alone_may_teach(distillation):
     loss.feature_weight = loss.adversarial_weight = 0
     weight = loss.student.network.encoder.input.weight  # far from the loss
     (taught,) = torch.autograd.grad(total := loss(*given), weight)
-    pixels, _, texture, _, own = loss.parts
+    pixels, _, texture, _, _, own = loss.parts
     torch.testing.assert_close(total.detach(), pixels + 0.4 * texture + own)
     loss.texture_weight = 0
     (untaught,) = torch.autograd.grad(total := loss(*given), weight)
@@ -131,6 +140,45 @@ def test_without_weight_no_texture_is_computed(distillation, monkeypatch):
     monkeypatch.setattr("model.distillation.texture_distance", None)  # not to be called
     loss(*given).backward()
     assert loss.parts[1] > 0 and loss.parts[2] == 0
+
+
+@pytest.fixture
+def perceived(distillation):
+    """The same, with a perceptual network as the only judge, and no discriminator's heads but on its features."""
+    loss, given = distillation
+    torch.manual_seed(5)
+    network = PerceptualNetwork(3, 4).eval().requires_grad_(False)
+    heads = Discriminator([*loss.teacher.channels, *network.channels], 4)
+    loss = DistillationLoss(loss.student, loss.teacher, heads, 0, 0, perceptual=network, perceptual_weight=2)
+    return loss, given, network
+
+
+def test_a_perceptual_network_may_teach_alone(perceived):
+    """The part is the mean over stages, but the finest, of L1 in units of the truth; the discriminator sees all."""
+    loss, given, network = perceived
+    lr, hr, noise, *_, rows, columns, scale = given
+    total = loss(*given)
+    result, truth = (
+        seen(image, rows, columns) for image in (loss.student(lr, resample(lr, (32, 32)), noise, scale), hr)
+    )
+    pairs = list(zip(network.features(result), network.features(truth), strict=True))
+    expected = torch.stack([(f - t).abs().mean() / t.abs().mean() for f, t in pairs[1:]]).mean()
+    pixels, _, _, perceptual, _, own = loss.parts
+    torch.testing.assert_close(perceptual, expected.detach())
+    torch.testing.assert_close(total.detach(), pixels + 2 * perceptual + own)
+    total.backward()
+    assert all(p.grad.any() for name, p in loss.discriminator.named_parameters() if name.endswith("4.weight"))
+    assert not [p for p in network.parameters() if p.grad is not None]
+    loss.perceptual_weight = 0
+    loss.zero_grad()
+    assert loss(*given) == pixels  # nothing else teaches
+
+
+def test_the_finest_features_are_not_compared(perceived):
+    loss, given, network = perceived
+    features = network.features
+    network.features = lambda image: [torch.rand(1) + 1, *features(given[1])[1:]]
+    assert loss.perceive(given[1], given[1])[0] == 0
 
 
 class KnownFeatures(nn.Module):
@@ -259,4 +307,15 @@ def test_the_head_for_pixels_sees_the_image_its_local_contrast_and_the_lr_image(
     head.layers[0].register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
     image, lr_up = images(2, 3, 16, 16), images(2, 3, 16, 16, seed=1)
     assert head(image, lr_up).shape == (2, 1, 4, 4)
-    assert torch.equal(given[0], torch.cat([image, LocalContrast()(image), lr_up], dim=1))
+    assert torch.equal(given[0], torch.cat([image, LocalContrast()(opponent(image)), lr_up], dim=1))
+
+
+def test_opponent_colours_tell_a_dot_from_grey_as_lightness_does_not():
+    """Grey has no colour; red and cyan of equal lightness differ in the first of the two colours, by hand."""
+    grey = images(1, 1, 4, 4).expand(1, 3, 4, 4)
+    lightness, *colours = opponent(grey).unbind(1)
+    torch.testing.assert_close(lightness, grey[:, 0])
+    assert max(colour.abs().max() for colour in colours) < 1e-6
+    red, cyan = (torch.tensor(colour).view(1, 3, 1, 1) for colour in ((0.6, -0.3, -0.3), (-0.6, 0.3, 0.3)))
+    told = [opponent(colour).flatten().tolist() for colour in (red, cyan)]
+    assert told[0] == pytest.approx([0, 0.9, 0.45]) and told[1] == pytest.approx([0, -0.9, -0.45])

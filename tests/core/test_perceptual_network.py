@@ -1,0 +1,141 @@
+"""A perceptual network: from a folder of images to a file whose features tell a distillation how images look."""
+
+from functools import partial
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from core.errors import UserError
+from core.perceptual_network import main
+from core.perceptual_training import CROP, Images, blurred, load_perceptual_network, spoil, trained
+from model.perceptual_network import SPOILED, PerceptualNetwork
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(run_main):
+    """run(*options) -> (exit code, stdout, stderr)."""
+    return partial(run_main, main, "--device", "cpu")
+
+
+def texture(n, side=96):
+    """Stripes across, stripes along, and grain: (H, W, 3) as an image."""
+    lines = torch.arange(side)
+    striped = ((lines // 3) % 2 * 200).float()
+    grain = torch.rand(side, side, generator=torch.Generator().manual_seed(0)) * 255
+    grey = [striped[:, None].expand(side, side), striped[None].expand(side, side), grain][n]
+    return Image.fromarray(grey.byte().numpy()).convert("RGB")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images" / "inner").mkdir(parents=True)
+    for n in range(3):
+        texture(n, 80 + 8 * n).save(tmp_path / "images" / "inner" / f"{n}.png")
+    return tmp_path / "images"
+
+
+def only_line(text):
+    assert text.count("\n") == 1
+    return text
+
+
+def test_it_learns_which_image_a_crop_is_of(folder):
+    """On crops that it has not seen. The two ways of stripes are alike where a crop is turned, so grain counts."""
+    images = Images(sorted(folder.rglob("*.png")), CPU)
+    network = trained(images, 60, 24, width=4).eval()
+    torch.manual_seed(9)
+    crops, number = images.crops(60)
+    assert crops.shape == (60, 3, CROP, CROP) and crops.abs().max() <= 1
+    with torch.no_grad():
+        told = network(crops)[0].argmax(1)
+    assert ((told == 2) == (number == 2)).float().mean() > 0.9
+
+
+def test_a_crop_is_of_the_image_that_its_number_names(tmp_path):
+    """Images of different sizes, each of one grey, and none of the padding between them."""
+    for n, (size, grey) in enumerate([((64, 90), 40), ((100, 70), 120), ((66, 66), 220)]):
+        Image.new("RGB", size, (grey,) * 3).save(tmp_path / f"{n}.png")
+    images = Images(sorted(tmp_path.glob("*.png")), CPU)
+    images.varied = lambda x: x
+    torch.manual_seed(0)
+    for _ in range(5):
+        crops, number = images.crops(16)
+        expected = torch.tensor([40, 120, 220])[number] / 127.5 - 1
+        torch.testing.assert_close(crops, expected[:, None, None, None].expand_as(crops), atol=1e-5, rtol=0)
+
+
+def test_crops_are_spoiled_as_they_say():
+    torch.manual_seed(0)
+    crops = torch.rand(96, 3, CROP, CROP) - 0.5
+    spoiled, way, severity = spoil(crops)
+    named = {name: way == n for n, name in enumerate(SPOILED)}
+    assert torch.equal(spoiled[named["not"]], crops[named["not"]]) and not severity[named["not"]].any()
+    detail = ((spoiled - blurred(spoiled, 2.0)).square().mean((1, 2, 3))).sqrt()
+    before = ((crops - blurred(crops, 2.0)).square().mean((1, 2, 3))).sqrt()
+    for name, sign in (("blurred", -1), ("coarse", -1), ("noisy", 1), ("sharpened", 1)):
+        assert (sign * (detail - before)[named[name]] > 0).all(), name
+    blur = named["blurred"]
+    assert torch.corrcoef(torch.stack([severity[blur], detail[blur]]))[0, 1] < -0.8
+
+
+def test_blur_is_that_of_scipy():
+    from scipy.ndimage import gaussian_filter  # comes with scikit-image
+
+    crop = torch.rand(1, 3, CROP, CROP, generator=torch.Generator().manual_seed(0))
+    expected = gaussian_filter(crop.numpy(), (0, 0, 1.2, 1.2), mode="mirror", truncate=4.1)
+    torch.testing.assert_close(blurred(crop, 1.2), torch.from_numpy(expected), atol=2e-4, rtol=0)
+
+
+def test_from_the_command_line_to_the_same_file_twice(run, folder, tmp_path):
+    options = "--images", folder, "--steps", 3, "--batch", 4, "--width", 2
+    written = []
+    for name in "a", "b":
+        code, out, _ = run(*options, "-o", tmp_path / f"{name}.safetensors")
+        assert code == 0 and "of 3 images" in out
+        written.append((tmp_path / f"{name}.safetensors").read_bytes())
+    assert written[0] == written[1]
+    network = load_perceptual_network(tmp_path / "a.safetensors", CPU)
+    assert network.channels == [2, 4, 8, 8, 8] and not network.training
+    assert not [p for p in network.parameters() if p.requires_grad]
+    shapes = [tuple(f.shape) for f in network.features(torch.zeros(1, 3, 64, 32))]
+    assert shapes == [(1, 2, 32, 16), (1, 4, 16, 8), (1, 8, 8, 4), (1, 8, 8, 4), (1, 8, 8, 4)]
+
+
+def test_what_it_cannot_learn_from_is_one_line(run, folder, tmp_path):
+    target = tmp_path / "new" / "network.safetensors"
+    (tmp_path / "one").mkdir()
+    texture(0).save(tmp_path / "one" / "a.png")
+    (tmp_path / "small").mkdir()
+    for name in "ab":
+        texture(0, 63).save(tmp_path / "small" / f"{name}.png")
+    refused = {
+        tmp_path / "none": "no such folder",
+        tmp_path / "one": "holds 1 images",
+        tmp_path / "small": "63x63 is too small; images need 64x64 pixels",
+    }
+    for images, problem in refused.items():
+        code, _, err = run("--images", images, "-o", target, "--steps", 2)
+        assert code == 2 and problem in only_line(err)
+    code, _, err = run("--images", folder, "-o", tmp_path / "network.txt", "--steps", 2)
+    assert code == 2 and "network.txt" in only_line(err)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_another_file_is_refused_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="is no file: make it with python -m core"):
+        load_perceptual_network(tmp_path / "none.safetensors", CPU)
+    other = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(2)}, other)
+    narrow = tmp_path / "narrow.safetensors"
+    state = {name: value.contiguous() for name, value in PerceptualNetwork(3, 2).state_dict().items()}
+    save_file(state, narrow, {"perceptual_network": '{"images": 3, "width": 4}'})
+    huge = tmp_path / "huge.safetensors"
+    save_file(state, huge, {"perceptual_network": '{"images": 3, "width": 1000000}'})
+    for file in other, narrow, huge:
+        with pytest.raises(UserError, match=rf"{file.name} is no file of python -m core.perceptual_network") as caught:
+            load_perceptual_network(file, CPU)
+        assert "\n" not in str(caught.value)
