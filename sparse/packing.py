@@ -50,11 +50,11 @@ def pack(
         mask = masks[name].detach().cpu() if name in masks else None
         if mask is not None:
             _check_mask(name, mask, tensor)
-        in_halves = dtype == torch.int8 and tensor.ndim == 1  # a scale for each value would be longer than the value
+        in_halves = compressed and dtype == torch.int8 and tensor.ndim == 1  # a scale would be longer than its value
         if in_halves:
             dtype = torch.float16
-        is_whole = tensor.is_floating_point() and (tensor.ndim > 1 or in_halves)
-        if compressed and (mask is not None or is_whole):
+        has_values = tensor.is_floating_point() and (tensor.ndim > 1 or in_halves)
+        if compressed and (mask is not None or has_values):
             with _told_of(name):
                 entries = compress(tensor, mask, dtype or tensor.dtype)
         elif mask is not None:

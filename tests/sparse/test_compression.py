@@ -35,9 +35,8 @@ def test_quantized_round_trip(sparse):
     unpacked, found = unpack(pack(tensors, masks, torch.int8, compressed=True))
     assert the_same(found, masks)
     assert unpacked.keys() == tensors.keys()
-    assert torch.equal(unpacked["bias"], tensors["bias"].half().float()) and torch.equal(
-        unpacked["steps"], tensors["steps"]
-    )
+    assert torch.equal(unpacked["bias"], tensors["bias"].half().float())
+    assert torch.equal(unpacked["steps"], tensors["steps"])
     for name in (*masks, "dense"):
         assert unpacked[name].dtype == torch.float32
         error = (unpacked[name] - tensors[name]).abs().flatten(1).amax(dim=1)
@@ -248,3 +247,25 @@ def test_shapes_that_are_expected(sparse):
     refused(packed, r"packed tensor dense: its shape is \[13, 7\], not \[7, 13\]", shapes | {"dense": (7, 13)})
     del shapes["usual"]
     refused(packed, "packed tensor usual: no tensor of this name is expected", shapes)
+
+
+def test_one_dimension_takes_16_bits_beside_8(sparse):
+    """Masked or not, but no whole numbers, which stay as they are; nothing else changes its type."""
+    bias = torch.tensor([1 / 3, -2.0, 0.0, 5e4])
+    tensors = {"bias": bias, "masked": bias, "indices": torch.tensor([3, 2**40]), "dense": sparse[0]["dense"]}
+    packed = pack(tensors, {"masked": bias != 0}, torch.int8, compressed=True)
+    assert packed.keys() == {"bias::float16", "masked::float16", "masked::pruned", "indices", "dense::int8"}
+    unpacked, _ = unpack(packed)
+    assert torch.equal(unpacked["indices"], tensors["indices"])
+    for name in "bias", "masked":
+        assert unpacked[name].tolist() == pytest.approx(bias.tolist(), rel=2**-11)
+    for dtype in torch.float16, torch.bfloat16, None:
+        assert torch.equal(pack(tensors, {}, dtype, compressed=True)["bias"], bias)
+    with pytest.raises(SparseError, match=r"^bias: values beyond the range of float16"):
+        pack({"bias": bias * 2}, {}, torch.int8, compressed=True)
+
+
+def test_8_bits_without_compression_are_refused_for_any_number_of_dimensions():
+    for weight in torch.ones(3), torch.ones(3, 2):
+        with pytest.raises(SparseError, match="asks for compressed=True"):
+            pack({"weight": weight}, {"weight": weight > 0}, torch.int8)
