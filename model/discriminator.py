@@ -45,7 +45,7 @@ class FeatureHead(nn.Sequential):
 
 
 class LocalContrast(nn.Module):
-    """An image without its local mean, in units of its local deviation: (B, 3, H, W) in [-1, 1] -> (B, 3, H, W).
+    """Channels without their local mean, in units of their local deviation: (B, 3, H, W) -> (B, 3, H, W).
 
     Local contrast normalisation (Ruderman 1994): faint grain or a faint pattern in a flat area becomes as large as an
     edge. The windows are Gaussian, of 7×7 pixels. Deviations far below `least` stay small. Sides are above 3 pixels.
@@ -71,7 +71,10 @@ class LocalContrast(nn.Module):
 
 
 def opponent(image: Tensor) -> Tensor:
-    """RGB (B, 3, H, W) -> lightness, red against green, yellow against blue: a coloured dot is an edge in one."""
+    """RGB (B, 3, H, W) in [-1, 1] -> lightness in [-1, 1], red against green and yellow against blue in [-2, 2].
+
+    A dot of colour is an edge in one of them, even where it is as light as what is around it.
+    """
     red, green, blue = image.unbind(1)
     return torch.stack([(red + green + blue) / 3, red - green, (red + green) / 2 - blue], dim=1)
 
@@ -105,7 +108,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        channels: Sequence[int],  # of the features, from the finest level to the bottleneck
+        channels: Sequence[int],  # of the features: the teacher's, finest level to bottleneck, then others
         width: int = 64,  # channels inside a head
         pixels: bool = False,  # whether there is a head for pixels
     ) -> None:

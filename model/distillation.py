@@ -112,7 +112,7 @@ class DistillationLoss(nn.Module):
         adversarial_weight: float = 0.1,
         texture_weight: float = 0.0,
         level_weights: Sequence[float] = (),  # in proportion, the finest level first; none: all alike
-        perceptual: PerceptualNetwork | None = None,  # frozen
+        perceptual: PerceptualNetwork | None = None,  # frozen, in evaluation mode
         perceptual_weight: float = 0.0,
         perceptual_heads: bool = True,  # whether the discriminator is shown its features
     ) -> None:
@@ -151,8 +151,8 @@ class DistillationLoss(nn.Module):
         result, hr, lr_up = (seen(image, rows, columns) for image in (result, hr, lr_up))
         found, truth = self.teacher_sees(result, hr, lr_feature, teacher_noise, teacher_level)
         features, texture = self.compare(found, truth)
-        perceptual, seen_in, seen_truth = self.perceive(result, hr)
-        adversarial, own = self.judge(([*found, *seen_in], result, lr_up), ([*truth, *seen_truth], hr, lr_up))
+        perceptual, in_result, in_truth = self.perceive(result, hr)
+        adversarial, own = self.judge(([*found, *in_result], result, lr_up), ([*truth, *in_truth], hr, lr_up))
         self.parts.copy_(torch.stack([pixels, features, texture, perceptual, adversarial, own]).detach())
         taught = pixels + self.feature_weight * features + self.texture_weight * texture
         return taught + self.perceptual_weight * perceptual + self.adversarial_weight * adversarial + own
