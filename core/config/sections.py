@@ -481,10 +481,16 @@ class DistillSection(Section):
         "weight of the distance between local amounts of detail in the teacher's finest features",
     )
     perceptual_network: str | None = key(
-        text_or_null, None, "a file of python -m core.perceptual_network, whose features compare result and truth"
+        text_or_null,
+        None,
+        "file that python -m core.perceptual_network wrote: its network compares result and truth; null: none does",
     )
-    perceptual_weight: float = key(number("[0, inf)"), 1.0, "weight of the distance between its features")
-    perceptual_heads: bool = key(flag, True, "whether the discriminator has heads on its features")
+    perceptual_weight: float = key(
+        number("[0, inf)"), 1.0, "weight of the distance between the perceptual network's features"
+    )
+    perceptual_heads: bool = key(
+        flag, True, "give the discriminator heads on the perceptual network's features too, if there is one"
+    )
     adversarial_weight: float = key(number("[0, inf)"), 0.1, "weight of the adversarial loss")
     teacher_noise: Sequence[float] = key(
         limits(number("(0, 1)")),
@@ -500,7 +506,9 @@ class DistillSection(Section):
         flag, False, "give the discriminator one more head, which sees pixels and their local contrast"
     )
     shift: int = key(
-        count_or_zero, 8, "largest random shift, in pixels, before the teacher and the discriminator see an image"
+        count_or_zero,
+        8,
+        "largest random shift, in pixels, before networks that judge an image see it",
     )
 
 
