@@ -62,6 +62,12 @@ def count(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
 def counts(text: str) -> tuple[int, ...]:
     """`4,8` -> (4, 8), in rising order."""
     return tuple(sorted(map(count, text.split(","))))

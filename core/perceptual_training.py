@@ -2,23 +2,21 @@
 
 import json
 import math
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from core.config.wording import cut
 from core.device import autocast, out_of_memory_said, pick_device
 from core.errors import UserError
 from core.input_files import LeftOut, named_images
 from core.lines import write_line
 from core.network_file import writable_network_file
-from core.tensor_files import read_safetensors
-from data.files import write_atomically
+from core.tensor_files import read_safetensors, write_safetensors
 from data.images import read_rgb
 from data.tensors import to_tensor
 from model.perceptual_network import SPOILED, PerceptualNetwork
@@ -33,7 +31,7 @@ PRINT_EVERY = 250  # steps
 
 
 def load_perceptual_network(file: str | Path, device: torch.device) -> PerceptualNetwork:
-    """Frozen. Raises UserError where the file is none of COMMAND's."""
+    """The network of a file, frozen, in float32. Raises UserError where the file is none of COMMAND's."""
     if not Path(file).is_file():
         raise UserError(f"distill.perceptual_network: {file} is no file: make it with {COMMAND}")
     tensors, metadata = read_safetensors(Path(file))
@@ -41,32 +39,36 @@ def load_perceptual_network(file: str | Path, device: torch.device) -> Perceptua
         with torch.device("meta"):  # takes no memory before the shapes are compared
             network = PerceptualNetwork(**json.loads(metadata[DESCRIPTION]))
         network.load_state_dict(tensors, assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = cut(str(error).splitlines()[0])
-        raise UserError(f"{file} is no file of {COMMAND} ({reason}); make one with it") from None
-    return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise UserError(f"distill.perceptual_network: {file} is no file of {COMMAND}; make one with it") from None
+    return network.to(device, torch.float32).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
 
 def make_perceptual_network(arguments: Namespace) -> None:
     """Trains what the command line asks for, and writes it."""
     device, folder = pick_device(arguments.device), Path(arguments.images)
+    files = image_files(folder)
     target = writable_network_file(arguments.output)
-    with out_of_memory_said(f"--images {folder}: too little memory for all of them; name fewer, or a smaller --batch"):
-        images = Images(image_files(folder), device)
+    with out_of_memory_said(f"--images {folder}: too little memory; try fewer images, a smaller --batch or --width"):
+        images = Images(files, device)
         network = trained(images, arguments.steps, arguments.batch, arguments.width, arguments.seed)
-    state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     described = json.dumps({"images": len(images), "width": arguments.width})
-    write_atomically(target, save(state, {DESCRIPTION: described}))
+    write_safetensors(target, network.state_dict(), {DESCRIPTION: described})
     print(f"{target}: of {len(images)} images, {target.stat().st_size / 1e6:.1f} MB")
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images of a folder. Raises UserError where there are fewer than two."""
+    """The images of a folder; what is left out is told. Raises UserError where there are fewer than two."""
     if not folder.is_dir():
         raise UserError(f"--images {folder}: no such folder")
-    files = [file for file, _ in named_images([folder], LeftOut())]
+    found = LeftOut()
+    files = [file for file, _ in named_images([folder], found)]
+    left_out = f"{found.number} left out, as {found.left_out[0]}" if found.number else ""
     if len(files) < 2:
-        raise UserError(f"--images {folder}: holds {len(files)} images; to tell them apart, two or more are needed")
+        reason = f" ({left_out})" if left_out else ""
+        raise UserError(f"--images {folder}: two images or more are needed, and {len(files)} found{reason}")
+    if left_out:
+        write_line(f"--images {folder}: {left_out}", sys.stderr)
     return files
 
 
@@ -77,12 +79,11 @@ def trained(images: "Images", steps: int, batch: int, width: int = 64, seed: int
     network = PerceptualNetwork(len(images), width).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
-    precision = "bf16" if device.type == "cuda" else "float32"
     mean = torch.zeros(3, device=device)  # of the parts of the loss, since the last line
     for step in tqdm(range(1, steps + 1), unit="step", disable=None):
         crops, image = images.crops(batch)
         crops, way, severity = spoil(crops)
-        with autocast(device, precision):
+        with autocast(device):
             parts = network.loss(crops.contiguous(memory_format=torch.channels_last), image, way, severity)
         optimizer.zero_grad()
         parts.sum().backward()  # type: ignore[no-untyped-call]
@@ -120,10 +121,11 @@ class Images:
     """Images in the device's memory, in one tensor, of which a batch of crops is drawn at once."""
 
     def __init__(self, files: list[Path], device: torch.device) -> None:
-        images = [read_middle(file) for file in files]
+        images = [read_middle(file) for file in tqdm(files, unit="image", disable=None)]
         sides = torch.tensor([image.shape[1:] for image in images])
         self.pixels = torch.zeros(len(images), 3, *sides.amax(0).tolist(), dtype=torch.uint8, device=device)
-        for kept, image in zip(self.pixels, images, strict=True):
+        for kept in reversed(self.pixels.unbind()):
+            image = images.pop()  # so that none is in memory twice
             kept[:, : image.shape[1], : image.shape[2]] = image.to(device)
         self.sides, self.least = sides.to(device), int(sides.min())
 

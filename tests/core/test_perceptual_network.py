@@ -109,12 +109,13 @@ def test_what_it_cannot_learn_from_is_one_line(run, folder, tmp_path):
     target = tmp_path / "new" / "network.safetensors"
     (tmp_path / "one").mkdir()
     texture(0).save(tmp_path / "one" / "a.png")
+    (tmp_path / "one" / "b.heic").touch()
     (tmp_path / "small").mkdir()
     for name in "ab":
         texture(0, 63).save(tmp_path / "small" / f"{name}.png")
     refused = {
         tmp_path / "none": "no such folder",
-        tmp_path / "one": "holds 1 images",
+        tmp_path / "one": "two images or more are needed, and 1 found (1 left out, as",
         tmp_path / "small": "63x63 is too small; images need 64x64 pixels",
     }
     for images, problem in refused.items():
@@ -122,7 +123,33 @@ def test_what_it_cannot_learn_from_is_one_line(run, folder, tmp_path):
         assert code == 2 and problem in only_line(err)
     code, _, err = run("--images", folder, "-o", tmp_path / "network.txt", "--steps", 2)
     assert code == 2 and "network.txt" in only_line(err)
+    for seed in "-1", 2**32, "9" * 30:
+        code, _, err = run("--images", folder, "-o", target, f"--seed={seed}")
+        assert code == 2 and "not a whole number from 0 to 4294967295" in only_line(err)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_least_of_all(run, tmp_path):
+    """One step of one crop and one channel, on images of one colour, in the folder of the result. It tells what it does
+    not read."""
+    Image.new("RGB", (CROP, CROP), "teal").save(tmp_path / "a.png")
+    Image.new("L", (90, 70), 40).save(tmp_path / "b.png")
+    (tmp_path / "c.heic").touch()
+    target = tmp_path / "least.safetensors"
+    code, out, err = run("--images", tmp_path, "-o", target, "--steps", 1, "--batch", 1, "--width", 1)
+    assert code == 0 and "of 2 images" in out and "1 left out, as" in err and "c.heic" in only_line(err)
+    assert all(f.isfinite().all() for f in load_perceptual_network(target, CPU).features(torch.zeros(1, 3, 16, 16)))
+
+
+def test_values_of_a_file_in_halves_are_computed_with_in_float32(tmp_path):
+    torch.manual_seed(0)
+    network = PerceptualNetwork(3, 2).half()
+    file = tmp_path / "half.safetensors"
+    save_file(network.state_dict(), file, {"perceptual_network": '{"images": 3, "width": 2}'})
+    x = torch.rand(1, 3, 32, 32) - 0.5
+    found = load_perceptual_network(file, CPU).features(x)
+    for feature, expected in zip(found, network.float().eval().features(x), strict=True):
+        torch.testing.assert_close(feature, expected.detach())
 
 
 def test_another_file_is_refused_in_one_line(tmp_path):

@@ -16,6 +16,7 @@ COMMANDS = [
             "core.calibrate",
             "core.export",
             "core.fixed_pattern",
+            "core.perceptual_network",
             "core.score",
             "core.report",
             "core.summary",
