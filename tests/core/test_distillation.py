@@ -259,10 +259,17 @@ def test_a_perceptual_network_judges_too(config, teacher, tmp_path):
     config["distill"] |= {"perceptual_network": str(file), "perceptual_weight": 0.5}
     trainer = distil(config, "perceived", teacher)
     assert trainer.objective.parts[3] > 0
+    assert trainer.objective.perceptual_weight == 0.5
     assert len(trainer.discriminator.feature_heads) == len(trainer.teacher.channels) + 5
     saved = checkpoint(config, "perceived", "I4_E2")
     assert read_network_file(Path(f"{saved}_gen.safetensors")).config.distill.perceptual_network == str(file)
     distil(config, "perceived", saved)
+    headless = {**config, "distill": config["distill"] | {"perceptual_heads": False}}
+    trainer = distil(headless, "headless", teacher)
+    assert trainer.objective.parts[3] > 0
+    assert len(trainer.discriminator.feature_heads) == len(trainer.teacher.channels)
+    with pytest.raises(UserError, match="cannot go on with other heads"):
+        distil(headless, "headless", saved)
     file.unlink()
     with pytest.raises(UserError, match="is no file: make it with python -m"):
         distil(config, "perceived", saved)

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +10,17 @@ from safetensors.torch import save_file
 
 from core.errors import UserError
 from core.perceptual_network import main
-from core.perceptual_training import CROP, Images, blurred, load_perceptual_network, spoil, trained
+from core.perceptual_training import (
+    CROP,
+    LARGEST,
+    Images,
+    blurred,
+    load_perceptual_network,
+    rate,
+    read_middle,
+    spoil,
+    trained,
+)  # fmt: skip
 from model.perceptual_network import SPOILED, PerceptualNetwork
 
 CPU = torch.device("cpu")
@@ -70,16 +81,68 @@ def test_a_crop_is_of_the_image_that_its_number_names(tmp_path):
 
 def test_crops_are_spoiled_as_they_say():
     torch.manual_seed(0)
-    crops = torch.rand(96, 3, CROP, CROP) - 0.5
+    crops = 1.2 * torch.rand(512, 3, CROP, CROP) - 0.6
     spoiled, way, severity = spoil(crops)
+    assert spoiled.abs().max() <= 1 and severity.min() >= 0 and severity.max() <= 1
     named = {name: way == n for n, name in enumerate(SPOILED)}
     assert torch.equal(spoiled[named["not"]], crops[named["not"]]) and not severity[named["not"]].any()
     detail = ((spoiled - blurred(spoiled, 2.0)).square().mean((1, 2, 3))).sqrt()
     before = ((crops - blurred(crops, 2.0)).square().mean((1, 2, 3))).sqrt()
     for name, sign in (("blurred", -1), ("coarse", -1), ("noisy", 1), ("sharpened", 1)):
-        assert (sign * (detail - before)[named[name]] > 0).all(), name
-    blur = named["blurred"]
-    assert torch.corrcoef(torch.stack([severity[blur], detail[blur]]))[0, 1] < -0.8
+        change = sign * (detail - before)[named[name]]
+        assert (change > 0).all(), name
+        assert torch.corrcoef(torch.stack([severity[named[name]], change]))[0, 1] > 0.8, name
+
+
+def test_crops_vary_as_often_as_said():
+    """Of crops that rise slowly to the right and fast downwards, in another level of each channel."""
+    torch.manual_seed(0)
+    right, down = torch.linspace(-0.05, 0.05, 8), torch.linspace(-0.15, 0.15, 8)
+    crop = torch.tensor([0.2, 0.0, -0.3])[:, None, None] + right + down[:, None]
+    varied = Images.varied(crop.expand(4000, 3, 8, 8))
+    to_right = (varied[..., 1:] - varied[..., :-1]).mean((1, 2, 3))
+    downwards = (varied[..., 1:, :] - varied[..., :-1, :]).mean((1, 2, 3))
+    turned = to_right.abs() > downwards.abs()
+    is_grey = (varied - varied.mean(1, keepdim=True)).abs().amax((1, 2, 3)) < 1e-6
+    flipped = torch.where(turned, downwards, to_right) < 0
+    toned = (varied.mean((1, 2, 3)) - crop.mean()).abs() > 1e-5
+    shares = [share.float().mean().item() for share in (flipped, turned, is_grey, toned)]
+    assert shares == pytest.approx([0.5, 0.3, 0.3, 0.8], abs=0.04)
+    assert Images.varied(torch.full((50, 3, 8, 8), 0.9)).max() == 1
+
+
+def test_of_a_large_image_the_middle_is_kept(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (LARGEST + 20, LARGEST + 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_middle(tmp_path / "a.png").permute(1, 2, 0), pixels[10:-10, 3:-3])
+    Image.fromarray(pixels[:70]).save(tmp_path / "b.png")
+    np.testing.assert_array_equal(read_middle(tmp_path / "b.png").permute(1, 2, 0), pixels[:70, 3:-3])
+
+
+def test_what_teaches_it():
+    """Each part by hand, and each reaches the stages."""
+    torch.manual_seed(0)
+    network = PerceptualNetwork(3, 2).eval()
+    crops, images, ways = torch.rand(4, 3, 32, 32) - 0.5, torch.tensor([2, 0, 1, 1]), torch.tensor([4, 0, 1, 3])
+    severity = torch.tensor([0.1, 0.0, 0.9, 0.4])
+    parts = network.loss(crops, images, ways, severity)
+    of_images, of_ways, told = network(crops)
+    each = torch.arange(4)
+    expected = [
+        -of_images.softmax(1)[each, images].log().mean(),
+        -of_ways.softmax(1)[each, ways].log().mean(),
+        (told - severity).abs().mean(),
+    ]
+    torch.testing.assert_close(parts, torch.stack(expected))
+    for part in parts:
+        (taught,) = torch.autograd.grad(part, network.stages[0][0].weight, retain_graph=True)
+        assert taught.any()
+
+
+def test_the_rate_warms_up_and_ends_at_zero():
+    rates = [rate(step, 1000) for step in range(1001)]
+    assert rates[0] == pytest.approx(1 / 101) and rates.index(max(rates)) == 100 and rates[1000] == 0
+    assert rates[500] == pytest.approx(0.5) and rate(0, 1) == 1
 
 
 def test_blur_is_that_of_scipy():

@@ -174,6 +174,27 @@ def test_a_perceptual_network_may_teach_alone(perceived):
     assert loss(*given) == pixels  # nothing else teaches
 
 
+def test_the_discriminator_is_shown_the_features_of_each_in_units_of_the_truth(perceived):
+    loss, given, network = perceived
+    judged = []
+    loss.judge = lambda fake, real: judged.extend((fake, real)) or (torch.zeros(()), torch.zeros(()))
+    loss(*given)
+    (found, result, _), (known, truth, _) = judged
+    for shown, image, learns in ((found, result, True), (known, truth, False)):
+        for feature, own, true in zip(shown[-5:], network.features(image), network.features(truth), strict=True):
+            torch.testing.assert_close(feature, own / true.abs().mean())
+            assert feature.requires_grad is learns
+
+
+def test_without_heads_on_it_the_discriminator_sees_the_teacher_alone(perceived):
+    loss, given, _ = perceived
+    loss(*given)
+    before = loss.parts[3].clone()
+    loss.perceptual_heads, loss.discriminator = False, Discriminator(loss.teacher.channels, 4)
+    loss(*given)
+    assert loss.parts[3] == before > 0
+
+
 def test_the_finest_features_are_not_compared(perceived):
     loss, given, network = perceived
     features = network.features

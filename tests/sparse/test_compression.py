@@ -252,11 +252,17 @@ def test_shapes_that_are_expected(sparse):
 def test_one_dimension_takes_16_bits_beside_8(sparse):
     """Masked or not, but no whole numbers, which stay as they are; nothing else changes its type."""
     bias = torch.tensor([1 / 3, -2.0, 0.0, 5e4])
-    tensors = {"bias": bias, "masked": bias, "indices": torch.tensor([3, 2**40]), "dense": sparse[0]["dense"]}
+    tensors = {
+        "bias": bias,
+        "masked": bias,
+        "indices": torch.tensor([3, 2**40]),
+        "one": torch.tensor(1 / 3),
+        "dense": sparse[0]["dense"],
+    }
     packed = pack(tensors, {"masked": bias != 0}, torch.int8, compressed=True)
-    assert packed.keys() == {"bias::float16", "masked::float16", "masked::pruned", "indices", "dense::int8"}
+    assert packed.keys() == {"bias::float16", "masked::float16", "masked::pruned", "indices", "one", "dense::int8"}
     unpacked, _ = unpack(packed)
-    assert torch.equal(unpacked["indices"], tensors["indices"])
+    assert all(torch.equal(unpacked[name], tensors[name]) for name in ("indices", "one"))
     for name in "bias", "masked":
         assert unpacked[name].tolist() == pytest.approx(bias.tolist(), rel=2**-11)
     for dtype in torch.float16, torch.bfloat16, None:
