@@ -5,8 +5,8 @@ python -m core.fixed_pattern -r CHECKPOINT --photos FOLDER -o FILE.safetensors
 Such a network (`lr_encoder.sub_pixel: n` in its config, n above 1) adds nearly the same faint pattern, with a period of
 n pixels, to all its images, most of all after adversarial training. The command measures it as the mean over small
 versions of your photographs, made as in the training, as the network super-resolves them, and changes the 3·n² biases
-of the layer that makes the sub-pixels (lr_encoder.tail) so that the pattern nearly vanishes. No other weight changes,
-so that the network is as fast and its file as large as before.
+of the layer that makes the sub-pixels (lr_encoder.tail) so that less of the pattern is left and the images change
+little else. No other weight changes, so that the network is as fast and its file as large as before.
 
 Use photographs like those of the training. Values are stored in 8 bits, as core.export stores them: that changes
 nothing in a file of 8 bits.
@@ -39,9 +39,9 @@ def parser() -> Parser:
     add(
         "--images",
         type=count,
-        default=24,
+        default=48,
         metavar="N",
-        help="how many photographs to use, spread evenly over all (default: 24)",
+        help="how many photographs to use, spread evenly over all (default: 48)",
     )
     add("--device", default="auto", help=DEVICES)
     return parser

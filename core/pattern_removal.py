@@ -3,7 +3,7 @@
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +23,11 @@ from core.trained_sizes import TrainedSizes
 from data.degradation import Degradation, degrade
 from data.images import read_rgb, resize
 from data.tensors import to_tensor
-from model.fixed_pattern import PERIODS, correction, fixed_pattern, response, rms
+from model.fixed_pattern import COUNTS, PERIODS, Response, correction, fixed_pattern, response, rms
 
 BIAS = "lr_encoder.tail.bias"
-SIDE = 480  # pixels of a photograph's square, at most
-FOR_RESPONSE = 2  # photographs that tell how the biases act: it differs little between images
+SIDE = 240  # pixels of a photograph's square, at most
+FOR_RESPONSE = 8  # photographs that tell how the biases act
 MOST_CHANGES = 4
 
 T = TypeVar("T")
@@ -108,50 +108,81 @@ class PatternMeter:
         self.sampling = Sampling.of(settings, self.network.schedule, loaded.encoder_change)
 
     @torch.no_grad()
-    def of_one(self, lr: Tensor, number: int) -> Tensor:
-        """(1, 3, h, w) -> (3, n, n) on the CPU; the number of an image tells its noise, the same each time."""
+    def result(self, lr: Tensor, number: int) -> Tensor:
+        """(1, 3, h, w) -> (1, 3, H, W) on the CPU; the number of an image tells its noise, the same each time."""
         height, width = (side * self.period for side in lr.shape[2:])
         seeds = [self.sampling.settings.seed + number]
         with out_of_memory_said(f"out of memory at {width}x{height}; try --device cpu"):
             sr = super_resolve(self.network, lr, (height, width), self.sampling, seeds, TrainedSizes(self.period))
-        return fixed_pattern(sr.float(), self.period).cpu()
+        return sr.float().cpu()
 
-    def of(self, images: Sequence[Tensor], what: str = "") -> Tensor:
-        """The mean over images, with progress where it is said what is measured."""
+    def results(self, images: Sequence[Tensor], what: str = "") -> list[Tensor]:
+        """Of all images, with progress where it is said what is measured."""
         numbered = list(enumerate(images))
-        return torch.stack([self.of_one(lr, n) for n, lr in (told(numbered, what) if what else numbered)]).mean(dim=0)
+        return [self.result(lr, n) for n, lr in (told(numbered, what) if what else numbered)]
+
+    def pattern_in(self, results: Sequence[Tensor]) -> Tensor:
+        """The mean over results, (3, n, n)."""
+        return torch.stack([fixed_pattern(sr, self.period) for sr in results]).mean(dim=0)
+
+
+class State(NamedTuple):
+    """What is measured with one bias."""
+
+    pattern: Tensor  # (3, n, n)
+    changes: Tensor  # (N,), since the beginning, of all pixels of the images that tell the response
+    change: float  # of all images: the root mean square, in grey levels
+
+    @property
+    def loss(self) -> float:
+        return float(COUNTS * rms(self.pattern) ** 2 + self.change**2)
+
+    def __str__(self) -> str:
+        return f"{rms(self.pattern):.3f} grey levels rms; the images changed by {self.change:.3f}"
+
+
+def state_of(meter: PatternMeter, results: Sequence[Tensor], first: Sequence[Tensor]) -> State:
+    changes = [(now - before).flatten() for now, before in zip(results, first, strict=True)]
+    squares = torch.stack([change.square().mean() for change in changes])
+    return State(meter.pattern_in(results), torch.cat(spread(changes, FOR_RESPONSE)), rms(squares.sqrt()))
 
 
 def without_pattern(meter: PatternMeter, images: Sequence[Tensor]) -> Tensor:
-    """The bias with which the pattern is least, (3·n·n,): it is corrected until the pattern no longer falls, at most
-    four times. A line on stdout for each, with the pattern in grey levels."""
+    """The bias with which little of the pattern is left, (3·n·n,), and the images are else much as they were.
+
+    A change that makes the loss no less is not kept, and half of it is tried. At most four are tried, with a line on
+    stdout for each.
+    """
     bias = meter.network.lr_encoder.tail.bias
     assert bias is not None
-    pattern = meter.of(images, "photo")
-    print(f"pattern before: {rms(pattern):.3f} grey levels rms", flush=True)
-    derivative = response_of(meter, spread(images, FOR_RESPONSE), bias)
-    best, least = bias.detach().clone(), rms(pattern)
+    first = meter.results(images, "photo")
+    state = state_of(meter, first, first)
+    print(f"pattern before: {rms(state.pattern):.3f} grey levels rms", flush=True)
+    derivatives = response_of(meter, spread(list(enumerate(images)), FOR_RESPONSE), bias)
+    best, step = bias.detach().clone(), 1.0
     for change in range(1, MOST_CHANGES + 1):
         with torch.no_grad():
-            bias += correction(pattern, derivative).to(bias.device)
-        pattern = meter.of(images, f"change {change}, photo")
-        falls = rms(pattern) < least
-        print(f"after change {change}: {rms(pattern):.3f}{'' if falls else ', no less: not kept'}", flush=True)
-        if not falls:
-            break
-        best, least = bias.detach().clone(), rms(pattern)
+            bias.copy_(best + step * correction(state.pattern, state.changes, derivatives).to(bias.device))
+        found = state_of(meter, meter.results(images, f"change {change}, photo"), first)
+        kept = found.loss < state.loss
+        print(f"after change {change}: {found}{'' if kept else ', not kept'}", flush=True)
+        if kept:
+            best, state = bias.detach().clone(), found
+        else:
+            step /= 2
     return best
 
 
-def response_of(meter: PatternMeter, images: Sequence[Tensor], bias: Tensor) -> Tensor:
-    """`model.fixed_pattern.response` of the mean pattern of these images, with progress."""
+def response_of(meter: PatternMeter, numbered: Sequence[tuple[int, Tensor]], bias: Tensor) -> Response:
+    """`model.fixed_pattern.response` of these images, with progress."""
     runs = told(range(len(bias) + 1), "response to the biases, run")
 
-    def pattern() -> Tensor:
+    def measure() -> tuple[Tensor, Tensor]:
         next(runs)
-        return meter.of(images)
+        results = [meter.result(lr, number) for number, lr in numbered]
+        return meter.pattern_in(results), torch.cat([sr.flatten() for sr in results])
 
-    return response(pattern, bias)
+    return response(measure, bias)
 
 
 def told(items: Sequence[T], what: str) -> Iterator[T]:

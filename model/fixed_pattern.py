@@ -5,12 +5,14 @@ in which the images themselves cancel out. Its period is the n pixels of the res
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 LEVELS = 127.5  # grey levels that a difference of 1 makes, of images in [-1, 1]
+COUNTS = 16  # times as much as other changes of the images: a pattern is faint, but the same in all
 PERIODS = 8  # that an image should have, along each axis, at least
 
 
@@ -39,29 +41,40 @@ def window(period: int) -> Tensor:
     return torch.outer(line, line) / period**2
 
 
-def rms(pattern: Tensor) -> float:
-    """The root mean square of a pattern of images in [-1, 1], in grey levels of 8 bits."""
-    return float(pattern.square().mean().sqrt()) * LEVELS
+def rms(difference: Tensor) -> float:
+    """The root mean square of a difference of images in [-1, 1], in grey levels of 8 bits."""
+    return float(difference.square().mean().sqrt()) * LEVELS
+
+
+class Response(NamedTuple):
+    """The derivatives by each of the K values of a bias."""
+
+    pattern: Tensor  # (C·n·n, K)
+    images: Tensor  # (K, N), of all pixels of some images, in 16 bits
+
+
+Measured = Callable[[], tuple[Tensor, Tensor]]  # the pattern (C, n, n), and all pixels of some images (N,)
 
 
 @torch.no_grad()
-def response(pattern: Callable[[], Tensor], bias: Tensor, change: float = 0.02) -> Tensor:
-    """The derivative of a pattern, (C, n, n), by each of the K values of a bias, by differences: (C·n·n, K).
-
-    `pattern()` tells the pattern with the values as they are; they are changed in place, and put back.
-    """
-    before, kept = pattern(), bias.clone()
-    columns = []
+def response(measure: Measured, bias: Tensor, change: float = 0.02) -> Response:
+    """By differences: the values of the bias are changed in place, one after the other, and put back."""
+    (pattern, images), kept = measure(), bias.clone()
+    of_pattern, of_images = [], []
     for k in range(len(bias)):
         bias[k] += change
-        columns.append((pattern() - before).flatten() / change)
+        now = measure()
         bias.copy_(kept)
-    return torch.stack(columns, dim=1)
+        of_pattern.append((now[0] - pattern).flatten() / change)
+        of_images.append(((now[1] - images) / change).half())
+    return Response(torch.stack(of_pattern, dim=1), torch.stack(of_images))
 
 
-def correction(pattern: Tensor, response: Tensor, rtol: float = 0.05) -> Tensor:
-    """The smallest change of the bias, (K,), that takes the pattern out as far as one can, were the response linear.
-
-    What has little influence, singular values below rtol times the largest, is left alone.
-    """
-    return -(torch.linalg.pinv(response, rtol=rtol) @ pattern.flatten())
+def correction(pattern: Tensor, changes: Tensor, response: Response) -> Tensor:
+    """The change of the bias, (K,), that makes COUNTS·|pattern|² + |changes|² least, were both linear in it: a step of
+    Gauss and Newton. The changes so far (N,) are of the images of the response; squares are means over pixels."""
+    of_pattern, of_images = response.pattern, response.images.float()
+    normal = COUNTS * of_pattern.T @ of_pattern / pattern.numel() + of_images @ of_images.T / changes.numel()
+    slope = COUNTS * of_pattern.T @ pattern.flatten() / pattern.numel() + of_images @ changes / changes.numel()
+    damping = 1e-6 * normal.diagonal().mean() * torch.eye(len(normal))
+    return -torch.linalg.solve(normal + damping, slope)

@@ -3,23 +3,25 @@
 import copy
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from core.checkpoint import TrainingState, load_checkpoint, save_checkpoint, step_of
 from core.config import check_config
 from core.export import main as export
 from core.fixed_pattern import main
-from core.pattern_removal import degradation_of, small_images
+from core.network_file import read_network_file
+from core.pattern_removal import degradation_of, small_images, without_pattern
 from core.sampling import Sampling, super_resolve
 from core.trained_sizes import TrainedSizes
 from data.degradation import Degradation
 from data.images import read_rgb
 from data.tensors import to_tensor
 from model import build_network
+from model.fixed_pattern import COUNTS, fixed_pattern
 from tests.core.conftest import SMALL
 
 BIAS = "lr_encoder.tail.bias"
@@ -77,7 +79,7 @@ def test_the_pattern_falls_and_nothing_else_changes(run, checkpoint, photos, mak
     values = [float(value) for value in re.findall(r"(?:before|change \d): (\d+\.\d+)", stdout)]
     assert 2 <= len(values) <= 5 and min(values) < values[0] / 2, stdout
 
-    old, new = load_file(checkpoint), load_file(tmp_path / "new" / "even.safetensors")
+    old, new = (read_network_file(file).weights for file in (checkpoint, even))
     assert old.keys() == new.keys() and {name for name in old if not torch.equal(old[name], new[name])} == {BIAS}
     assert step_of(tmp_path / "new" / "even.safetensors") == 7
     config, same = (load_checkpoint(file).config for file in (checkpoint, tmp_path / "new" / "even.safetensors"))
@@ -88,9 +90,9 @@ def test_the_pattern_falls_and_nothing_else_changes(run, checkpoint, photos, mak
 
 
 def test_the_input_is_written_over_where_it_is_the_output(run, checkpoint, photos):
-    before = load_file(checkpoint)[BIAS]
+    before = read_network_file(checkpoint).weights[BIAS]
     assert run("-r", checkpoint, "--photos", photos, "-o", checkpoint, "--images", 1)[0] == 0
-    assert not torch.equal(load_file(checkpoint)[BIAS], before)
+    assert not torch.equal(read_network_file(checkpoint).weights[BIAS], before)
 
 
 @pytest.mark.parametrize(
@@ -152,3 +154,45 @@ def test_the_degradation_is_that_of_the_checkpoints_training(checkpoint, tmp_pat
     save_checkpoint(tmp_path / "I2_E1", check_config(config), TrainingState(weights, weights))
     how = degradation_of(load_checkpoint(tmp_path / "I2_E1"))
     assert how is not None and (how.jpeg_prob, how.blur_prob) == (0.7, 0)
+
+
+class KnownMeter:
+    """In place of a network: images with a pattern that the bias takes out, and a grain that grows with its square."""
+
+    def __init__(self, grain):
+        bias = torch.nn.Parameter(torch.zeros(12))
+        self.network = SimpleNamespace(lr_encoder=SimpleNamespace(tail=SimpleNamespace(bias=bias)))
+        self.bias, self.grain, generator = bias, grain, torch.Generator().manual_seed(0)
+        self.pattern = torch.randn(3, 2, 2, generator=generator) / 50
+        self.pattern -= self.pattern.mean((1, 2), keepdim=True)
+        self.noise = torch.randn(1, 3, 48, 48, generator=generator)
+
+    @torch.no_grad()
+    def result(self, image, number):
+        pattern = (self.pattern + self.bias.view(3, 2, 2)).repeat(1, 24, 24)
+        return image + pattern + self.grain * self.bias.square().sum() * self.noise
+
+    def results(self, images, what=""):
+        return [self.result(image, number) for number, image in enumerate(images)]
+
+    def pattern_in(self, results):
+        return torch.stack([fixed_pattern(image, 2) for image in results]).mean(dim=0)
+
+
+@pytest.mark.parametrize("grain", [0, 100, 1e6])
+def test_a_change_that_harms_the_images_more_than_it_helps_is_not_kept(grain, capsys):
+    """...and half of it is tried, until it helps."""
+    meter, image = KnownMeter(grain), torch.zeros(1, 3, 48, 48)
+    bias = without_pattern(meter, [image] * 3)
+    before, *changes = capsys.readouterr().out.splitlines()
+    amount = meter.pattern.square().mean().sqrt() * 127.5
+    assert before == f"pattern before: {amount:.3f} grey levels rms"
+    if grain == 0:
+        part = COUNTS / (COUNTS + 1)  # of the pattern, as taking it out changes the images as much
+        torch.testing.assert_close(bias.view(3, 2, 2), -part * meter.pattern, atol=1e-3, rtol=0)
+        assert "not kept" not in changes[0]
+    elif grain == 100:
+        assert "not kept" in changes[0] and not all("not kept" in change for change in changes)
+        assert 0.1 < bias.norm() / meter.pattern.norm() < 0.9
+    else:
+        assert not bias.any() and all("not kept" in change for change in changes) and len(changes) == 4

@@ -1,9 +1,10 @@
 """The fixed pattern of images, against patterns that were put there, and the change of biases that takes one out."""
 
+import numpy as np
 import pytest
 import torch
 
-from model.fixed_pattern import correction, fixed_pattern, response, rms
+from model.fixed_pattern import COUNTS, Response, correction, fixed_pattern, response, rms
 
 
 def ramp(height, width):
@@ -34,20 +35,42 @@ def test_rms_in_grey_levels():
     assert rms(torch.tensor([[[2.0, -2.0], [-2.0, 2.0]]]) / 255) == pytest.approx(2 / 255 * 127.5)
 
 
-def test_response_and_correction_of_a_linear_pattern():
+@pytest.fixture
+def linear():
+    """A bias, and what it does: measure() -> (pattern, images), their matrices and where they begin."""
     generator = torch.Generator().manual_seed(0)
-    matrix, bias = torch.randn(12, 12, generator=generator), torch.randn(12, generator=generator)
-    start = bias.clone()
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    bias, of_pattern, of_images = draw(6), draw(12, 6), draw(40, 6)
+    pattern, errors = draw(12), draw(40)
 
-    def pattern():
-        return (matrix @ bias).view(3, 2, 2)
+    def measure():
+        return (pattern + of_pattern @ bias).view(3, 2, 2), errors + of_images @ bias
 
-    found = response(pattern, bias)
-    assert torch.equal(bias, start) and torch.allclose(found, matrix, atol=1e-3)
-    bias += correction(pattern(), found, rtol=1e-6)
-    assert pattern().abs().max() < 1e-2
+    return bias, measure, of_pattern, of_images
 
 
-def test_what_has_little_influence_is_left_alone():
-    influence = torch.diag(torch.tensor([1.0, 0.5, 0.01]))
-    assert torch.allclose(correction(torch.ones(3, 1, 1), influence), torch.tensor([-1.0, -2.0, 0.0]), atol=1e-6)
+def test_the_response_is_the_derivative_and_puts_the_bias_back(linear):
+    bias, measure, of_pattern, of_images = linear
+    before = bias.clone()
+    found = response(measure, bias)
+    assert torch.equal(bias, before)
+    torch.testing.assert_close(found.pattern, of_pattern, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.images.float(), of_images.T, atol=5e-3, rtol=0)
+
+
+def test_the_correction_is_the_least_squares_solution(linear):
+    """By numpy, of both at once, where means over pixels weigh COUNTS and 1."""
+    _, measure, of_pattern, of_images = linear
+    pattern, errors = measure()
+    weights = np.sqrt(np.concatenate([np.full(12, COUNTS / 12), np.full(40, 1 / 40)]))
+    matrix = np.concatenate([of_pattern, of_images]) * weights[:, None]
+    expected = np.linalg.lstsq(matrix, -np.concatenate([pattern.flatten(), errors]) * weights, rcond=None)[0]
+    found = correction(pattern, errors, Response(of_pattern, of_images.T))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)
+
+
+def test_values_that_act_alike_have_a_correction():
+    """Two biases that do the same share it: no singular matrix."""
+    of_pattern, of_images = torch.ones(4, 2), torch.ones(2, 8)
+    found = correction(torch.ones(1, 2, 2), torch.ones(8), Response(of_pattern, of_images))
+    torch.testing.assert_close(found, torch.tensor([-0.5, -0.5]), atol=1e-3, rtol=0)
