@@ -11,6 +11,7 @@ import torch
 from core.checkpoint import saved_config
 from core.config import load_config
 from core.export import main as export
+from core.perceptual_network import main as make_perceptual_network
 from data.demo import read_photo
 from model import build_network
 
@@ -121,8 +122,11 @@ def test_a_network_and_its_student_train_on_photographs(photos, tmp_path):
     faithful = run("distill", "photos_x4_faithful", "-r", str(teacher), **of_student, **DEGRADED)
     assert "step 2/2" in faithful
     export(["-r", str(tmp_path / "photos_x4_faithful/checkpoint"), "-o", str(tmp_path / "faithful.safetensors")])
-    student = run(
-        "distill", "photos_x4_one_call", "-r", str(tmp_path / "faithful.safetensors"), **of_student, **DEGRADED
-    )
-    assert "step 2/2" in student and "adversarial" in student
+    judge = tmp_path / "perceptual_photos.safetensors"
+    quick = "--steps", "2", "--batch", "4", "--width", "4"
+    make_perceptual_network(["--images", str(photos), "-o", str(judge), *quick])
+    of_student |= {"distill.perceptual_network": judge}
+    start = "-r", str(tmp_path / "faithful.safetensors")
+    student = run("distill", "photos_x4_one_call", *start, **of_student, **DEGRADED)
+    assert "step 2/2" in student and "adversarial" in student and "perceptual 0.0000" not in student
     assert saved_config(tmp_path / "photos_x4_one_call/checkpoint").distill.teacher == str(teacher)
