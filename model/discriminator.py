@@ -2,7 +2,8 @@
 
 A diffusion network has learnt what images look like at every noise level. Its encoder, held fixed, is the backbone
 (latent adversarial diffusion distillation, Sauer et al. 2024). It sees results and truths under the same noise, beside
-the LR image that both belong to. Little noise shows it detail, much noise the whole of an image.
+the LR image that both belong to. Little noise shows it detail, much noise the whole of an image. Where a distillation
+has a perceptual network, heads on its features join them.
 """
 
 from __future__ import annotations
