@@ -211,7 +211,9 @@ def writable_network_file(path: str | Path) -> Path:
     """A path that a network file is to be written to, with its folder made. Raises UserError where it cannot be one,
     and DataError where nothing can be written."""
     path = Path(path)
-    if path.suffix != ".safetensors" or path.stem.endswith("_opt") or path.is_dir():
-        raise UserError(f"--output {path}: must be a network file, as PREFIX_gen.safetensors")
+    if path.is_dir():
+        raise UserError(f"--output {path}: is a folder; name a file in it that ends in .safetensors")
+    if path.suffix != ".safetensors" or path.stem.endswith("_opt"):
+        raise UserError(f"--output {path}: must be a file that ends in .safetensors, but not in _opt.safetensors")
     make_writable(path.parent)
     return path
