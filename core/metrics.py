@@ -1,6 +1,6 @@
 """How good an image is, measured on what is saved: every image is 8-bit RGB, an array (H, W, 3) of uint8.
 
-What needs networks that were trained on photographs, LPIPS, FID and KID, is in core/perceptual.py.
+What needs networks that were trained on photographs, LPIPS, FID and KID, is in core/perceptual_metrics.py.
 """
 
 import functools

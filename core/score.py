@@ -30,12 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Here, as torch takes a second to import, for which --help and names that do not fit need not wait.
     from core.device import pick_device
-    from core.perceptual import load_perceptual
+    from core.perceptual_metrics import load_perceptual_metrics
     from core.report.json_files import write_json
     from core.scoring import as_text, score
 
     weights = arguments.lpips_weights, arguments.fid_weights
-    perceptual = load_perceptual(pick_device(arguments.device), *weights)
+    perceptual = load_perceptual_metrics(pick_device(arguments.device), *weights)
     report = score(pairs, perceptual, arguments.crop)
     folders = {name: getattr(arguments, name) for name in ("sr", "hr", "lr")}
     print(as_text(folders | report, arguments.y))

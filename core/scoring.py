@@ -12,7 +12,7 @@ from core.device import versions
 from core.errors import UserError
 from core.metrics import LIBRARIES, mean_and_deviation, measure
 from core.pairs import Pair
-from core.perceptual import Perceptual, distances
+from core.perceptual_metrics import PerceptualMetrics, distances
 from core.report.tables import cell, form_of, table
 from data.images import read_rgb
 
@@ -20,7 +20,7 @@ WORST = 3  # images that are named
 NO_LR = "needs the LR images, --lr LR"
 
 
-def score(pairs: Sequence[Pair], perceptual: Perceptual, border: int = 0) -> dict[str, Any]:
+def score(pairs: Sequence[Pair], perceptual: PerceptualMetrics, border: int = 0) -> dict[str, Any]:
     """The report: means and standard deviations, what the sets are to each other, why metrics are missing, which images
     are worst, and each by itself.
 

@@ -34,7 +34,7 @@ from core.memory import peak_memory
 from core.network_file import load_weights
 from core.network_size import parameter_count
 from core.optimizer import build_optimizer, learning_rate, load_moments
-from core.perceptual import load_perceptual
+from core.perceptual_metrics import load_perceptual_metrics
 from core.processes import Processes
 from core.report.heat_maps import layers_over_time
 from core.sampling import Sampling
@@ -73,7 +73,7 @@ class Trainer:
         self.folder = experiment_folder(config)
         self.images = training_images(config)
         open_sets(config)  # better an error now than in an hour
-        load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
+        load_perceptual_metrics(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
         torch.manual_seed(self.options.seed)
         saved = self.load_state(resume) if resume else None
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run

@@ -25,7 +25,7 @@ from core.memory import Fitting
 from core.metrics import LIBRARIES, mean_and_deviation
 from core.metrics import measure as measure_image
 from core.network_size import active_share
-from core.perceptual import Inception, Lpips, distances, load_perceptual
+from core.perceptual_metrics import Inception, Lpips, distances, load_perceptual_metrics
 from core.processes import Processes
 from core.report.json_files import write_json
 from core.report.page import write_page
@@ -150,7 +150,7 @@ def validate(
     """
     images = config.datasets.validation[key]
     folders = output_folders(config, key)
-    perceptual = load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
+    perceptual = load_perceptual_metrics(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
 
     fits, trained = Fitting(images.batch_size, sampling, log.info), TrainedSizes.of(config)
 

@@ -28,7 +28,7 @@ from core.config import Config, changed, load_config
 from core.config.sections import SparseSection
 from core.device import pick_device, synchronize
 from core.errors import UserError
-from core.perceptual import load_perceptual
+from core.perceptual_metrics import load_perceptual_metrics
 from core.processes import Processes
 from core.report.json_files import write_json
 from core.sampling import Sampling
@@ -136,7 +136,7 @@ def load(arguments: Namespace, folder: Path, log: logging.Logger) -> Setting:
     if not sets:
         raise UserError(f"{arguments.config}: datasets.val is missing: the variants are compared on its images")
     processes = Processes(0, 1, pick_device(arguments.device))
-    perceptual = load_perceptual(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
+    perceptual = load_perceptual_metrics(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
     saved = make_writable(arguments.save_images) if arguments.save_images else None
     return Setting(config, sets, arguments.images, saved, perceptual.lpips, processes, log)
 

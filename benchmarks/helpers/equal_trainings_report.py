@@ -15,7 +15,7 @@ from benchmarks.helpers.reports import environment, read_report, show, table, wi
 from core.config import Config
 from core.errors import UserError
 from core.network_size import parameter_count
-from core.perceptual import Lpips
+from core.perceptual_metrics import Lpips
 from core.processes import Processes
 from core.sampling import Sampling
 from data import SRDataset

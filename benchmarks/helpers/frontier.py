@@ -19,7 +19,7 @@ from benchmarks.helpers.reports import publish, start_log, without_bicubic
 from benchmarks.helpers.trained_network import Setting, load
 from core.device import is_out_of_memory, synchronize
 from core.errors import UserError
-from core.perceptual import Lpips, load_perceptual
+from core.perceptual_metrics import Lpips, load_perceptual_metrics
 from core.report.json_files import write_json
 from core.report.pictures import comparison
 from core.sampling import Sampling, super_resolve
@@ -52,7 +52,7 @@ def measure_chains(arguments: Namespace, log: logging.Logger) -> dict[str, Any]:
     for why, names in by_reason(left_out).items():
         log.info(f"left out: {names} ({why})")
     report = describe(setting, arguments) | {"left_out": left_out, "bicubic": None, "rows": []}
-    perceptual = load_perceptual(setting.processes.device)
+    perceptual = load_perceptual_metrics(setting.processes.device)
     if "lpips" in perceptual.missing:
         log.info(f"LPIPS is not measured: {perceptual.missing['lpips']}")
     for number, (name, sampling) in enumerate(chains.items(), start=1):

@@ -21,7 +21,7 @@ from benchmarks.helpers.equal_trainings_report import merge
 from benchmarks.helpers.reports import start_log
 from core.config import load_config
 from core.errors import UserError
-from core.perceptual import Perceptual
+from core.perceptual_metrics import PerceptualMetrics
 from data.demo import make_demo
 from model import build_network
 from sparse import Masker
@@ -139,7 +139,7 @@ def test_lpips_where_it_can_be_measured(first, main, monkeypatch, capsys):
     def lpips(image, reference):
         return float(np.abs(image.astype(float) - reference).mean())
 
-    monkeypatch.setattr(equal_trainings, "load_perceptual", lambda *_: Perceptual(lpips, None, {}))
+    monkeypatch.setattr(equal_trainings, "load_perceptual_metrics", lambda *_: PerceptualMetrics(lpips, None, {}))
     (row,) = json.loads(main("--small", "--device", "cpu", "--variants", "dense", "--steps", "1").read_text())["rows"]
     assert (
         row["lpips"] == pytest.approx(np.mean([image["lpips"] for image in row["per_image"]["val"]]))

@@ -11,7 +11,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from core.metrics import measure
-from core.perceptual import Lpips, Perceptual, load_perceptual
+from core.perceptual_metrics import Lpips, PerceptualMetrics, load_perceptual_metrics
 from core.processes import Processes
 from core.sampling import Sampling
 from core.score import main
@@ -27,7 +27,7 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def folders(tmp_path, make_image, monkeypatch):
     """(SR, HR, LR) with four images each, blurred more and more; no weights of LPIPS or FID are on this machine."""
-    load_perceptual.cache_clear()
+    load_perceptual_metrics.cache_clear()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     sr, hr, lr = (tmp_path / name for name in ("sr", "hr", "lr"))
     for folder in (sr, hr, lr):
@@ -41,7 +41,7 @@ def folders(tmp_path, make_image, monkeypatch):
         shrunk = truth.resize((48 // factor, 40 // factor), Image.Resampling.BICUBIC)
         shrunk.resize(truth.size, Image.Resampling.BICUBIC).save(sr / f"{n}x4_out.png")
     yield sr, hr, lr
-    load_perceptual.cache_clear()
+    load_perceptual_metrics.cache_clear()
 
 
 def pixels(file):
@@ -130,8 +130,8 @@ def test_lpips_and_distances_of_sets(folders, tmp_path, capsys, monkeypatch):
     def features(image):
         return image.mean((0, 1))
 
-    judges = Perceptual(Lpips(Network(), torch.device("cpu")), features, {})
-    monkeypatch.setattr("core.perceptual.load_perceptual", lambda device, lpips, fid: judges)
+    judges = PerceptualMetrics(Lpips(Network(), torch.device("cpu")), features, {})
+    monkeypatch.setattr("core.perceptual_metrics.load_perceptual_metrics", lambda device, lpips, fid: judges)
     monkeypatch.setattr(
         "core.scoring.distances", lambda sr, hr: {"fid": np.abs(np.subtract(sr, hr)).max(), "kid": -1.5}
     )

@@ -17,7 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from core.config import changed
 from core.errors import UserError
 from core.metrics import sharpness, spectral_distance
-from core.perceptual import Perceptual
+from core.perceptual_metrics import PerceptualMetrics
 from core.processes import Processes
 from core.sampling import Sampling
 from core.validation import CHAINS, COMPARED, write_pages
@@ -167,8 +167,8 @@ def test_judges_see_the_saved_images(small_network, small_config, results, monke
     def brightness(image, reference=None):  # in place of LPIPS, and of Inception's features
         return float(image.mean()) if reference is None else float(image.mean()) - float(reference.mean())
 
-    judges = Perceptual(brightness, brightness, {})
-    monkeypatch.setattr("core.validation.load_perceptual", lambda device, lpips, fid: judges)
+    judges = PerceptualMetrics(brightness, brightness, {})
+    monkeypatch.setattr("core.validation.load_perceptual_metrics", lambda device, lpips, fid: judges)
     given = []
     monkeypatch.setattr("core.validation.distances", lambda *sets: given.append(sets) or {"fid": len(given), "kid": -1})
     report = validate_all(small_network, small_config, ALONE, 7, LOG)["val"]

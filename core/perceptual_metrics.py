@@ -61,7 +61,7 @@ class Inception:
             return self.network(to_batch(image, self.device))[0].cpu().numpy()
 
 
-class Perceptual(NamedTuple):
+class PerceptualMetrics(NamedTuple):
     """What can be measured here."""
 
     lpips: Lpips | None
@@ -74,11 +74,11 @@ class Unavailable(Exception):
 
 
 @functools.cache
-def load_perceptual(
+def load_perceptual_metrics(
     device: torch.device,
     lpips_weights: str | None = None,  # AlexNet's: see `alexnet_weights`
     inception_weights: str | None = None,  # those that torch-fidelity downloads, a .pth file
-) -> Perceptual:
+) -> PerceptualMetrics:
     """The metrics whose packages and weights are here; weights that are not named are looked for in torch.hub's cache.
 
     Raises UserError where a file is named and its metric cannot be measured all the same.
@@ -97,7 +97,7 @@ def load_perceptual(
             loaded.append(None)
             missing |= dict.fromkeys(metrics, str(why))
     lpips, inception = loaded
-    return Perceptual(lpips, inception, missing)
+    return PerceptualMetrics(lpips, inception, missing)
 
 
 def load_lpips(device: torch.device, named: str | None) -> Lpips:

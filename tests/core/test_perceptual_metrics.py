@@ -12,7 +12,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from core.errors import UserError
-from core.perceptual import ALEXNET, INCEPTION, GivenFeatures, Inception, Lpips, distances, exact, load_perceptual
+from core.perceptual_metrics import (
+    ALEXNET,
+    INCEPTION,
+    GivenFeatures,
+    Inception,
+    Lpips,
+    distances,
+    exact,
+    load_perceptual_metrics,
+)
 
 CPU = torch.device("cpu")
 SHAPES = {"0": (4, 3, 11, 11), "3": (5, 4, 5, 5)}  # of the convolutions of a small AlexNet
@@ -37,13 +46,13 @@ class SmallLpips(nn.Module):
 @pytest.fixture(autouse=True)
 def empty_cache(monkeypatch, tmp_path):
     """No weights on this machine, and none of the packages but for stand-ins."""
-    load_perceptual.cache_clear()
+    load_perceptual_metrics.cache_clear()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("downloads"))
     for package in ("lpips", "torchmetrics", "torchmetrics.image.fid", "torch_fidelity"):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     yield
-    load_perceptual.cache_clear()
+    load_perceptual_metrics.cache_clear()
 
 
 @pytest.fixture
@@ -68,7 +77,7 @@ def in_cache(name, content, folder):
 
 def test_lpips_of_cached_weights_gets_images_in_minus_one_to_one(lpips, tmp_path):
     in_cache(ALEXNET, weights() | {"classifier.1.weight": torch.zeros(2, 2)}, tmp_path)
-    perceptual = load_perceptual(CPU)
+    perceptual = load_perceptual_metrics(CPU)
     black = np.zeros((32, 33, 3), np.uint8)
     assert perceptual.lpips(black, black + 255) == pytest.approx(2 * weights()["features.0.weight"].sum().item())
     assert set(perceptual.missing) == {"fid", "kid"}
@@ -80,7 +89,7 @@ def test_lpips_of_cached_weights_gets_images_in_minus_one_to_one(lpips, tmp_path
 def test_weights_of_a_file_that_is_named(lpips, tmp_path, ending, slices):
     file, tensors = tmp_path / f"alex.{ending}", weights(prefixes=slices)
     save_file(tensors, file) if ending == "safetensors" else torch.save(tensors, file)
-    network = load_perceptual(CPU, str(file)).lpips.network
+    network = load_perceptual_metrics(CPU, str(file)).lpips.network
     for name, tensor in network.net.state_dict().items():
         assert torch.equal(tensor, weights()[f"features.{name.partition('.')[2]}"])
 
@@ -90,7 +99,7 @@ def test_random_numbers_of_a_training_stay_as_they_are(lpips, tmp_path):
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    load_perceptual(CPU)
+    load_perceptual_metrics(CPU)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -112,32 +121,32 @@ def test_files_that_are_no_weights(lpips, tmp_path):
         with pytest.raises(
             UserError, match=rf"{name}: not the weights of torchvision's AlexNet, which have features\.\d"
         ):
-            load_perceptual(CPU, str(tmp_path / name))
+            load_perceptual_metrics(CPU, str(tmp_path / name))
     torch.save(random.Random(0), tmp_path / "code.pth")
     for name, words in (("code.pth", "not a file of tensors"), ("nowhere.pth", "no such file")):
         with pytest.raises(UserError, match=words):
-            load_perceptual(CPU, str(tmp_path / name))
+            load_perceptual_metrics(CPU, str(tmp_path / name))
 
 
 def test_damaged_weights_that_nobody_named_end_nothing(lpips, tmp_path):
     in_cache(ALEXNET, {}, tmp_path).write_bytes(b"PK")
-    assert "truncated, or not a file of tensors" in load_perceptual(CPU).missing["lpips"]
+    assert "truncated, or not a file of tensors" in load_perceptual_metrics(CPU).missing["lpips"]
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
-    perceptual = load_perceptual(CPU)
+    perceptual = load_perceptual_metrics(CPU)
     assert perceptual[:2] == (None, None)
     for metric, name in (("lpips", ALEXNET), ("fid", INCEPTION), ("kid", INCEPTION)):
         assert perceptual.missing[metric].startswith("needs the packages of requirements-metrics.txt and the weights")
         assert str(tmp_path / "hub" / "checkpoints" / name) in perceptual.missing[metric]
-    load_perceptual.cache_clear()
+    load_perceptual_metrics.cache_clear()
     file = in_cache(ALEXNET, weights(), tmp_path)
     in_cache(INCEPTION, {}, tmp_path)
-    missing = load_perceptual(CPU).missing
+    missing = load_perceptual_metrics(CPU).missing
     assert missing["lpips"] == "needs the package lpips: pip install -r requirements-metrics.txt"
     assert missing["fid"] == missing["kid"] == "needs the package torchmetrics: pip install -r requirements-metrics.txt"
     with pytest.raises(UserError, match="cannot be used: needs the package lpips"):
-        load_perceptual(CPU, str(file))
+        load_perceptual_metrics(CPU, str(file))
 
 
 def test_a_torchvision_that_does_not_fit_torch(tmp_path, monkeypatch):
@@ -150,7 +159,7 @@ def test_a_torchvision_that_does_not_fit_torch(tmp_path, monkeypatch):
 
     monkeypatch.delitem(sys.modules, "lpips")
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    why = load_perceptual(CPU).missing["lpips"]
+    why = load_perceptual_metrics(CPU).missing["lpips"]
     assert why.startswith("the package lpips does not work beside torch") and "nms does not exist" in why
     assert "\n" not in why and "see requirements-metrics.txt" in why
 
@@ -243,7 +252,7 @@ def test_lpips_is_the_formula(monkeypatch, tmp_path):
     torch.manual_seed(0)
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     torch.save(network.state_dict(), tmp_path / "alex.pth")
-    metric = load_perceptual(CPU, str(tmp_path / "alex.pth")).lpips
+    metric = load_perceptual_metrics(CPU, str(tmp_path / "alex.pth")).lpips
     assert isinstance(metric, Lpips)
     pair = np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), dtype=np.uint8)
     batches = [torch.tensor(image).permute(2, 0, 1)[None] / 127.5 - 1 for image in pair]
