@@ -276,7 +276,7 @@ def test_a_perceptual_network_judges_too(config, teacher, tmp_path):
 
 
 @pytest.mark.cuda
-def test_graphs_compute_what_eager_mode_does(config, teacher):
+def test_graphs_compute_what_eager_mode_does(config, teacher, exact_float32):
     """Captured or not, four steps in float32 take the student the same way. They are steps of SGD: one of Adam without
     momentum has the size of the rate where the gradient is next to nothing, and rounding decides its sign. Weights
     themselves are rounded at each step, which 1e-6 of their size allows for."""
@@ -286,7 +286,7 @@ def test_graphs_compute_what_eager_mode_does(config, teacher):
     for graphs in (True, False):
         config["train"]["cuda_graphs"] = graphs
         checked = check_config(config | {"name": f"graphs_{graphs}"}, for_run=True)
-        trainer = DistillationTrainer(checked, Processes.from_environment("cuda"), log, teacher)
+        trainer = DistillationTrainer(checked, Processes(0, 1, torch.device("cuda")), log, teacher)
         before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
         trainer.fit()
         networks.append(trainer.network.state_dict())
