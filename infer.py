@@ -54,7 +54,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def parser() -> Parser:
-    parser = Parser(prog="infer.py", description=__doc__)
+    parser = Parser(several_processes=True, prog="infer.py", description=__doc__)
     add = parser.add_argument
     default = f"default: faces for images of at most {SMALL} pixels, photos for larger ones"
     add("-r", "--checkpoint", help=f"{CHECKPOINT} ({default})")

@@ -37,7 +37,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+    parser = Parser(several_processes=True, description=__doc__)
     add = parser.add_argument
     add(
         "-c",

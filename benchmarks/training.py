@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+    parser = Parser(several_processes=True, description=__doc__)
     add = parser.add_argument
     add("--config", help="config of the network and the training (default: config/faces_16_128.yaml)")
     add("--device", default="auto", help=DEVICES)

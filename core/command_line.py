@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from core.config.keys import Key
@@ -15,10 +15,24 @@ WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # variables th
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage, and which keeps the lines of its description."""
+    """A parser whose errors are one line, without the usage, and which keeps the lines of its description.
 
-    def __init__(self, **options: Any) -> None:
+    several_processes: whether the command shares its work out over the processes of torchrun. Any other is refused
+    there, before it does anything: each process would do the same work, and write the same files.
+    """
+
+    def __init__(self, several_processes: bool = False, **options: Any) -> None:
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | options)
+        self.several_processes = several_processes
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        parsed = super().parse_args(args, namespace)
+        processes = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun
+        if processes > 1 and not self.several_processes:
+            raise UserError(f"{self.prog} works in one process, and here are {processes}: run it without torchrun")
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help lists all options)")
