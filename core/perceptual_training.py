@@ -118,29 +118,31 @@ def read_middle(file: Path) -> Tensor:
 
 
 class Images:
-    """Images in the device's memory, in one tensor, of which a batch of crops is drawn at once."""
+    """Images in the device's memory, of which a batch of crops is drawn at once. Each takes what its own pixels do."""
 
     def __init__(self, files: list[Path], device: torch.device) -> None:
         images = [read_middle(file) for file in tqdm(files, unit="image", disable=None)]
         sides = torch.tensor([image.shape[1:] for image in images])
-        self.pixels = torch.zeros(len(images), 3, *sides.amax(0).tolist(), dtype=torch.uint8, device=device)
-        for kept in reversed(self.pixels.unbind()):
-            image = images.pop()  # so that none is in memory twice
-            kept[:, : image.shape[1], : image.shape[2]] = image.to(device)
+        sizes = sides.prod(1)
+        self.pixels = torch.empty(int(sizes.sum()), 3, dtype=torch.uint8, device=device)  # row after row of each image
+        for kept in reversed(self.pixels.split(sizes.tolist())):
+            kept.copy_(images.pop().flatten(1).T)  # pop, so that none is in memory twice
         self.sides, self.least = sides.to(device), int(sides.min())
+        self.starts = (sizes.cumsum(0) - sizes).to(device)  # where the pixels of each image begin
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.sides)
 
     def crops(self, batch: int) -> tuple[Tensor, Tensor]:
         """-> (crops (B, 3, CROP, CROP) in [-1, 1], the number of the image of each). One zoom for all."""
         device = self.pixels.device
         side = min(int(torch.randint(CROP, 2 * CROP + 1, ())), self.least)
-        numbers = torch.randint(len(self.pixels), (batch,), device=device)
+        numbers = torch.randint(len(self), (batch,), device=device)
         corners = torch.rand(batch, 2, device=device) * (self.sides[numbers] - side + 1)
         rows, columns = (corners.long()[:, axis, None] + torch.arange(side, device=device) for axis in (0, 1))
-        channels = torch.arange(3, device=device)[None, :, None, None]
-        x = self.pixels[numbers[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None]]
+        begin, width = self.starts[numbers], self.sides[numbers, 1]
+        places = (begin[:, None] + rows * width[:, None])[:, :, None] + columns[:, None]
+        x = self.pixels[places].permute(0, 3, 1, 2).contiguous()
         x = resample(x.float() / 127.5 - 1, (CROP, CROP))
         return self.varied(x), numbers
 

@@ -67,7 +67,7 @@ def test_it_learns_which_image_a_crop_is_of(folder):
 
 
 def test_a_crop_is_of_the_image_that_its_number_names(tmp_path):
-    """Images of different sizes, each of one grey, and none of the padding between them."""
+    """Images of different sizes, each of one grey."""
     for n, (size, grey) in enumerate([((64, 90), 40), ((100, 70), 120), ((66, 66), 220)]):
         Image.new("RGB", size, (grey,) * 3).save(tmp_path / f"{n}.png")
     images = Images(sorted(tmp_path.glob("*.png")), CPU)
@@ -77,6 +77,28 @@ def test_a_crop_is_of_the_image_that_its_number_names(tmp_path):
         crops, number = images.crops(16)
         expected = torch.tensor([40, 120, 220])[number] / 127.5 - 1
         torch.testing.assert_close(crops, expected[:, None, None, None].expand_as(crops), atol=1e-5, rtol=0)
+
+
+def test_crops_are_of_places_all_over_their_image(tmp_path):
+    """Each pixel tells its row, its column and its image. The least side is that of a crop, so that none is resized."""
+    sizes = [(64, 67), (90, 66), (65, 130)]  # height, width
+    for n, (height, width) in enumerate(sizes):
+        rows, columns = np.mgrid[:height, :width]
+        pixels = np.stack([rows, columns, np.full_like(rows, 50 * n)], axis=2)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{n}.png")
+    images = Images(sorted(tmp_path.glob("*.png")), CPU)
+    images.varied = lambda x: x
+    assert images.pixels.numel() == 3 * sum(height * width for height, width in sizes)  # and no padding
+    torch.manual_seed(0)
+    crops, numbers = images.crops(1500)
+    crops = ((crops + 1) * 127.5).round().int()
+    assert (crops[:, 2] == 50 * numbers[:, None, None]).all()
+    along = torch.arange(CROP)
+    for axis, lines in ((0, along[:, None]), (1, along)):
+        firsts = crops[:, axis, :1, :1]
+        assert (crops[:, axis] == firsts + lines).all()
+        for n, size in enumerate(sizes):
+            assert set(firsts[numbers == n].flatten().tolist()) == set(range(size[axis] - CROP + 1))
 
 
 def test_crops_are_spoiled_as_they_say():
