@@ -5,7 +5,8 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -14,11 +15,12 @@ from core.config import Config
 from core.errors import UserError
 from core.log import warn
 from data.errors import reason
-from data.files import make_writable, remove_unfinished
+from data.files import is_there, make_writable, missing_folders, remove_empty, remove_unfinished
 from sparse.checkpoint_files import latest_prefix
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 SECONDS_FOR_THE_ONE_BEFORE = 10  # to end, where torchrun has started this process anew
+SECONDS_FOR_THE_MAIN_ONE = 1  # to clear up: torchrun ends all processes as soon as one has ended
 _locks: list[TextIO] = []  # that this process holds, until it ends
 
 
@@ -28,19 +30,51 @@ def experiment_folder(config: Config) -> Callable[[str], Path]:
     return lambda key: root / config.path[key]
 
 
+@contextmanager
+def nothing_left_if_refused(config: Config, is_main: bool) -> Iterator[None]:
+    """Inside, a run is set up. If that fails, the main process removes the folders and files that it made.
+
+    Whatever was there before stays, and so does what another run has put into these folders meanwhile.
+    """
+    lock, log = Path(config.path.root) / config.name / ".lock", experiment_folder(config)("log") / f"{config.phase}.log"
+    files = [file for file in (lock, log) if not is_there(file)]
+    folders = {path for folder in (lock.parent, *folders_to_open(config)) for path in missing_folders(folder)}
+    try:
+        yield
+    except BaseException:
+        if not is_main:
+            time.sleep(SECONDS_FOR_THE_MAIN_ONE)
+            raise
+        held = [own for own in _locks if own.name == str(lock)]
+        for file in files if held or config.phase == "val" else []:  # else they are of the run that holds the lock
+            with suppress(OSError):
+                file.unlink()
+        remove_empty(folders)
+        for own in held:
+            _locks.remove(own)
+            own.close()
+        raise
+
+
+def folders_to_open(config: Config) -> list[Path]:
+    """The folders that the config's phase writes to."""
+    keys = ["log"]
+    if config.phase != "val":
+        keys += ["tb_logger", "checkpoint"]
+    if config.datasets.validation:
+        keys += ["results", "results_sr", "results_hr", "results_lr", "process"]
+    return list(map(experiment_folder(config), keys))
+
+
 def open_folders(config: Config) -> None:
     """Makes the folders that the config's phase writes to, before it computes anything; a training keeps the experiment
     to itself. For the main process. Raises UserError or DataError, where one cannot be written to."""
     folder = experiment_folder(config)
     make_writable(Path(config.path.root) / config.name)
-    keys = ["log"]
     if config.phase != "val":
         claim(Path(config.path.root) / config.name)
-        keys += ["tb_logger", "checkpoint"]
-    if config.datasets.validation:
-        keys += ["results", "results_sr", "results_hr", "results_lr", "process"]
-    for key in keys:
-        make_writable(folder(key))
+    for path in folders_to_open(config):
+        make_writable(path)
     for file in (folder("results") / name for name in ("metrics.json", "report.html")):
         if file.is_dir():
             raise UserError(f"cannot write {file}: it is a folder")
@@ -60,14 +94,16 @@ def claim(folder: Path) -> None:
         while True:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if has_its_name(lock):
+                    break
+                lock = (folder / ".lock").open("a+")  # a run that was refused has removed its own
             except (BlockingIOError, PermissionError):  # what it is depends on the system
                 if time.monotonic() >= deadline:
                     lock.seek(0)
                     holder = " ".join(lock.read().split()) or "another process"
                     advice = "let it end, or start another training with --set name=NAME"
                     raise UserError(f"{folder} is written to by {holder}: {advice}") from None
-            time.sleep(0.2)
+                time.sleep(0.2)
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         lock.flush()
@@ -76,6 +112,14 @@ def claim(folder: Path) -> None:
             raise UserError(f"cannot lock {folder}: {reason(error)}; give another path.root") from None
         warn(f"{folder} is on a file system without locks: see to it that no other training writes there")
     _locks.append(lock)
+
+
+def has_its_name(file: TextIO) -> bool:
+    """Whether an open file has not been removed, or replaced by another."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat())
+    except FileNotFoundError:
+        return False
 
 
 def checkpoint_to_resume(config: Config, resume: str | None) -> str | Path | None:

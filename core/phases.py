@@ -16,13 +16,14 @@ from core.experiment import (
     checkpoint_to_resume,
     checkpoint_to_validate,
     experiment_folder,
+    nothing_left_if_refused,
     open_folders,
 )
 from core.log import start_logging
 from core.processes import Processes
 from core.sampling import Sampling
 from core.training import Trainer
-from core.validation import validate_all, write_pages
+from core.validation import check_validation, validate_all, write_pages
 
 T = TypeVar("T")
 
@@ -35,6 +36,14 @@ def run_phase(config: Config, arguments: Namespace) -> None:
     if arguments.deterministic:
         compute_deterministically()
     processes = Processes.from_environment(arguments.device)
+    with nothing_left_if_refused(config, processes.is_main):
+        work = set_up(config, arguments, processes)
+    work()
+    processes.close()
+
+
+def set_up(config: Config, arguments: Namespace, processes: Processes) -> Callable[[], None]:
+    """Everything that a run may be refused for -> its work."""
     processes.on_main(lambda: open_folders(config))
     log = start_logging(experiment_folder(config)("log"), config.phase, processes.is_main)
     for notice in config_notices(config):
@@ -45,21 +54,26 @@ def run_phase(config: Config, arguments: Namespace) -> None:
     mirror = start_wandb(config.wandb.project, config.name) if mirrored else None
     resume = arguments.resume or config.path.resume_state
     if config.phase == "val":
-        validate(config, processes, log, resume, mirror)
-    else:
-        checkpoint = found(processes, checkpoint_to_resume, config, resume)
-        trainer = DistillationTrainer if config.phase == "distill" else Trainer
-        trainer(config, processes, log, checkpoint, mirror).fit()
-    processes.close()
+        return set_up_validation(config, processes, log, resume, mirror)
+    checkpoint = found(processes, checkpoint_to_resume, config, resume)
+    trainer = DistillationTrainer if config.phase == "distill" else Trainer
+    return trainer(config, processes, log, checkpoint, mirror).fit
 
 
-def validate(config: Config, processes: Processes, log: Logger, resume: str | None, mirror: Any) -> None:
+def set_up_validation(
+    config: Config, processes: Processes, log: Logger, resume: str | None, mirror: Any
+) -> Callable[[], None]:
     checkpoint = found(processes, checkpoint_to_validate, config, resume)
     loaded = load_checkpoint(checkpoint, processes.device, config)
     sampling = Sampling.of(config.sample, loaded.network.schedule, loaded.encoder_change)
-    reports = validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)
-    Board(None, mirror=mirror).reports(reports, loaded.step)
-    processes.on_main(lambda: write_pages(config, log))
+    processes.on_main(lambda: check_validation(config, processes.device))
+
+    def validate() -> None:
+        reports = validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)
+        Board(None, mirror=mirror).reports(reports, loaded.step)
+        processes.on_main(lambda: write_pages(config, log))
+
+    return validate
 
 
 def found(processes: Processes, find: Callable[[Config, str | None], T], config: Config, resume: str | None) -> T:

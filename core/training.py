@@ -34,13 +34,12 @@ from core.memory import peak_memory
 from core.network_file import load_weights
 from core.network_size import parameter_count
 from core.optimizer import build_optimizer, learning_rate, load_moments
-from core.perceptual_metrics import load_perceptual_metrics
 from core.processes import Processes
 from core.report.heat_maps import layers_over_time
 from core.sampling import Sampling
 from core.sparse_stage import build_masker, masker_counters
 from core.stopping import Stop, stop_requested
-from core.validation import CannotValidate, open_sets, validate_all
+from core.validation import CannotValidate, check_validation, validate_all
 from data import DataError, SRDataset, train_loader
 from data.mixture import Mixture
 from model import Network, build_network
@@ -72,8 +71,7 @@ class Trainer:
         self.options = config.train
         self.folder = experiment_folder(config)
         self.images = training_images(config)
-        open_sets(config)  # better an error now than in an hour
-        load_perceptual_metrics(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
+        check_validation(config, processes.device)
         torch.manual_seed(self.options.seed)
         saved = self.load_state(resume) if resume else None
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run

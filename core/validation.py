@@ -105,6 +105,13 @@ def validate_all(
     return {key: validate(network, config, sampling, key, dataset, *rest) for key, dataset in opened.items()}
 
 
+def check_validation(config: Config, device: torch.device) -> None:
+    """Raises DataError or UserError where the sets or the weights of the metrics are not there: better now than after
+    an hour."""
+    open_sets(config)
+    load_perceptual_metrics(device, config.metrics.lpips_weights, config.metrics.fid_weights)
+
+
 def open_sets(config: Config) -> dict[str, SRDataset]:
     """{its key: each validation set}, of which the first image could be read.
 

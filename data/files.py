@@ -3,6 +3,7 @@
 import errno
 import os
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,6 +47,26 @@ def make_writable(folder: str | Path) -> Path:
         with suppress(OSError):
             probe.unlink()
     return folder
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or a folder can be seen; one in a folder that nobody may look into cannot."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def missing_folders(folder: str | Path) -> list[Path]:
+    """Those of a folder and the folders that it is in that are not there, the innermost first."""
+    return [path for path in (Path(folder), *Path(folder).parents) if not is_there(path)]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes those of the folders that are there and hold nothing, or nothing but others of them."""
+    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def remove_unfinished(folder: str | Path) -> None:

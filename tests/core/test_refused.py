@@ -1,0 +1,151 @@
+"""A run of sr.py that is refused leaves nothing behind that was not there before."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+import sr
+from core.checkpoint import TrainingState, save_checkpoint
+from core.config import check_config
+from core.errors import UserError
+from core.experiment import _locks, claim, nothing_left_if_refused, open_folders
+
+SAMPLE = {"solver": "ddim", "steps": 1, "key_steps": "none", "start": 0.9, "consistency": 1}
+REFUSED = [  # (options of sr.py, what is told)
+    (["-p", "train", "--set", "datasets.train.dataroot=nowhere"], "datasets.train.dataroot: there is no nowhere"),
+    (["-p", "train", "--set", "datasets.val.dataroot=nowhere"], "datasets.val.dataroot: there is no nowhere"),
+    (["-p", "train", "--set", "metrics.lpips_weights=nowhere"], "no such file of weights"),
+    (["-p", "train", "-r", "nowhere/I3_E1"], "no such checkpoint"),
+    (["-p", "train", "-r", "CHECKPOINT", "--set", "model.unet.res_blocks=2"], "and the config says 2"),
+    (
+        ["-p", "train", "-r", "MASKED", "--set", "sparse.exclude=[encoder.*]", "--sparse"],
+        "the masks do not fit this network",
+    ),
+    (["-p", "val"], "no checkpoint to validate"),
+    (["-p", "val", "-r", "DAMAGED"], "no config in its metadata"),
+    (["-p", "val", "-r", "CHECKPOINT", "--set", "datasets.val.dataroot=nowhere"], "there is no nowhere"),
+    (["-p", "val", "-r", "CHECKPOINT", "--set", "metrics.fid_weights=nowhere"], "no such file of weights"),
+    (["-p", "distill"], "a distillation begins with a trained network"),
+    (["-p", "distill", "-r", "CHECKPOINT", "--set", "distill.teacher=nowhere"], "no such checkpoint"),
+    (["-p", "distill", "-r", "CHECKPOINT", "--set", "distill.perceptual_network=nowhere"], "nowhere is no file"),
+    (["-p", "distill", "-r", "CHECKPOINT", "--set", "distill.level_weights=[1,2,3,4,5,6]"], "has 6 weights"),
+]
+
+
+@pytest.fixture
+def config(small_config, small_network, tmp_path):
+    """A small experiment of all phases, as nested dicts, and checkpoints beside it."""
+    config = small_config.to_dict()
+    config["datasets"]["train"] = {**config["datasets"]["val"], "batch_size": 2}
+    config |= {"train": {"n_iter": 1, "continuous_scale": False, "optimizer": {"lr": 1e-3}}, "sample": SAMPLE}
+    config["distill"] = {"head_channels": 4}
+    weights = small_network.state_dict()
+    masks = {name: torch.rand_like(weights[name]) < 0.5 for name in small_network.prunable_parameters()}
+    for name in ("CHECKPOINT", "DAMAGED", "MASKED"):
+        state = TrainingState(weights, weights, masks if name == "MASKED" else {}, step=3)
+        save_checkpoint(tmp_path / name, small_config, state)
+    save_file({"a": torch.zeros(2)}, tmp_path / "DAMAGED_gen.safetensors")
+    return config
+
+
+@pytest.fixture
+def command(config, tmp_path, run_main, monkeypatch):
+    """command(*options of sr.py) -> (exit code, stdout, stderr), in this process."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["sr.py", "-c", "config.yaml", "--device", "cpu", *options])
+        return run_main(lambda _: sr.main())
+
+    return run
+
+
+def tree(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(("options", "told"), REFUSED)
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "begun"])
+def test_nothing_is_left(command, tmp_path, options, told, begun):
+    if begun:  # with an empty folder, a log and a file of the user's
+        (tmp_path / "experiments" / "small" / "checkpoint").mkdir(parents=True)
+        (tmp_path / "experiments" / "small" / "logs").mkdir()
+        (tmp_path / "experiments" / "small" / "notes.txt").write_text("mine")
+        for phase in "train", "val", "distill":
+            (tmp_path / "experiments" / "small" / "logs" / f"{phase}.log").write_text("earlier\n")
+    before, held = tree(tmp_path), list(_locks)
+    code, _, err = command(*options)
+    assert code == 2 and told in err and err.count("\n") == 1
+    assert tree(tmp_path) == before and _locks == held
+
+
+@pytest.mark.parametrize("phase", ["train", "distill", "val"])
+def test_what_is_not_refused_stays(command, tmp_path, phase):
+    assert command("-p", phase, "-r", "nowhere")[0] == 2
+    code, _, err = command("-p", phase, "-r", "CHECKPOINT", "--set", "train.n_iter=4")
+    assert code == 0, err
+    made = {path.name for path in (tmp_path / "experiments" / "small").rglob("*")}
+    assert {f"{phase}.log", "metrics.json"} <= made and (phase == "val" or ".lock" in made)
+
+
+def test_another_run_keeps_its_own(config, tmp_path, pytestconfig):
+    """One that takes the experiment while this one is set up; the lock that it made, its log and its folders stay."""
+    config = check_config(config | {"phase": "train"})
+    home = tmp_path / "experiments" / "small"
+    script = (
+        "import sys, time; from pathlib import Path; from core.experiment import claim; home = Path(sys.argv[1])\n"
+        "(home / 'logs').mkdir(parents=True); claim(home); (home / 'logs' / 'train.log').write_text('its own')\n"
+        "print('claimed', flush=True); time.sleep(60)"
+    )
+    with pytest.raises(UserError, match="is written to by process"), nothing_left_if_refused(config, is_main=True):
+        command = [sys.executable, "-c", script, str(home)]
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=pytestconfig.rootpath)
+        try:
+            assert other.stdout.readline() == b"claimed\n"
+            open_folders(config)
+        finally:
+            other.kill()
+            other.wait()
+            other.stdout.close()
+    assert {str(path.relative_to(home)) for path in home.rglob("*")} == {".lock", "logs", "logs/train.log"}
+
+
+def test_a_lock_that_was_removed_is_none(tmp_path, monkeypatch):
+    """...as by a run that was refused: who waited for it makes another."""
+    taken = []
+
+    def lock_late(file, operation):
+        taken.append(file.name)
+        if len(taken) == 1:
+            (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr("fcntl.lockf", lock_late)
+    claim(tmp_path)
+    assert len(taken) == 2 and str(_locks[-1].name) == str(tmp_path / ".lock")
+    assert (tmp_path / ".lock").read_text().startswith("process ")
+    _locks.pop().close()
+
+
+@pytest.mark.slow
+def test_nothing_is_left_by_several_processes(config, tmp_path, pytestconfig):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(pytestconfig.rootpath / "sr.py"),
+    ]
+    options = ["-p", "distill", "-c", "config.yaml", "--device", "cpu", "-r", "CHECKPOINT"]
+    before = tree(tmp_path)
+    done = subprocess.run(
+        [sys.executable, *launcher, *options, "--set", "distill.teacher=nowhere"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode and "error: " in done.stderr.splitlines()[0]
+    assert tree(tmp_path) == before
