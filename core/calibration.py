@@ -23,6 +23,7 @@ from core.report.pictures import heat_map
 from core.sampling import Sampling, sampling_settings
 from core.shipped import FILES
 from data import DataError, SRDataset
+from data.files import make_writable
 from data.images import read_rgb, save_png
 from data.tensors import to_tensor
 from model import Network
@@ -53,6 +54,7 @@ def calibrate(arguments: Namespace) -> None:
         images = images_of_config(config, arguments.images)
     change = measure(network, images, settings, config.magnification, arguments.timesteps)
     picture = target.with_name(target.stem.removesuffix("_gen") + "_encoder_change.png")
+    make_writable(target.parent)
     save_png(heat_map(change.distance.numpy()), picture)
     save_encoder_change(source, replace(loaded, encoder_change=change), target)
     tell(change, network.schedule, settings, target, picture)

@@ -15,7 +15,7 @@ from core.config.files import LARGEST_FILE, parse_json
 from core.config.wording import cut, show
 from core.errors import UserError
 from core.tensor_files import read_pth, read_safetensors, refuse_not_finite, write_safetensors
-from data.files import make_writable
+from data.files import make_writable, missing_folders, remove_empty
 from model import ModelError, Network, build_network
 from model.key_steps import EncoderChange
 from model.published import convert_reference_state, read_architecture
@@ -208,12 +208,14 @@ def measured(change: EncoderChange | None) -> dict[str, Tensor]:
 
 
 def writable_network_file(path: str | Path) -> Path:
-    """A path that a network file is to be written to, with its folder made. Raises UserError where it cannot be one,
-    and DataError where nothing can be written."""
+    """A path that a network file is to be written to; `save_network` makes its folder. Raises UserError where it cannot
+    be one, and DataError where nothing can be written."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"--output {path}: is a folder; name a file in it that ends in .safetensors")
     if path.suffix != ".safetensors" or path.stem.endswith("_opt"):
         raise UserError(f"--output {path}: must be a file that ends in .safetensors, but not in _opt.safetensors")
+    made = missing_folders(path.parent)
     make_writable(path.parent)
+    remove_empty(made)  # what is asked for may be refused yet
     return path

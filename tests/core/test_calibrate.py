@@ -198,10 +198,10 @@ def test_refuses_in_one_line_and_writes_nothing(run, checkpoint, tmp_path, optio
     (tmp_path / "text.png").write_text("no image")
     before = network_file(checkpoint).read_bytes()
     options = [option.format(empty=tmp_path / "empty", text=tmp_path / "text.png") for option in options]
-    code, stdout, stderr = run("-r", checkpoint, *options)
+    code, stdout, stderr = run("-r", checkpoint, "-o", tmp_path / "new" / "x.safetensors", *options)
     assert (code, stdout, len(stderr.splitlines())) == (2, "", 1)
     assert stderr.startswith("error: ") and words in stderr
-    assert network_file(checkpoint).read_bytes() == before
+    assert network_file(checkpoint).read_bytes() == before and not (tmp_path / "new").exists()
 
 
 def test_images_that_are_gone_say_what_to_give(run, checkpoint, small_config):
