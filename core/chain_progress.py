@@ -37,19 +37,35 @@ class TimeLeft:
             self.last = now
 
 
-class ChainProgress:
-    """A callback of `sample` that says, after the first group of a chain of more than a minute, how long it will take,
-    and then now and then how far it is."""
+class StepCount:
+    """Counts the steps of chains that follow one another, as the stages of a result do."""
 
-    def __init__(self, sampling: Sampling, say: Say, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, sampling: Sampling, chains: int) -> None:
+        self.steps, self.of = sampling.executed.steps, sampling.executed.steps * chains
+        self.before = 0  # steps of the chains that are complete
+
+    def done(self, order: int) -> int:
+        """How many steps are done, with the step of this order in the present chain."""
+        done = self.before + order + 1
+        if order + 1 == self.steps:
+            self.before = min(done, self.of - self.steps)  # a chain that overflowed is sampled again
+        return done
+
+
+class ChainProgress:
+    """A callback of `super_resolve` that says, after the first group of steps of more than a minute, how long they will
+    take, and then now and then how far they are."""
+
+    def __init__(self, sampling: Sampling, say: Say, clock: Clock = time.perf_counter, chains: int = 1) -> None:
         plan, most = sampling.executed, sampling.settings.decode_batch
-        self.steps, self.time = plan.steps, TimeLeft("step", say, clock)
+        self.count, self.time = StepCount(sampling, chains), TimeLeft("step", say, clock)
         # Steps that are decoded together are told one after the other, when the last of them is computed.
         self.ends = {run[-1] for group in plan.groups for run in split(group, most)}
 
     def __call__(self, order: int, timestep: int, x: Tensor, x0: Tensor) -> None:
+        done = self.count.done(order)
         if order in self.ends:
-            self.time.tell(order + 1, self.steps)
+            self.time.tell(done, self.count.of)
 
 
 class TileProgress:
@@ -76,12 +92,12 @@ class TileProgress:
 
 
 def progress_of_chain(
-    sampling: Sampling, shape: tuple[int, int, int], device: torch.device, say: Say
+    sampling: Sampling, shape: tuple[int, int, int], device: torch.device, say: Say, chains: int = 1
 ) -> ChainProgress | None:
-    """What tells of a chain that makes images of this shape, (B, H, W); None where it costs time and tells nothing: a
-    short chain on a GPU."""
-    told = device.type == "cpu" or sampling.executed.steps * math.prod(shape) >= LARGE
-    return ChainProgress(sampling, say) if told else None
+    """What tells of the chains that make images of this shape, (B, H, W); None where it costs time and tells nothing:
+    short chains on a GPU."""
+    told = device.type == "cpu" or chains * sampling.executed.steps * math.prod(shape) >= LARGE
+    return ChainProgress(sampling, say, chains=chains) if told else None
 
 
 def duration(seconds: float) -> str:

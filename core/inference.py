@@ -303,7 +303,8 @@ def super_resolve_items(
     lr = torch.stack([to_tensor(item.rgb) for item in items])
     width, height = items[0].size
     seeds = [sampling.settings.seed] * len(items)
-    progress = progress_of_chain(sampling, (len(items), height, width), device, say)
+    chains = sampling.chains(trained, (height, width), lr.shape[-2:])
+    progress = progress_of_chain(sampling, (len(items), height, width), device, say, chains)
     began = time.perf_counter()
     sr = super_resolve(network, lr, (height, width), sampling, seeds, trained, progress, TileProgress(say))
     synchronize(device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.config import PRESETS, Config, changed
-from core.config.presets import ONE_CALL
+from core.config.presets import OF_STUDENTS
 from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision
 from core.errors import UserError
@@ -31,7 +31,7 @@ from model.schedule import NoiseSchedule
 from model.tiling import OnBatch, sample_tiled
 
 # Settings that `sample` does not take by their names.
-RESOLVED = ("steps", "key_steps", "seed", "precision", "compile", "trained_sizes", "tile", "overlap")
+RESOLVED = ("steps", "key_steps", "mirrored", "seed", "precision", "compile", "trained_sizes", "tile", "overlap")
 
 DECODED = {"ends": 2, "first": 1}  # steps of a group, if not every one
 
@@ -41,16 +41,15 @@ Callback = Callable[[int, int, Tensor, Tensor], None]  # callback(order, timeste
 def sampling_settings(config: Config, flags: Mapping[str, Any], preset: str | None = None) -> SampleSection:
     """The config's `sample` section as a preset changes it, and then the flags, {key: value or its text}.
 
-    A student of one call is sampled as it was taught, which is the preset of one call. Raises UserError that names the
-    flag, or the preset that a student cannot follow.
+    A student is sampled as it was taught. Raises UserError that names the flag, or the preset that a student cannot
+    follow.
     """
-    if preset and config.phase == "distill":
-        if preset != ONE_CALL:
-            taught = f"its own sampling, steps {config.sample.steps}, is what this network was taught"
-            raise UserError(f"--preset {preset}: {taught}; leave the preset out, or name a diffusion network with -r")
-        preset = None
+    presets = OF_STUDENTS if config.phase == "distill" else PRESETS
+    if preset and preset not in presets:
+        taught = f"its own sampling, steps {config.sample.steps}, is what this network was taught"
+        raise UserError(f"--preset {preset}: {taught}; leave the preset out, or name a diffusion network with -r")
     origins = {f"sample.{key}": f"--{key.replace('_', '-')}" for key in flags}
-    changes = {**(PRESETS[preset] if preset else {}), **flags}
+    changes = {**(presets[preset] if preset else {}), **flags}
     return changed(config, {f"sample.{key}": value for key, value in changes.items()}, "checkpoint", origins).sample
 
 
@@ -77,6 +76,10 @@ class Sampling:
         plan = SamplingPlan.parse(settings.key_steps, settings.steps, all_timesteps, encoder_change, left)
         return cls(settings, plan, plan.within(left))
 
+    def chains(self, trained: TrainedSizes, size: tuple[int, int], lr_size: Sequence[int]) -> int:
+        """How many chains, one after the other, make a result of this size."""
+        return len(self.stages(trained, size, lr_size)) * (2 if self.settings.mirrored else 1)
+
     def options(self) -> dict[str, Any]:
         """The settings as arguments of `model.sampler.sample`."""
         passed = {name: value for name, value in self.settings.items() if name not in RESOLVED}
@@ -102,6 +105,7 @@ class Sampling:
         options = [f"{name} {settings[name]:g}" for name in ("consistency", "start", "prior_noise") if settings[name]]
         if settings.decode != "every":
             options.insert(0, f"decode {settings.decode}")
+        options += ["mirrored too"] if settings.mirrored else []
         options += [] if settings.trained_sizes else ["each size as it is"]
         return ", ".join([solver, f"{plan.steps} of {plan.n_timestep} steps", keys, *options])
 
@@ -113,7 +117,7 @@ def super_resolve(
     sampling: Sampling,
     seeds: Sequence[int],  # one an image: an image's noise depends on its seed alone
     trained: TrainedSizes,  # what the network learnt; used where `sample.trained_sizes` is on
-    callback: Callback | None = None,  # of images that are not made by tiles, as they are made; of the last stage
+    callback: Callback | None = None,  # of images that are not made by tiles, as they are made, chain by chain
     on_batch: OnBatch | None = None,  # of those that are, for each of them
 ) -> Tensor:  # (B, 3, H, W) in [-1, 1], float32; of images made by tiles, uint8 levels on the CPU
     """Super-resolves a batch on the network's device, in the precision that the settings ask for.
@@ -123,7 +127,7 @@ def super_resolve(
     """
     *first, last = sampling.stages(trained, size, lr.shape[-2:])
     for stage in first:
-        sr = super_resolve_at(network, lr, stage.made_at, sampling, seeds, trained.magnification)
+        sr = super_resolve_at(network, lr, stage.made_at, sampling, seeds, trained.magnification, callback, on_batch)
         lr = as_input(reduced(sr, stage.size))
     sr = super_resolve_at(network, lr, last.made_at, sampling, seeds, trained.magnification, callback, on_batch)
     return reduced(sr, last.size)
@@ -145,6 +149,23 @@ def as_input(sr: Tensor) -> Tensor:
 
 
 def super_resolve_at(
+    network: Network, lr: Tensor, size: tuple[int, int], sampling: Sampling, *arguments: Any
+) -> Tensor:
+    """`super_resolve` at exactly this size: one result, or the mean of two, of the mirror image and of the image."""
+    if not sampling.settings.mirrored:
+        return super_resolve_once(network, lr, size, sampling, *arguments)
+    mirrored = super_resolve_once(network, lr.flip(3), size, sampling, *arguments).flip(3)
+    return mean(mirrored, super_resolve_once(network, lr, size, sampling, *arguments))
+
+
+def mean(first: Tensor, second: Tensor) -> Tensor:
+    """Of two results, in [-1, 1] or uint8 levels."""
+    if first.dtype == torch.uint8:
+        return ((first.short() + second + 1) // 2).byte()
+    return (first + second) / 2
+
+
+def super_resolve_once(
     network: Network,
     lr: Tensor,
     size: tuple[int, int],
@@ -154,7 +175,7 @@ def super_resolve_at(
     callback: Callback | None = None,
     on_batch: OnBatch | None = None,
 ) -> Tensor:
-    """`super_resolve` at exactly this size."""
+    """`super_resolve_at` without the mirror image."""
     device = next(network.parameters()).device
     scale = relative_scale(size, lr.shape[-2:], magnification)
     tiles = tiles_for(network, size, sampling.settings, sampling.decoder_calls, sampling.most_pixels)

@@ -5,7 +5,7 @@ A checkpoint of one's own comes first: a name is looked up where no file, PREFIX
 
 from pathlib import Path
 
-from core.config.presets import ONE_CALL
+from core.config.presets import OF_STUDENTS
 from core.errors import UserError
 from sparse.checkpoint_files import find_network_file
 
@@ -45,4 +45,4 @@ def is_shipped(name: str | Path) -> bool:
 
 def sampled_by(name: str, preset: str | None) -> str:
     """The shipped network that a preset samples in place of another: chains need the diffusion network of a student."""
-    return CHAINS.get(name, name) if preset not in (None, ONE_CALL) else name
+    return name if preset is None or preset in OF_STUDENTS else CHAINS.get(name, name)

@@ -255,7 +255,8 @@ def super_resolve_samples(
     size = samples[0]["hr"].shape[-2:]
     seeds = [seed_of(sample, sampling) for sample in samples]
     stages, recording = record_chain(sampling, wanted=any(sample["index"] < CHAINS for sample in samples))
-    progress = progress_of_chain(sampling, (len(samples), *size), device, say)
+    chains = sampling.chains(trained, size, lr.shape[-2:])
+    progress = progress_of_chain(sampling, (len(samples), *size), device, say, chains)
 
     synchronize(device)
     began = time.perf_counter()
@@ -283,6 +284,8 @@ def record_chain(sampling: Sampling, wanted: bool) -> tuple[list[Tensor], Callba
     orders = shown_orders(sampling.executed.steps)
 
     def callback(order: int, timestep: int, x: Tensor, x0: Tensor) -> None:
+        if order == 0:  # of the last chain, which is that of the image itself at its own size
+            stages.clear()
         if order in orders:
             stages.append(x0)
 

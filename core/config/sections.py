@@ -419,6 +419,11 @@ class SampleSection(Section):
     decode_batch: int | None = key(
         optional(count), None, "largest number of decoder calls in one batch; null: a whole group"
     )
+    mirrored: bool = key(
+        flag,
+        False,
+        "mean of two results, of the image and of its mirror image: twice the work, nearer to the truth, a bit softer",
+    )
     trained_sizes: bool = key(
         flag,
         True,

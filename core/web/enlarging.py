@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from core.about import outside
-from core.chain_progress import progress_of_chain
+from core.chain_progress import StepCount, progress_of_chain
 from core.checkpoint import saved_config
 from core.config import PRESETS, Config
-from core.config.presets import ONE_CALL
+from core.config.presets import OF_STUDENTS
 from core.device import out_of_memory_said
 from core.errors import UserError
 from core.inference import enlarged, show, target_size, usual_size
@@ -21,6 +21,7 @@ from core.input_files import Size, size_of
 from core.network_choice import Networks, ReadyNetwork, load_once
 from core.sampling import Callback
 from core.shipped import CHAINS, FILES, is_there, sampled_by, shipped_file
+from core.trained_sizes import TrainedSizes
 from core.web.limits import Limits
 from data.images import encode, on_white, read_picture, resize
 
@@ -65,7 +66,7 @@ class Enlarger:
         self.limits.check_pixels(*ready.made_at(picture.rgb.size, size))
         began = time.perf_counter()
         with out_of_memory_said("The memory of the server does not suffice: choose a smaller photo or size."):
-            result = enlarged(picture, size, ready, steps_told(ready, size, tell), tell)
+            result = enlarged(picture, size, ready, steps_told(ready, picture.rgb.size, size, tell), tell)
         seconds = time.perf_counter() - began
 
         told = f"{show(picture.rgb.size)} → {show(size)} pixels, {name}, {seconds:.1f} s"
@@ -88,13 +89,14 @@ class Enlarger:
         return result
 
 
-def steps_told(ready: ReadyNetwork, size: Size, tell: Tell) -> Callback | None:
+def steps_told(ready: ReadyNetwork, photo: Size, size: Size, tell: Tell) -> Callback | None:
     """What tells of a chain; None where that costs time: of a short one on a GPU."""
-    width, height = size
-    device, steps = next(ready.network.parameters()).device, ready.sampling.executed.steps
-    if not progress_of_chain(ready.sampling, (1, height, width), device, print):
+    (width, height), device = size, next(ready.network.parameters()).device
+    chains = ready.sampling.chains(TrainedSizes.of(ready.config), (height, width), photo[::-1])
+    if not progress_of_chain(ready.sampling, (1, height, width), device, print, chains):
         return None
-    return lambda order, *_: tell(order + 1, steps)
+    count = StepCount(ready.sampling, chains)
+    return lambda order, *_: tell(count.done(order), count.of)
 
 
 def networks() -> list[str]:
@@ -106,7 +108,7 @@ def networks() -> list[str]:
 
 
 def presets_of(network: str) -> list[str]:
-    """The presets that a shipped network can follow: a student of one call, only its own."""
+    """The presets that a shipped network can follow: a student without a diffusion network beside it, only its own."""
     config = saved_config(FILES[network])
     is_student = config is not None and config.phase == "distill"
-    return [ONE_CALL] if is_student and network not in CHAINS else list(PRESETS)
+    return list(OF_STUDENTS if is_student and network not in CHAINS else PRESETS)

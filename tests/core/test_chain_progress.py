@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.chain_progress import ChainProgress, duration
+from core.chain_progress import ChainProgress, StepCount, duration
 from core.config import check_config
 from core.sampling import Sampling
 from model.schedule import NoiseSchedule
@@ -15,11 +15,11 @@ def chain(steps, key_steps, decode_batch=None):
     return Sampling.of(settings, schedule)
 
 
-def lines_of(sampling, seconds_a_step, at_once):
-    """What is said of a chain whose steps are computed so many at once, and told one after the other."""
+def lines_of(sampling, seconds_a_step, at_once, chains=1):
+    """What is said of chains whose steps are computed so many at once, and told one after the other."""
     now, said = 0.0, []
-    progress = ChainProgress(sampling, said.append, clock=lambda: now)
-    for order in range(sampling.executed.steps):
+    progress = ChainProgress(sampling, said.append, clock=lambda: now, chains=chains)
+    for order in [*range(sampling.executed.steps)] * chains:
         if order % at_once == 0:
             now += at_once * seconds_a_step
         progress(order, 0, None, None)
@@ -32,6 +32,19 @@ def test_a_chain_of_more_than_a_minute_says_how_long_it_takes(seconds_a_step, li
     assert len(said) == lines
     if lines:
         assert said[0] == f"step 1 of 100, about {99 * seconds_a_step / 60:.1f} min left"
+
+
+def test_chains_that_follow_one_another_are_one_work():
+    """The two stages of a large magnification, or an image and its mirror image."""
+    said = lines_of(chain(50, "none"), 30, at_once=1, chains=2)
+    assert [line.split(",")[0] for line in said] == [f"step {n} of 100" for n in range(1, 100)]
+    assert said[49] == f"step 50 of 100, about {50 * 30 / 60:.1f} min left"
+
+
+def test_a_chain_that_is_sampled_again_is_not_counted_twice():
+    """In float32, after an overflow."""
+    count = StepCount(chain(4, "none"), 1)
+    assert [count.done(order) for order in (0, 1, 2, 3, 0, 3)] == [1, 2, 3, 4, 1, 4]
 
 
 @pytest.mark.parametrize(("decode_batch", "at_once"), [(None, 10), (5, 5)])

@@ -249,7 +249,9 @@ def test_without_a_judge_the_loss_is_that_of_the_pixels(config, teacher):
     assert all(not p.grad.any() for p in trainer.discriminator.parameters())
     with pytest.raises(UserError, match="leave the preset out"):
         sampling_settings(trainer.config, {}, "fast")
-    assert sampling_settings(trainer.config, {}, "instant") == trainer.config.sample
+    taught = trainer.config.sample
+    assert sampling_settings(trainer.config, {}, "instant") == taught
+    assert sampling_settings(trainer.config, {}, "mirrored") == taught.replace(mirrored=True)
 
 
 def test_a_perceptual_network_judges_too(config, teacher, tmp_path):

@@ -11,7 +11,7 @@ from torch import nn
 from core.config import changed, check_config
 from core.device import automatic_precision
 from core.errors import UserError
-from core.sampling import RESOLVED, Sampling, sampling_settings, super_resolve
+from core.sampling import RESOLVED, Sampling, mean, sampling_settings, super_resolve
 from core.trained_sizes import TrainedSizes
 from data.tensors import to_image
 from model import ModelError, build_network
@@ -44,6 +44,34 @@ def test_is_the_sampler_with_the_settings(small_network, settings, sampling_of, 
     assert torch.equal(sr, expected.clamp(-1, 1))
     assert sr.shape == (3, 3, 32, 32)
     assert sr.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "apart"),
+    [
+        ({}, 1e-6),
+        ({"trained_sizes": True}, 1e-6),  # in two stages, see `sizes` below
+        ({"tile": 16, "overlap": 8}, 0),
+    ],
+    ids=str,
+)
+def test_mirrored_images_have_mirrored_results(small_network, settings, sampling_of, lr, options, apart):
+    """With `mirrored`, a network that tells left from right no longer does. The result is the mean of two."""
+    settings = settings.replace(solver="ddim", steps=2, key_steps="none", **options)
+    sizes = TrainedSizes(2, sides=(16,), lr_side=16) if "trained_sizes" in options else TrainedSizes(4)
+    made = lambda image, sampling: super_resolve(small_network, image, (32, 32), sampling, [5, 6, 7], sizes).float()  # noqa: E731
+    plain, both = sampling_of(settings), sampling_of(settings.replace(mirrored=True))
+    once = made(lr, plain)
+    assert (made(lr.flip(3), plain).flip(3) - once).abs().max() > 0.1
+    assert (made(lr.flip(3), both).flip(3) - made(lr, both)).abs().max() <= apart
+    if "trained_sizes" not in options:
+        expected = (once + made(lr.flip(3), plain).flip(3)) / 2
+        assert (made(lr, both) - expected).abs().max() <= (0.5 if "tile" in options else apart)
+
+
+def test_the_mean_of_levels_is_rounded():
+    levels = torch.tensor([0, 1, 254, 255, 255], dtype=torch.uint8)
+    assert mean(levels, torch.tensor([0, 2, 255, 255, 0], dtype=torch.uint8)).tolist() == [0, 2, 255, 255, 128]
 
 
 @pytest.mark.parametrize(("size", "scale"), [((8, 8), 0), ((16, 16), 1 / 3), ((32, 32), 1), ((64, 64), 1)])

@@ -82,6 +82,19 @@ def test_metrics_file_tells_how_it_was_made(small_network, small_config, results
     assert not list(results.rglob(".*")), "temporary files are left"
 
 
+def test_a_process_shows_the_image_itself(small_network, small_config, results):
+    """Not its mirror image, which is sampled too."""
+    shown = []
+    for mirrored in (False, True):
+        config = changed(small_config, {"sample.mirrored": mirrored})
+        validate_all(small_network, config, ALONE, 7, LOG)
+        shown.append(
+            [pixels(results / kind / f"7_0_sr{end}.png") for kind, end in (("process", "_process"), ("sr", ""))]
+        )
+    (process, sr), (same, mean) = shown
+    assert np.array_equal(process, same) and not np.array_equal(sr, mean)
+
+
 def test_pictures(small_network, small_config, results):
     small_config = changed(small_config, {"sample.steps": 20, "sample.key_steps": "uniform:10"})
     report = validate_all(small_network, small_config, ALONE, 7, LOG)["val"]

@@ -134,7 +134,7 @@ def test_presets_are_those_that_a_network_can_follow(network, monkeypatch, small
     assert presets_of(network) == list(PRESETS)
     config = type("Config", (), {"phase": "distill"})()
     monkeypatch.setattr("core.web.enlarging.saved_config", lambda name: config)
-    assert presets_of("photos") == ["instant"] and presets_of("faces") == list(PRESETS)
+    assert presets_of("photos") == ["instant", "mirrored"] and presets_of("faces") == list(PRESETS)
 
 
 def test_the_limit_is_that_of_what_is_made(enlarger, trained_on, photo, monkeypatch):
