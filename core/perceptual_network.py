@@ -33,7 +33,7 @@ def parser() -> Parser:
     add("-o", "--output", required=True, metavar="FILE", help="a .safetensors file to write")
     add("--steps", type=count, default=12_000, metavar="N", help="training steps (default: 12000)")
     add("--batch", type=count, default=256, metavar="N", help="crops in a step (default: 256)")
-    add("--width", type=count, default=64, metavar="N", help="channels of the first stage (default: 64)")
+    add("--width", type=count, default=128, metavar="N", help="channels of the first stage (default: 128)")
     add("--seed", type=seed, default=0, metavar="N", help="of the first weights and the crops (default: 0)")
     add("--device", default="auto", help=DEVICES)
     return parser

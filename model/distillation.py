@@ -26,6 +26,7 @@ from model.sampler import SamplingPlan, noisy
 from model.solvers import solver_steps
 from model.steps import clean_estimate, next_state
 
+PERCEPTUAL_LEVELS = (0.0, 0.6, 0.2, 0.1, 0.1)  # weights of a perceptual network's levels, the finest first
 LEAST_DETAIL = 0.02  # deviations of a feature
 Shown = tuple[list[Tensor], Tensor, Tensor]  # to the discriminator: features, the image, the up-sampled LR image
 
@@ -180,15 +181,16 @@ class DistillationLoss(nn.Module):
     def perceive(self, result: Tensor, hr: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The distance of result and truth in the perceptual network, and its features of both for the discriminator.
 
-        The finest features are left out of the distance: compared place by place, they would ask for smooth images.
+        The finest features are left out of the distance: compared place by place, they would ask for smooth images. The
+        next ones count most: their gradient is the most like that of other networks which compare images as people do.
         """
         if self.perceptual is None:
             return result.new_zeros((), dtype=torch.float32), [], []
         with torch.no_grad():
             truth = self.perceptual.features(hr)
         found, truth = in_units(self.perceptual.features(result), truth)
-        coarser = zip(found[1:], truth[1:], strict=True)
-        distance = torch.stack([F.l1_loss(f.float(), t.float()) for f, t in coarser]).mean()
+        levels = zip(PERCEPTUAL_LEVELS, found, truth, strict=True)
+        distance = torch.stack([weight * F.l1_loss(f.float(), t.float()) for weight, f, t in levels if weight]).sum()
         return (distance, found, truth) if self.perceptual_heads else (distance, [], [])
 
     def judge(self, fake: Shown, real: Shown) -> tuple[Tensor, Tensor]:
