@@ -47,7 +47,8 @@ def sampling_settings(config: Config, flags: Mapping[str, Any], preset: str | No
     presets = OF_STUDENTS if config.phase == "distill" else PRESETS
     if preset and preset not in presets:
         taught = f"its own sampling, steps {config.sample.steps}, is what this network was taught"
-        raise UserError(f"--preset {preset}: {taught}; leave the preset out, or name a diffusion network with -r")
+        advice = f"use {' or '.join(presets)}, or name a diffusion network with -r"
+        raise UserError(f"--preset {preset}: {taught}; {advice}")
     origins = {f"sample.{key}": f"--{key.replace('_', '-')}" for key in flags}
     changes = {**(presets[preset] if preset else {}), **flags}
     return changed(config, {f"sample.{key}": value for key, value in changes.items()}, "checkpoint", origins).sample
