@@ -5,7 +5,7 @@ python sr.py -p distill ... --set distill.perceptual_network=perceptual_network.
 
 It learns without labels, from your training images alone: from which image a crop of 64 pixels is, and how the crop was
 spoiled. So nobody else's weights are needed. All images are kept in memory, each with up to 0.7 MB. On one H200, 12,000
-steps take 2¼ minutes.
+steps take 2¼ minutes with --width 64, and some 4 with 192.
 
 Exit code: 0, or 2 if no file was written, and one line says why.
 """
