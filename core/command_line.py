@@ -29,13 +29,21 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         parsed = super().parse_args(args, namespace)
-        processes = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun
+        processes = number_of_processes()
         if processes > 1 and not self.several_processes:
             raise UserError(f"{self.prog} works in one process, and here are {processes}: run it without torchrun")
         return parsed
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help lists all options)")
+
+
+def number_of_processes() -> int:
+    """How many processes torchrun has started, by its variable WORLD_SIZE; 1 without torchrun."""
+    told = os.environ.get("WORLD_SIZE") or "1"
+    if not told.isdecimal() or not int(told):
+        raise UserError(f"the variable WORLD_SIZE is {told!r}, but must be a whole number of 1 or more: unset it")
+    return int(told)
 
 
 def wait_passively() -> None:

@@ -12,11 +12,13 @@ from torch import Tensor
 from torch import distributed as dist
 
 from core.attempt_store import attempt_store
+from core.command_line import number_of_processes
 from core.device import pick_device
 from core.errors import UserError, is_of_user
 
 T = TypeVar("T")
 
+OF_TORCHRUN = {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}  # variables that it sets beside WORLD_SIZE
 TIMEOUT = datetime.timedelta(minutes=30)  # one may wait so long for the images that another validates
 
 
@@ -35,8 +37,11 @@ class Processes:
         timeout: after which one that does not come to where the others wait is given up.
         """
         own = pick_device(device)
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        if (processes := number_of_processes()) == 1:
             return cls(0, 1, own)
+        if missing := sorted(OF_TORCHRUN - os.environ.keys()):
+            told = f"WORLD_SIZE is {processes}, and these variables are missing: {', '.join(missing)}"
+            raise UserError(f"{told}; start several processes with torchrun, or unset WORLD_SIZE")
         if own.type == "cuda":
             own = pick_device(f"cuda:{int(os.environ['LOCAL_RANK'])}")
             torch.cuda.set_device(own)

@@ -8,6 +8,8 @@ import pytest
 
 import infer
 import sr
+from core.errors import UserError
+from core.processes import Processes
 
 ONE_PROCESS = {  # command: what it cannot do without
     "core.calibrate": ["-r", "x"],
@@ -47,6 +49,34 @@ def test_commands_that_share_their_work_out_are_not(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sr.py", "-c", "x.yaml"])
     assert sr.parse_arguments().config == "x.yaml"
     assert infer.parse_arguments(["-i", "a", "-o", "b"]).input == ["a"]
+
+
+@pytest.mark.parametrize("told", ["", "1"])
+def test_one_process_may_be_told_so(run_main, monkeypatch, tmp_path, told):
+    monkeypatch.setenv("WORLD_SIZE", told)
+    assert Processes.from_environment("cpu").world == 1
+    code, _, err = run_main(importlib.import_module("core.summary").main, tmp_path / "x.yaml")
+    assert code == 2 and "x.yaml" in err
+
+
+@pytest.mark.parametrize("told", ["two", "0", "-2", "2.5"])
+def test_a_number_of_processes_that_is_none_is_refused(run_main, monkeypatch, tmp_path, told):
+    monkeypatch.setenv("WORLD_SIZE", told)
+    error = f"error: the variable WORLD_SIZE is {told!r}, but must be a whole number of 1 or more: unset it\n"
+    for main in (importlib.import_module("core.summary").main, infer.main):
+        assert run_main(main, *(["x"] if main is not infer.main else ["-i", "x", "-o", "y"])) == (2, "", error)
+    with pytest.raises(UserError, match="WORLD_SIZE"):
+        Processes.from_environment("cpu")
+
+
+def test_several_processes_without_torchrun_are_refused(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    missing = "LOCAL_RANK, MASTER_ADDR, MASTER_PORT"
+    with pytest.raises(UserError, match=f"WORLD_SIZE is 2, and these variables are missing: {missing}; start"):
+        Processes.from_environment("cpu")
 
 
 @pytest.mark.slow
