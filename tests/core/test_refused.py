@@ -115,6 +115,16 @@ def test_another_run_keeps_its_own(config, tmp_path, pytestconfig):
     assert {str(path.relative_to(home)) for path in home.rglob("*")} == {".lock", "logs", "logs/train.log"}
 
 
+def test_a_validation_leaves_the_lock_of_a_training(config, tmp_path):
+    """...that has begun while the validation was set up."""
+    config = check_config(config | {"phase": "val"})
+    with pytest.raises(UserError, match="refused"), nothing_left_if_refused(config, is_main=True):
+        open_folders(config)
+        (tmp_path / "experiments" / "small" / ".lock").write_text("of a training")
+        raise UserError("refused")
+    assert [path.name for path in (tmp_path / "experiments" / "small").rglob("*")] == [".lock"]
+
+
 def test_a_lock_that_was_removed_is_none(tmp_path, monkeypatch):
     """...as by a run that was refused: who waited for it makes another."""
     taken = []
