@@ -67,13 +67,14 @@ def main(argv: list[str] | None = None) -> None:
     from core.averaging import average
     from core.checkpoint import find_checkpoint, step_of
     from core.network_file import read_network_file, save_network, writable_network_file
+    from core.sampling import sampling_settings
 
     shares = shares_of(arguments.weights, len(arguments.checkpoint))
     source, *others = sources = [find_checkpoint(checkpoint).network for checkpoint in arguments.checkpoint]
     state, measured = average(sources, shares) if others else (read_network_file(source), False)
     if arguments.preset:
-        preset = {f"sample.{key}": value for key, value in PRESETS[arguments.preset].items()}
-        state.config = changed(state.config, preset, str(source))
+        settings = sampling_settings(state.config, {}, arguments.preset)
+        state.config = changed(state.config, {"sample": settings.to_dict()}, str(source))
     if arguments.card:
         state.config = with_card(state.config, arguments.card)
     target = writable_network_file(arguments.output)

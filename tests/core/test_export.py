@@ -194,6 +194,20 @@ def test_what_was_measured_and_the_preset_are_in_it(sparse_checkpoint, small_net
         assert shipped.config["sample"][key] == value
 
 
+def test_a_student_keeps_the_chain_that_it_was_taught(sparse_checkpoint, tmp_path, capsys):
+    prefix, weights, masks = sparse_checkpoint
+    taught = {"solver": "ddim", "steps": 1, "key_steps": "none", "start": 0.9, "consistency": 1}
+    config = changed(check_config(SMALL), {"sample": taught}).to_dict() | {"phase": "distill"}
+    save_checkpoint(prefix, check_config(config), TrainingState(weights, weights, masks, step=70))
+    target = tmp_path / "x.safetensors"
+    assert export("-r", prefix, "-o", target, "--preset", "fast") == 2 and not target.exists()
+    assert "use instant or mirrored" in capsys.readouterr().err
+    for preset in ("mirrored", "instant"):
+        assert not export("-r", target if target.exists() else prefix, "-o", target, "--preset", preset)
+        sample = read_network_file(target).config.sample
+        assert taught.items() <= sample.to_dict().items() and sample.mirrored == (preset == "mirrored")
+
+
 def test_refusals(sparse_checkpoint, tmp_path, capsys):
     prefix, weights, masks = sparse_checkpoint
     assert export("-r", prefix, "-o", tmp_path / "x.pth") == 2
