@@ -162,7 +162,7 @@ def super_resolve_at(
 def mean(first: Tensor, second: Tensor) -> Tensor:
     """Of two results, in [-1, 1] or uint8 levels."""
     if first.dtype == torch.uint8:
-        return ((first.short() + second + 1) // 2).byte()
+        return first.short().add_(second).add_(1).floor_divide_(2).byte()  # in place: images may be large
     return (first + second) / 2
 
 

@@ -282,4 +282,5 @@ def shown_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def preset_of(settings: Mapping[str, Any]) -> str | None:
     """The preset of infer.py that samples as these settings do, or None."""
+    settings = {"mirrored": False, **settings}  # reports of before that key lack it
     return next((name for name, changes in PRESETS.items() if changes.items() <= settings.items()), None)

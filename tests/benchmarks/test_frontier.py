@@ -294,3 +294,7 @@ def test_pictures_leave_out_noise_and_name_presets():
     settings = {"seed": 3, "precision": "auto"}
     assert frontier_report.preset_of(settings | PRESETS["quality"]) == "quality"
     assert frontier_report.preset_of(settings | PRESETS["balanced"] | {"decode": "every"}) is None
+    assert [frontier_report.preset_of(settings | PRESETS[name]) for name in PRESETS] == list(PRESETS)
+    assert frontier_report.preset_of(settings | PRESETS["fast"] | {"mirrored": True}) is None
+    old = {name: value for name, value in PRESETS["instant"].items() if name != "mirrored"}  # of a report of before it
+    assert frontier_report.preset_of(settings | old) == "instant"
