@@ -69,23 +69,30 @@ class ChainProgress:
 
 
 class TileProgress:
-    """An `on_batch` of `sample_tiled`: a progress bar on a terminal, and elsewhere lines as of a chain."""
+    """An `on_batch` of `super_resolve`: a progress bar on a terminal, and elsewhere lines as of a chain.
 
-    def __init__(self, say: Say, clock: Clock = time.perf_counter) -> None:
-        self.say, self.clock = say, clock
+    chains: how many an image takes at one size, each with as many batches of tiles.
+    """
+
+    def __init__(self, say: Say, clock: Clock = time.perf_counter, chains: int = 1) -> None:
+        self.say, self.clock, self.chains = say, clock, chains
         self.begin()
 
     def begin(self) -> None:
         self.time = TimeLeft("batch of tiles", self.say, self.clock)
         self.bar: tqdm[NoReturn] | None = None
+        self.before = 0  # batches of chains that are complete
 
-    def __call__(self, done: int, of: int) -> None:
+    def __call__(self, done_in_chain: int, of_chain: int) -> None:
+        done, of = self.before + done_in_chain, of_chain * self.chains
         if self.bar is None:
             self.bar = tqdm(total=of, unit="batch", desc="tiles", leave=False, disable=None)
         if self.bar.disable:
             self.time.tell(done, of)
         else:
             self.bar.update()
+        if done_in_chain == of_chain:
+            self.before = done
         if done == of:
             self.bar.close()
             self.begin()  # for the next image

@@ -305,8 +305,9 @@ def super_resolve_items(
     seeds = [sampling.settings.seed] * len(items)
     chains = sampling.chains(trained, (height, width), lr.shape[-2:])
     progress = progress_of_chain(sampling, (len(items), height, width), device, say, chains)
+    tiles = TileProgress(say, chains=sampling.chains_of_a_stage)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, (height, width), sampling, seeds, trained, progress, TileProgress(say))
+    sr = super_resolve(network, lr, (height, width), sampling, seeds, trained, progress, tiles)
     synchronize(device)
     return sr, (time.perf_counter() - began) / len(items)
 

@@ -79,7 +79,11 @@ class Sampling:
 
     def chains(self, trained: TrainedSizes, size: tuple[int, int], lr_size: Sequence[int]) -> int:
         """How many chains, one after the other, make a result of this size."""
-        return len(self.stages(trained, size, lr_size)) * (2 if self.settings.mirrored else 1)
+        return len(self.stages(trained, size, lr_size)) * self.chains_of_a_stage
+
+    @property
+    def chains_of_a_stage(self) -> int:
+        return 2 if self.settings.mirrored else 1
 
     def options(self) -> dict[str, Any]:
         """The settings as arguments of `model.sampler.sample`."""
@@ -106,7 +110,7 @@ class Sampling:
         options = [f"{name} {settings[name]:g}" for name in ("consistency", "start", "prior_noise") if settings[name]]
         if settings.decode != "every":
             options.insert(0, f"decode {settings.decode}")
-        options += ["mirrored too"] if settings.mirrored else []
+        options += ["mean with the mirror image"] if settings.mirrored else []
         options += [] if settings.trained_sizes else ["each size as it is"]
         return ", ".join([solver, f"{plan.steps} of {plan.n_timestep} steps", keys, *options])
 

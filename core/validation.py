@@ -257,10 +257,11 @@ def super_resolve_samples(
     stages, recording = record_chain(sampling, wanted=any(sample["index"] < CHAINS for sample in samples))
     chains = sampling.chains(trained, size, lr.shape[-2:])
     progress = progress_of_chain(sampling, (len(samples), *size), device, say, chains)
+    tiles = TileProgress(say, chains=sampling.chains_of_a_stage)
 
     synchronize(device)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, size, sampling, seeds, trained, both(recording, progress), TileProgress(say))
+    sr = super_resolve(network, lr, size, sampling, seeds, trained, both(recording, progress), tiles)
     synchronize(device)
     return SuperResolved(sr, stages or [sr], (time.perf_counter() - began) / len(samples))
 

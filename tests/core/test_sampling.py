@@ -69,6 +69,18 @@ def test_mirrored_images_have_mirrored_results(small_network, settings, sampling
         assert (made(lr, both) - expected).abs().max() <= (0.5 if "tile" in options else apart)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("trained", [TrainedSizes(4), TrainedSizes(2, sides=(16,), lr_side=16)], ids=["one", "two"])
+def test_chains_are_as_many_as_are_made(small_network, settings, sampling_of, lr, mirrored, trained):
+    sampling = sampling_of(settings.replace(solver="ddim", steps=2, mirrored=mirrored, trained_sizes=True))
+    begun = []
+    super_resolve(
+        small_network, lr, (32, 32), sampling, [5, 6, 7], trained, callback=lambda order, *_: begun.append(order == 0)
+    )
+    assert sampling.chains(trained, (32, 32), (8, 8)) == sum(begun) == (1 + mirrored) * (1 + bool(trained.sides))
+    assert ("mirror image" in sampling.describe()) == mirrored
+
+
 def test_the_mean_of_levels_is_rounded():
     levels = torch.tensor([0, 1, 254, 255, 255], dtype=torch.uint8)
     assert mean(levels, torch.tensor([0, 2, 255, 255, 0], dtype=torch.uint8)).tolist() == [0, 2, 255, 255, 128]

@@ -156,3 +156,15 @@ def test_progress_where_no_terminal_is():
             progress(done, 10)
     assert len(said) == 18 and said[:9] == said[9:]
     assert said[0] == "batch of tiles 1 of 10, about 4.5 min left"
+
+
+def test_progress_of_an_image_and_its_mirror_image():
+    """Is that of one work."""
+    now, said = 0.0, []
+    progress = TileProgress(said.append, clock=lambda: now, chains=2)
+    for _ in range(2):  # images
+        for done in [*range(1, 6)] * 2:
+            now += 30
+            progress(done, 5)
+    assert [line.split(",")[0] for line in said] == [f"batch of tiles {n} of 10" for n in range(1, 10)] * 2
+    assert said[5] == "batch of tiles 6 of 10, about 2.0 min left"
