@@ -78,7 +78,8 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
 
 
 def describe_chain(sampling: Sampling) -> dict[str, Any]:
-    """What a chain does; of an image, in calls of the encoder and of the decoder for a single step."""
+    """What a chain does; of an image, in calls of the encoder and of the decoder for a single step. A mirrored result
+    takes two chains."""
     plan, settings = sampling.executed, sampling.settings
     return {
         "label": sampling.describe(),
@@ -191,7 +192,7 @@ def title(report: dict[str, Any]) -> str:
         f"{data['name']}, {data['l_resolution']} → {data['r_resolution']}: {report['images']} images, "
         f"batches of {report['batch']}{options}, in {report['precision']} on {report['device']}",
         "*: no chain is both as fast and better; speed-up, time saved: over the same steps without reuse",
-        "s/image: median of the batches after the first; encoder, decoder: calls for an image",
+        "s/image: median of the batches after the first; encoder, decoder: calls in a chain",
     ]
     lines += [f"left out: {names} ({reason})" for reason, names in by_reason(report["left_out"]).items()]
     return "\n".join(lines)
