@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.helpers.measuring import tell
 from benchmarks.helpers.reports import environment, publish, spread, table
 from core.config import load_config
 from core.device import pick_device, synchronize
@@ -62,6 +63,7 @@ def measure(images: SRDataset, workers: int, arguments: Namespace, device: torch
 
     Where the main process reads, also {"images_per_cpu_second": ...}: what a core gives that does nothing else.
     """
+    tell(f"{workers} workers")
     loader = train_loader(images, arguments.batch, seed=0, workers=workers, pin_memory=device.type == "cuda")
     batches = iter(loader)
     ahead = workers * (loader.prefetch_factor or 0)

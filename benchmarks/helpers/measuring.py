@@ -1,6 +1,7 @@
 """How the benchmarks measure: time, memory, the most that a device can do, torch's own arithmetic."""
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from core.device import synchronize
+from core.lines import write_line
 from core.processes import Processes
 
 Name = TypeVar("Name")
@@ -18,14 +20,23 @@ PEAK_SIDE = 8192  # of the matrices whose product shows what the device can do
 PEAK_SIDE_CPU = 1024
 
 
+def tell(what: str) -> None:
+    """A line about what is measured now, for whoever waits; the report alone goes to stdout."""
+    write_line(f"measuring {what}", sys.stderr)
+
+
 def time_in_turn(
-    functions: Mapping[Name, Callable[[], Any]], repeats: int, processes: Processes
+    functions: Mapping[Name, Callable[[], Any]], repeats: int, processes: Processes, what: str
 ) -> dict[Name, list[float]]:
     """{name: function} -> {name: seconds of each of its calls}, after one call of each that is not timed.
+
+    what: these functions, in words.
 
     The functions take turns, so that a device that slows down as it warms slows them all. Every time starts with all
     processes ready and ends when the device has nothing left to do.
     """
+    if processes.is_main:
+        tell(what)
     for function in functions.values():
         function()
     seconds: dict[Name, list[float]] = {name: [] for name in functions}
@@ -57,7 +68,8 @@ def matrix_peak(processes: Processes, repeats: int, also_on_cpu: bool = False) -
         return None
     side, dtype = (PEAK_SIDE, torch.bfloat16) if on_gpu else (PEAK_SIDE_CPU, torch.float32)
     a, b = torch.randn(2, side, side, device=processes.device).to(dtype)
-    seconds = time_in_turn({"product": repeated(lambda: a @ b, 10)}, repeats, processes)
+    product = {"product": repeated(lambda: a @ b, 10)}
+    seconds = time_in_turn(product, repeats, processes, "a product of two matrices")
     return 10 * 2 * side**3 / median(seconds["product"]) / 1e12
 
 

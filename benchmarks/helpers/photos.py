@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from benchmarks.helpers import real_esrgan
-from benchmarks.helpers.measuring import free, matrix_peak, time_in_turn
+from benchmarks.helpers.measuring import free, matrix_peak, tell, time_in_turn
 from benchmarks.helpers.named_network import named_network
 from benchmarks.helpers.reports import (
     Figure,
@@ -141,8 +141,9 @@ def one_image(arguments: Namespace, ways: Sequence[str]) -> dict[str, dict[str, 
     command = [sys.executable, str(SCRIPT), "--network", arguments.network, "--device", arguments.device]
     command += ["--side", str(arguments.side), "--threads", str(torch.get_num_threads())]
     results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-    for _ in range(arguments.repeats):
+    for number in range(1, arguments.repeats + 1):
         for way in ways:
+            tell(f"one image in a process of its own, {way}, {number} of {arguments.repeats}")
             done = subprocess.run([*command, "--one", way], stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode:
                 raise UserError(f"the process that measures {way} ended with exit code {done.returncode}")
@@ -185,7 +186,8 @@ def time_batches(setting: Setting, arguments: Namespace) -> dict[int, list[float
         free()
         lr = torch.stack([to_tensor(picture(arguments.batch_side))] * batch).to(setting.device)
         try:
-            seconds |= time_in_turn({batch: enlarger(setting, lr)}, arguments.repeats, setting.processes)
+            function = {batch: enlarger(setting, lr)}
+            seconds |= time_in_turn(function, arguments.repeats, setting.processes, f"batches of {batch}")
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -19,7 +19,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.helpers.measuring import PEAK_SIDE, default_arithmetic, free, matrix_peak, peak_memory, time_in_turn
+from benchmarks.helpers.measuring import (
+    PEAK_SIDE,
+    default_arithmetic,
+    free,
+    matrix_peak,
+    peak_memory,
+    tell,
+    time_in_turn,
+)
 from benchmarks.helpers.named_network import named_network
 from benchmarks.helpers.reports import (
     describe_figures,
@@ -224,7 +232,8 @@ def time_chains(setting: Setting, chains: Sequence[Chain], batch: int) -> Times:
     networks = {way: setting.copy(way) for way in {chain.way for chain in chains}}
     blocks = {chain: sampler(networks[chain.way], setting, chain, batch) for chain in chains}
     times = {}
-    for chain, seconds in time_in_turn(blocks, setting.repeats, setting.processes).items():
+    what = f"{len(blocks)} chains in turn, {batch} at once: {'; '.join(chain.label for chain in blocks)}"
+    for chain, seconds in time_in_turn(blocks, setting.repeats, setting.processes, what).items():
         scale = chain.steps / chain.measured_steps(batch)
         times[chain, batch] = [scale * value for value in seconds]
     return times
@@ -268,6 +277,7 @@ def first_images(arguments: Namespace, device: torch.device) -> dict[str, dict[s
     with TemporaryDirectory() as caches:
         variables = os.environ | {name: str(Path(caches) / name) for name in CACHES}
         for name in FIRST if device.type == "cuda" else ("first_eager",):
+            tell(FIGURES[name][0])
             started = ["--way", FIRST[name], "--started", repr(time.time())]
             done = subprocess.run([*command, *started], env=variables, stdout=subprocess.PIPE, text=True, check=True)
             seconds[name] = json.loads(done.stdout.splitlines()[-1])

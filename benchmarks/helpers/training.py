@@ -171,7 +171,7 @@ def measure(config: Config, processes: Processes, steps: int, repeats: int) -> d
     figures: dict[str, float | None] = {"peak_memory": peak}
 
     def time_steps(steps: int, **blocks: Callable[[], Any]) -> Seconds:
-        return per_call(time_in_turn(blocks, repeats, processes), steps)
+        return per_call(time_in_turn(blocks, repeats, processes, f"steps: {', '.join(blocks)}"), steps)
 
     ways = {"sparse": trainer, "dense": make_trainer(config, processes, "sparse", enabled=False)}
     if processes.world > 1:
@@ -209,8 +209,9 @@ def per_call(seconds: Seconds, count: int) -> Seconds:
 
 def time_masker(masker: Masker, repeats: int, processes: Processes, count: int = 20) -> dict[str, float]:
     """Milliseconds of what the masker does after every step, and of an update."""
-    apply = per_call(time_in_turn({"apply": repeated(masker.apply, count)}, repeats, processes), count)["apply"]
-    update = time_in_turn({"update": masker.update}, repeats, processes)["update"]
+    block = {"apply": repeated(masker.apply, count)}
+    apply = per_call(time_in_turn(block, repeats, processes, "the masks after a step"), count)["apply"]
+    update = time_in_turn({"update": masker.update}, repeats, processes, "updates of the masks")["update"]
     return {"mask_apply": 1e3 * median(apply), "update": 1e3 * median(update)}
 
 

@@ -266,10 +266,11 @@ def test_batches_grow_until_memory_is_short(monkeypatch):
     assert sampling.best_batches(chain, times) == [8] and times[chain.plain, 8] == [8]
 
 
-def test_measurements_take_turns():
+def test_measurements_take_turns(capsys):
     calls = []
     functions = {name: (lambda name=name: calls.append(name)) for name in "ab"}
-    seconds = measuring.time_in_turn(functions, 2, Processes(0, 1, torch.device("cpu")))
+    seconds = measuring.time_in_turn(functions, 2, Processes(0, 1, torch.device("cpu")), "two ways")
+    assert capsys.readouterr() == ("", "measuring two ways\n")
     assert "".join(calls) == "ababab"  # one round of each that is not timed
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
 
