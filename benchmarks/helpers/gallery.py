@@ -7,7 +7,8 @@ import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
 from core.inference import upscale
-from data.files import write_atomically
+from core.lines import write_line
+from data.files import make_writable, write_atomically
 from data.images import encode, resize
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -18,10 +19,15 @@ DETAILS: dict[str, Box] = {"chelsea": (130, 60, 380, 280), "coffee": (130, 100, 
 
 def draw(folder: Path, device: str = "auto") -> None:
     """Writes face.png and photo.jpg."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "face.png", encode(row_of_tiles(face_tiles(device), (208, 208)), ".png"))
+    make_writable(folder)
+    save(row_of_tiles(face_tiles(device), (208, 208)), folder / "face.png")
     rows = [row_of_tiles(photo_tiles(name, box, device), size_of(box)) for name, box in DETAILS.items()]
-    write_atomically(folder / "photo.jpg", encode(stacked(rows), ".jpg", quality=90))
+    save(stacked(rows), folder / "photo.jpg")
+
+
+def save(picture: Image.Image, file: Path) -> None:
+    write_atomically(file, encode(picture, file.suffix, quality=90))
+    write_line(f"{file}: {picture.width}x{picture.height}")
 
 
 def face_tiles(device: str) -> dict[str, Image.Image]:
