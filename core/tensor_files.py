@@ -13,7 +13,7 @@ from torch import Tensor
 from core.config.wording import cut
 from core.errors import UserError
 from data.errors import reason
-from data.files import write_atomically
+from data.files import make_writable, write_atomically
 from sparse import SparseError
 from sparse.pth_file import read_pth as read_tensors_of_pth
 
@@ -71,11 +71,11 @@ def opened(file: Path) -> Iterator[Any]:
 
 
 def write_safetensors(file: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file, whole or not at all; not at all where a value is not finite."""
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    """Writes a safetensors file, whole or not at all, and makes its folder; neither where a value is not finite."""
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if name := not_finite(on_host):
         raise UserError(f"{file} is not written: {name} has values that are not finite (NaN or infinite)")
+    make_writable(Path(file).parent)
     write_atomically(file, *in_order(to_bytes(on_host, {"format": FORMAT, **metadata})))
 
 

@@ -20,6 +20,7 @@ from core.checkpoint import (
     step_of,
 )
 from core.config import PRESETS, changed, check_config
+from core.errors import UserError
 from core.export import main, sensitive
 from core.inference import upscale
 from core.network_file import NetworkState, read_network_file, save_network
@@ -206,6 +207,12 @@ def test_a_student_keeps_the_chain_that_it_was_taught(sparse_checkpoint, tmp_pat
         assert not export("-r", target if target.exists() else prefix, "-o", target, "--preset", preset)
         sample = read_network_file(target).config.sample
         assert taught.items() <= sample.to_dict().items() and sample.mirrored == (preset == "mirrored")
+
+
+def test_what_is_not_finite_leaves_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r"x\.safetensors is not written: a has values that are not finite"):
+        write_safetensors(tmp_path / "new" / "x.safetensors", {"a": torch.tensor([1.0, float("inf")])}, {})
+    assert not (tmp_path / "new").exists()
 
 
 def test_refusals(sparse_checkpoint, tmp_path, capsys):
