@@ -71,6 +71,12 @@ def test_keeps_names_and_subfolders(infer, photos, tmp_path):
     assert "3 of 3 images" in stdout
 
 
+def test_the_time_of_an_image_and_its_mirror_image_is_told(infer, photos, monkeypatch):
+    monkeypatch.setattr("core.chain_progress.LONG", 0)
+    code, stdout, stderr = infer(photos / "a.png", "--mirrored", "--steps", "2", "--key-steps", "none")
+    assert code == 0 and "step 1 of 4, about" in stdout + stderr
+
+
 @pytest.mark.parametrize(
     ("option", "size"),
     [("--scale=2.5", (22, 18)), ("--size=41", (41, 32)), ("--size=11x30", (11, 30)), ("--scale=1", (9, 7))],

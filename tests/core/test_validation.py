@@ -142,11 +142,13 @@ def test_an_image_that_does_not_fit_into_memory(small_network, small_config, lit
         validate_all(small_network, small_config, ALONE, 7, LOG)
 
 
-def test_a_long_chain_tells_its_time(small_network, small_config, monkeypatch, caplog):
+@pytest.mark.parametrize(("mirrored", "steps"), [(False, 4), (True, 8)])
+def test_a_long_chain_tells_its_time(small_network, small_config, monkeypatch, caplog, mirrored, steps):
+    small_config = changed(small_config, {"sample.mirrored": mirrored})
     monkeypatch.setattr("core.chain_progress.LONG", 0)
     with caplog.at_level(logging.INFO):
         validate_all(small_network, small_config, ALONE, 7, LOG)
-    assert any("step 2 of 4, about" in line for line in caplog.messages)
+    assert any(f"step 2 of {steps}, about" in line for line in caplog.messages)
     assert any("waves: 4 of 5 images, about" in line for line in caplog.messages)
 
 

@@ -54,6 +54,9 @@ def test_steps_are_told(enlarger, network, photo):
     told = []
     enlarger.enlarge(photo(9, 7), Choice(network, "quality"), lambda *share: told.append(share))
     assert told == [(step, told[0][1]) for step in range(1, told[0][1] + 1)] and len(told) > 3
+    told.clear()
+    enlarger.enlarge(photo(9, 7), Choice(network, "mirrored"), lambda *share: told.append(share))
+    assert told == [(1, 2), (2, 2)]
 
 
 def test_transparency_is_downloaded_and_shown_on_white(enlarger, network, photo, make_image):
