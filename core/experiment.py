@@ -38,7 +38,7 @@ def nothing_left_if_refused(config: Config, is_main: bool) -> Iterator[None]:
     """
     lock, log = Path(config.path.root) / config.name / ".lock", experiment_folder(config)("log") / f"{config.phase}.log"
     files = [file for file in ([log] if config.phase == "val" else [lock, log]) if not is_there(file)]
-    folders = {path for folder in (lock.parent, *folders_to_open(config)) for path in missing_folders(folder)}
+    folders = {path for folder in folders_to_open(config) for path in missing_folders(folder)}
     try:
         yield
     except BaseException:

@@ -1,5 +1,6 @@
 """A run of sr.py that is refused leaves nothing behind that was not there before."""
 
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from core.checkpoint import TrainingState, save_checkpoint
 from core.config import check_config
 from core.errors import UserError
 from core.experiment import _locks, claim, nothing_left_if_refused, open_folders
+from data import DataError
 
 SAMPLE = {"solver": "ddim", "steps": 1, "key_steps": "none", "start": 0.9, "consistency": 1}
 REFUSED = [  # (options of sr.py, what is told)
@@ -91,6 +93,37 @@ def test_what_is_not_refused_stays(command, tmp_path, phase):
     assert code == 0, err
     made = {path.name for path in (tmp_path / "experiments" / "small").rglob("*")}
     assert {f"{phase}.log", "metrics.json"} <= made and (phase == "val" or ".lock" in made)
+
+
+@pytest.mark.parametrize("phase", ["train", "distill", "val"])
+def test_a_folder_that_cannot_be_written_to_is_found_before(config, tmp_path, phase):
+    config = check_config(config | {"phase": phase})
+    home = tmp_path / "experiments" / "small"
+    of_all = {"log", "results", "results_sr", "results_hr", "results_lr", "process"}
+    for key in of_all | {"tb_logger", "checkpoint"}:
+        (home / config.path[key]).parent.mkdir(parents=True, exist_ok=True)
+        (home / config.path[key]).write_text("a file")
+        if key in of_all or phase != "val":
+            with pytest.raises(DataError, match=r"not a folder|Not a directory"):
+                open_folders(config)
+        else:
+            open_folders(config)
+        for own in [lock for lock in _locks if lock.name == str(home / ".lock")]:
+            _locks.remove(own)
+            own.close()
+        shutil.rmtree(home)
+
+
+@pytest.mark.parametrize("cause", [KeyboardInterrupt, UserError])
+@pytest.mark.parametrize("is_main", [True, False])
+def test_the_main_process_alone_clears_up(config, tmp_path, monkeypatch, cause, is_main):
+    """After Ctrl-C too. The others leave it some time."""
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    with pytest.raises(cause), nothing_left_if_refused(check_config(config | {"phase": "val"}), is_main):
+        open_folders(check_config(config | {"phase": "val"}))
+        raise cause
+    assert (tmp_path / "experiments").exists() != is_main and bool(waited) != is_main
 
 
 def test_another_run_keeps_its_own(config, tmp_path, pytestconfig):
