@@ -104,7 +104,7 @@ def upscale(
     images: Iterable[Image.Image | str | Path],
     network: str | Path | None = "photos",  # a shipped network or a checkpoint; None: by each image's size, as infer.py
     scale: float | None = 4,  # how many times larger, 1 or more; None: the network's own
-    preset: str | None = None,  # fast | balanced | quality; None: as the checkpoint says
+    preset: str | None = None,  # instant | mirrored | fast | balanced | quality | method; None: as the checkpoint says
     seed: int = 0,  # of each image's noise: the same seed makes the same image
     device: str = "auto",
     faces: bool = False,  # whether small faces in photographs are improved by the network for faces

@@ -83,6 +83,7 @@ class Sampling:
 
     @property
     def chains_of_a_stage(self) -> int:
+        """One of the image, and where `mirrored` one of its mirror image."""
         return 2 if self.settings.mirrored else 1
 
     def options(self) -> dict[str, Any]:

@@ -5,7 +5,14 @@ import os
 import pytest
 
 from data import DataError
-from data.files import remove_unfinished, write_atomically
+from data.files import (
+    is_there,
+    make_writable,
+    missing_folders,
+    remove_empty,
+    remove_unfinished,
+    write_atomically,
+)
 
 
 @pytest.mark.parametrize("stage", ["fsync", "replace"])
@@ -29,3 +36,22 @@ def test_what_a_killed_writer_leaves_is_removed(tmp_path):
     remove_unfinished(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["whole.png"]
     remove_unfinished(tmp_path / "nowhere")
+
+
+def test_folders_that_were_made_are_removed_while_they_are_empty(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there", target_is_directory=True)
+    for target in ("there/a/b/c", "link/d/e", "new/../f//"):
+        before, missing = sorted(tmp_path.rglob("*")), missing_folders(tmp_path / target)
+        make_writable(tmp_path / target)
+        assert sorted(tmp_path.rglob("*")) != before
+        remove_empty(missing)
+        assert sorted(tmp_path.rglob("*")) == before
+    missing = missing_folders(tmp_path / "g" / "h" / "i")
+    (make_writable(tmp_path / "g" / "h" / "i").parent / "mine.txt").write_text("")
+    remove_empty(missing)
+    assert [path.name for path in sorted((tmp_path / "g").rglob("*"))] == ["h", "mine.txt"]
+
+
+def test_what_has_no_possible_name_is_not_there(tmp_path):
+    assert is_there(tmp_path) and not is_there(tmp_path / "a") and not is_there(tmp_path / ("a" * 300))
