@@ -3,11 +3,11 @@
 from argparse import Namespace
 from collections.abc import Callable
 from logging import Logger
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from core.board import Board, start_wandb
+from core.board import Board, start_wandb, wandb_module
 from core.checkpoint import load_checkpoint
 from core.config import Config, config_notices
 from core.device import compute_deterministically, show_gpus
@@ -50,23 +50,26 @@ def set_up(config: Config, arguments: Namespace, processes: Processes) -> Callab
         log.info(notice)
     if arguments.epochs is not None:
         log.info("--epochs has no effect: train.n_iter counts the steps of a run")
-    mirrored = arguments.enable_wandb and processes.is_main
-    mirror = start_wandb(config.wandb.project, config.name) if mirrored else None
+    uses_wandb = arguments.enable_wandb and processes.is_main
+    if uses_wandb:
+        wandb_module()  # which may be missing; its run begins when nothing can be refused any more
     resume = arguments.resume or config.path.resume_state
     if config.phase == "val":
-        return set_up_validation(config, processes, log, resume, mirror)
+        return set_up_validation(config, processes, log, resume, uses_wandb)
     checkpoint = found(processes, checkpoint_to_resume, config, resume)
-    trainer = DistillationTrainer if config.phase == "distill" else Trainer
-    return trainer(config, processes, log, checkpoint, mirror).fit
+    trainer = (DistillationTrainer if config.phase == "distill" else Trainer)(config, processes, log, checkpoint)
+    trainer.board.mirror = start_wandb(config.wandb.project, config.name) if uses_wandb else None
+    return trainer.fit
 
 
 def set_up_validation(
-    config: Config, processes: Processes, log: Logger, resume: str | None, mirror: Any
+    config: Config, processes: Processes, log: Logger, resume: str | None, uses_wandb: bool
 ) -> Callable[[], None]:
     checkpoint = found(processes, checkpoint_to_validate, config, resume)
     loaded = load_checkpoint(checkpoint, processes.device, config)
     sampling = Sampling.of(config.sample, loaded.network.schedule, loaded.encoder_change)
     processes.on_main(lambda: check_validation(config, processes.device))
+    mirror = start_wandb(config.wandb.project, config.name) if uses_wandb else None
 
     def validate() -> None:
         reports = validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)

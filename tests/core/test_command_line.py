@@ -8,6 +8,7 @@ import pytest
 
 import infer
 import sr
+from benchmarks import training
 from core.errors import UserError
 from core.processes import Processes
 
@@ -48,6 +49,8 @@ def test_commands_that_share_their_work_out_are_not(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(sys, "argv", ["sr.py", "-c", "x.yaml"])
     assert sr.parse_arguments().config == "x.yaml"
+    monkeypatch.setattr(sys, "argv", ["training.py", "--config", "x.yaml"])
+    assert training.parse_arguments().config == "x.yaml"
     assert infer.parse_arguments(["-i", "a", "-o", "b"]).input == ["a"]
 
 

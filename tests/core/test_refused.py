@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,16 @@ def test_what_is_not_refused_stays(command, tmp_path, phase):
     assert code == 0, err
     made = {path.name for path in (tmp_path / "experiments" / "small").rglob("*")}
     assert {f"{phase}.log", "metrics.json"} <= made and (phase == "val" or ".lock" in made)
+
+
+@pytest.mark.parametrize(("options", "told"), [*REFUSED[:3], REFUSED[6], *REFUSED[-3:]])
+def test_no_run_of_wandb_is_begun(command, monkeypatch, options, told):
+    begun = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **names: begun.append(names)))
+    assert command(*options, "-enable_wandb")[0] == 2 and not begun
+    phase = options[options.index("-p") + 1]
+    code, _, err = command("-p", phase, "-r", "CHECKPOINT", "--set", "train.n_iter=4", "-enable_wandb")
+    assert code == 0 and [run["name"] for run in begun] == ["small"], err
 
 
 @pytest.mark.parametrize("phase", ["train", "distill", "val"])
