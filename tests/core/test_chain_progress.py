@@ -1,8 +1,9 @@
 """What a long chain says of its time."""
 
 import pytest
+import torch
 
-from core.chain_progress import ChainProgress, StepCount, duration
+from core.chain_progress import LARGE, ChainProgress, StepCount, duration, progress_of_chain
 from core.config import check_config
 from core.sampling import Sampling
 from model.schedule import NoiseSchedule
@@ -39,6 +40,12 @@ def test_chains_that_follow_one_another_are_one_work():
     said = lines_of(chain(50, "none"), 30, at_once=1, chains=2)
     assert [line.split(",")[0] for line in said] == [f"step {n} of 100" for n in range(1, 100)]
     assert said[49] == f"step 50 of 100, about {50 * 30 / 60:.1f} min left"
+
+
+@pytest.mark.parametrize(("device", "chains", "is_told"), [("cuda", 1, False), ("cuda", 2, True), ("cpu", 1, True)])
+def test_short_work_of_a_gpu_is_not_told(device, chains, is_told):
+    shape = (1, 1, LARGE // 8)  # four steps of it are half of LARGE
+    assert bool(progress_of_chain(chain(4, "none"), shape, torch.device(device), print, chains)) == is_told
 
 
 def test_a_chain_that_is_sampled_again_is_not_counted_twice():

@@ -11,7 +11,7 @@ from core.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from core.config import changed, check_config
 from core.errors import UserError
 from core.export import main as export
-from core.shipped import FILES, shipped_file
+from core.shipped import FILES, sampled_by, shipped_file
 from core.tensor_files import read_safetensors, write_safetensors
 from tests.core.conftest import SMALL
 
@@ -206,3 +206,20 @@ def test_a_hostile_card_is_refused_in_one_line(small_checkpoint, tmp_path, card)
     with pytest.raises(UserError, match=r"x\.safetensors: .*card") as error:
         load_checkpoint(tmp_path / "x.safetensors")
     assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "sampled"),
+    [
+        ("faces", None, "faces"),
+        ("faces", "instant", "faces"),
+        ("faces", "mirrored", "faces"),
+        ("faces", "fast", "faces-chain"),
+        ("faces-small", "mirrored", "faces-small"),
+        ("faces-small", "method", "faces-small-chain"),
+        ("photos", "fast", "photos"),  # which refuses it
+        ("faces-chain", "mirrored", "faces-chain"),
+    ],
+)
+def test_chains_are_of_the_diffusion_network(name, preset, sampled):
+    assert sampled_by(name, preset) == sampled
