@@ -52,6 +52,23 @@ class StepCount:
         return done
 
 
+class BatchCount:
+    """Counts the batches of tiles of chains that follow one another, each with as many: those of an image and of its
+    mirror image. It begins anew with the next image."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.chains = sampling.chains_of_a_stage
+        self.before = 0  # batches of the chains that are complete
+
+    def done(self, done: int, of: int) -> tuple[int, int]:
+        """How many batches of all chains are done, and of how many, from those of the present chain."""
+        total = of * self.chains
+        all_done = self.before + done
+        if done == of:
+            self.before = all_done % total
+        return all_done, total
+
+
 class ChainProgress:
     """A callback of `super_resolve` that says, after the first group of steps of more than a minute, how long they will
     take, and then now and then how far they are."""
@@ -69,30 +86,24 @@ class ChainProgress:
 
 
 class TileProgress:
-    """An `on_batch` of `super_resolve`: a progress bar on a terminal, and elsewhere lines as of a chain.
+    """An `on_batch` of `super_resolve`: a progress bar on a terminal, and elsewhere lines as of a chain."""
 
-    chains: how many an image takes at one size, each with as many batches of tiles.
-    """
-
-    def __init__(self, say: Say, clock: Clock = time.perf_counter, chains: int = 1) -> None:
-        self.say, self.clock, self.chains = say, clock, chains
+    def __init__(self, sampling: Sampling, say: Say, clock: Clock = time.perf_counter) -> None:
+        self.say, self.clock, self.count = say, clock, BatchCount(sampling)
         self.begin()
 
     def begin(self) -> None:
         self.time = TimeLeft("batch of tiles", self.say, self.clock)
         self.bar: tqdm[NoReturn] | None = None
-        self.before = 0  # batches of chains that are complete
 
     def __call__(self, done_in_chain: int, of_chain: int) -> None:
-        done, of = self.before + done_in_chain, of_chain * self.chains
+        done, of = self.count.done(done_in_chain, of_chain)
         if self.bar is None:
             self.bar = tqdm(total=of, unit="batch", desc="tiles", leave=False, disable=None)
         if self.bar.disable:
             self.time.tell(done, of)
         else:
             self.bar.update()
-        if done_in_chain == of_chain:
-            self.before = done
         if done == of:
             self.bar.close()
             self.begin()  # for the next image

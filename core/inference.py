@@ -305,9 +305,8 @@ def super_resolve_items(
     seeds = [sampling.settings.seed] * len(items)
     chains = sampling.chains(trained, (height, width), lr.shape[-2:])
     progress = progress_of_chain(sampling, (len(items), height, width), device, say, chains)
-    tiles = TileProgress(say, chains=sampling.chains_of_a_stage)
     began = time.perf_counter()
-    sr = super_resolve(network, lr, (height, width), sampling, seeds, trained, progress, tiles)
+    sr = super_resolve(network, lr, (height, width), sampling, seeds, trained, progress, TileProgress(sampling, say))
     synchronize(device)
     return sr, (time.perf_counter() - began) / len(items)
 

@@ -257,7 +257,7 @@ def super_resolve_samples(
     stages, recording = record_chain(sampling, wanted=any(sample["index"] < CHAINS for sample in samples))
     chains = sampling.chains(trained, size, lr.shape[-2:])
     progress = progress_of_chain(sampling, (len(samples), *size), device, say, chains)
-    tiles = TileProgress(say, chains=sampling.chains_of_a_stage)
+    tiles = TileProgress(sampling, say)
 
     synchronize(device)
     began = time.perf_counter()

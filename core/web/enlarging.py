@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from core.about import outside
-from core.chain_progress import StepCount, progress_of_chain
+from core.chain_progress import BatchCount, StepCount, progress_of_chain
 from core.checkpoint import saved_config
 from core.config import PRESETS, Config
 from core.config.presets import OF_STUDENTS
@@ -24,6 +24,7 @@ from core.shipped import CHAINS, FILES, is_there, sampled_by, shipped_file
 from core.trained_sizes import TrainedSizes
 from core.web.limits import Limits
 from data.images import encode, on_white, read_picture, resize
+from model.tiling import OnBatch
 
 Tell = Callable[[int, int], None]  # tell(steps or batches of tiles that are done, of how many)
 
@@ -66,7 +67,8 @@ class Enlarger:
         self.limits.check_pixels(*ready.made_at(picture.rgb.size, size))
         began = time.perf_counter()
         with out_of_memory_said("The memory of the server does not suffice: choose a smaller photo or size."):
-            result = enlarged(picture, size, ready, steps_told(ready, picture.rgb.size, size, tell), tell)
+            tiles_told = batches_told(ready, tell)
+            result = enlarged(picture, size, ready, steps_told(ready, picture.rgb.size, size, tell), tiles_told)
         seconds = time.perf_counter() - began
 
         told = f"{show(picture.rgb.size)} → {show(size)} pixels, {name}, {seconds:.1f} s"
@@ -97,6 +99,12 @@ def steps_told(ready: ReadyNetwork, photo: Size, size: Size, tell: Tell) -> Call
         return None
     count = StepCount(ready.sampling, chains)
     return lambda order, *_: tell(count.done(order), count.of)
+
+
+def batches_told(ready: ReadyNetwork, tell: Tell) -> OnBatch:
+    """What tells of tiles."""
+    count = BatchCount(ready.sampling)
+    return lambda done, of: tell(*count.done(done, of))
 
 
 def networks() -> list[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,7 +150,8 @@ def test_validation_by_tiles(local_network, small_config, tmp_path):
 def test_progress_where_no_terminal_is():
     """As of a chain, for each image anew."""
     now, said = 0.0, []
-    progress = TileProgress(said.append, clock=lambda: now)
+    sampling = SimpleNamespace(chains_of_a_stage=1)
+    progress = TileProgress(sampling, said.append, clock=lambda: now)
     for _ in range(2):  # images
         for done in range(1, 11):
             now += 30
@@ -161,7 +163,8 @@ def test_progress_where_no_terminal_is():
 def test_progress_of_an_image_and_its_mirror_image():
     """Is that of one work."""
     now, said = 0.0, []
-    progress = TileProgress(said.append, clock=lambda: now, chains=2)
+    sampling = SimpleNamespace(chains_of_a_stage=2)
+    progress = TileProgress(sampling, said.append, clock=lambda: now)
     for _ in range(2):  # images
         for done in [*range(1, 6)] * 2:
             now += 30
