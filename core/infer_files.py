@@ -75,4 +75,4 @@ def face_enhancer(arguments: Namespace, device: torch.device) -> "FaceEnhancer |
 
     network = None if arguments.faces is True else arguments.faces
     detector = arguments.face_detector or "lbp"
-    return FaceEnhancer(network, device, sample_flags(arguments), folder, detector=detector)
+    return FaceEnhancer(network, device, sample_flags(arguments), folder, detector=detector, preset=arguments.preset)

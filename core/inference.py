@@ -127,7 +127,7 @@ def upscale(
     if faces:
         from core.faces.enhancer import FaceEnhancer  # imports scipy, which takes half a second
 
-        enhancer = FaceEnhancer(None, where, flags, load=load_once)
+        enhancer = FaceEnhancer(None, where, flags, load=load_once, preset=preset)
     return [upscale_one(image, networks, Wanted(scale), enhancer) for image in images]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from core.config.presets import MIRRORED, PRESETS
 from core.faces.blending import Region, blend, cut
 from core.faces.cascades import CASCADES
 from core.faces.detection import LARGEST, SMALLEST, Face, find_faces
@@ -18,7 +19,7 @@ from data.images import save_png
 from data.tensors import to_image, to_tensor
 
 RESULTS = (48, 256)  # pixels of the faces that the network learnt to make
-PASSED = ("seed", "precision", "trained_sizes")  # what the flags for the photograph mean for its faces too
+PASSED = ("seed", "precision", "trained_sizes", "mirrored")  # what the flags for the photograph mean for its faces too
 
 
 class FaceEnhancer:
@@ -32,6 +33,7 @@ class FaceEnhancer:
         folder: Path | None = None,
         load: Load | None = None,  # None: from the file
         detector: str = "lbp",  # one of CASCADES
+        preset: str | None = None,  # of the photograph; `mirrored` holds for its faces too
     ) -> None:
         """folder: where the faces go as well, each as it was cut out and as it was made.
 
@@ -39,7 +41,8 @@ class FaceEnhancer:
         the folder.
         """
         self.cascade = CASCADES[detector]()
-        passed = {name: value for name, value in flags.items() if name in PASSED}
+        meant = {**PRESETS[MIRRORED], **flags} if preset == MIRRORED else flags
+        passed = {name: value for name, value in meant.items() if name in PASSED}
         # Faces differ in size, and a graph captured for each would cost more than its one call.
         self.ready = Networks(network, device, passed | {"compile": False}, load=load).of((LARGEST, LARGEST))
         self.folder = folder

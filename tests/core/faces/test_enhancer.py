@@ -77,6 +77,19 @@ def test_a_face_is_made_by_the_network_for_faces(run, astronaut, small_checkpoin
     assert np.corrcoef(small.ravel(), np.asarray(cut).ravel())[0, 1] > 0.95
 
 
+def test_faces_of_a_mirrored_photograph_are_mirrored_too(run, astronaut, small_checkpoint, tmp_path):
+    """Whether a flag or the preset says so; --no-mirrored counts more than the preset."""
+    astronaut.save(tmp_path / "in" / "a.png")
+    ways = [], ["--mirrored"], ["--preset", "mirrored"], ["--preset", "mirrored", "--no-mirrored"]
+    made = []
+    for way in ways:
+        assert run(*way, "--faces", small_checkpoint, "--save-faces", tmp_path / "faces")[0] == 0
+        made.append(np.asarray(Image.open(tmp_path / "faces" / "a_face1.png")))
+    plain, by_flag, by_preset, not_mirrored = made
+    assert np.array_equal(by_flag, by_preset) and not np.array_equal(by_flag, plain)
+    assert np.array_equal(not_mirrored, plain)
+
+
 def test_without_a_face_all_is_as_without_the_flag(run, small_checkpoint, tmp_path):
     Image.fromarray(skimage.data.coffee()).resize((72, 48)).save(tmp_path / "in" / "cup.png")
     assert run(out=tmp_path / "without")[0] == 0
