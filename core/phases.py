@@ -58,7 +58,8 @@ def set_up(config: Config, arguments: Namespace, processes: Processes) -> Callab
         return set_up_validation(config, processes, log, resume, uses_wandb)
     checkpoint = found(processes, checkpoint_to_resume, config, resume)
     trainer = (DistillationTrainer if config.phase == "distill" else Trainer)(config, processes, log, checkpoint)
-    trainer.board.mirror = start_wandb(config.wandb.project, config.name) if uses_wandb else None
+    if uses_wandb:
+        trainer.board.mirror = start_wandb(config.wandb.project, config.name)
     return trainer.fit
 
 

@@ -197,11 +197,12 @@ def test_can_be_turned_off(small_network, small_config, lr):
     assert torch.equal(own, off)
 
 
-def test_a_cascade_tells_of_its_last_stage(small_network, small_config, lr):
+def test_a_cascade_tells_of_both_its_stages(small_network, small_config, lr):
     sampling, seen = Sampling.of(small_config.sample, small_network.schedule), []
     trained = TrainedSizes(4, (32, 64), 16)
     super_resolve(small_network, lr, (64, 64), sampling, [5, 6], trained, lambda order, t, x, x0: seen.append(x0.shape))
-    assert seen == [(2, 3, 64, 64)] * 4
+    assert seen == [(2, 3, 32, 32)] * 4 + [(2, 3, 64, 64)] * 4
+    assert sampling.chains(trained, (64, 64), lr.shape[2:]) == 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
