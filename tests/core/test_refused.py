@@ -17,6 +17,9 @@ from core.errors import UserError
 from core.experiment import _locks, claim, nothing_left_if_refused, open_folders
 from data import DataError
 
+# What `record` of torch needs stderr for, which is captured here.
+pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")
+
 SAMPLE = {"solver": "ddim", "steps": 1, "key_steps": "none", "start": 0.9, "consistency": 1}
 REFUSED = [  # (options of sr.py, what is told)
     (["-p", "train", "--set", "datasets.train.dataroot=nowhere"], "datasets.train.dataroot: there is no nowhere"),
