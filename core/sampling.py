@@ -155,13 +155,21 @@ def as_input(sr: Tensor) -> Tensor:
 
 
 def super_resolve_at(
-    network: Network, lr: Tensor, size: tuple[int, int], sampling: Sampling, *arguments: Any
+    network: Network,
+    lr: Tensor,
+    size: tuple[int, int],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    magnification: float,
+    callback: Callback | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Tensor:
     """`super_resolve` at exactly this size: one result, or the mean of two, of the mirror image and of the image."""
-    if not sampling.settings.mirrored:
-        return super_resolve_once(network, lr, size, sampling, *arguments)
-    mirrored = super_resolve_once(network, lr.flip(3), size, sampling, *arguments).flip(3)
-    return mean(mirrored, super_resolve_once(network, lr, size, sampling, *arguments))
+
+    def once(image: Tensor) -> Tensor:
+        return super_resolve_once(network, image, size, sampling, seeds, magnification, callback, on_batch)
+
+    return mean(once(lr.flip(3)).flip(3), once(lr)) if sampling.settings.mirrored else once(lr)
 
 
 def mean(first: Tensor, second: Tensor) -> Tensor:
