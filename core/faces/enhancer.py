@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from core.config.presets import MIRRORED, PRESETS
+from core.config.presets import PRESETS
 from core.faces.blending import Region, blend, cut
 from core.faces.cascades import CASCADES
 from core.faces.detection import LARGEST, SMALLEST, Face, find_faces
@@ -33,7 +33,7 @@ class FaceEnhancer:
         folder: Path | None = None,
         load: Load | None = None,  # None: from the file
         detector: str = "lbp",  # one of CASCADES
-        preset: str | None = None,  # of the photograph; `mirrored` holds for its faces too
+        preset: str | None = None,  # of the photograph; whether it mirrors holds for the faces too
     ) -> None:
         """folder: where the faces go as well, each as it was cut out and as it was made.
 
@@ -41,7 +41,7 @@ class FaceEnhancer:
         the folder.
         """
         self.cascade = CASCADES[detector]()
-        meant = {**PRESETS[MIRRORED], **flags} if preset == MIRRORED else flags
+        meant = {**(PRESETS[preset] if preset else {}), **flags}
         passed = {name: value for name, value in meant.items() if name in PASSED}
         # Faces differ in size, and a graph captured for each would cost more than its one call.
         self.ready = Networks(network, device, passed | {"compile": False}, load=load).of((LARGEST, LARGEST))
