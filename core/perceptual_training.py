@@ -72,7 +72,7 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def trained(images: "Images", steps: int, batch: int, width: int = 64, seed: int = 0) -> PerceptualNetwork:
+def trained(images: "Images", steps: int, batch: int, width: int, seed: int = 0) -> PerceptualNetwork:
     """A network that has learnt from the images for so many steps."""
     torch.manual_seed(seed)
     device = images.pixels.device

@@ -29,7 +29,7 @@ class PerceptualNetwork(nn.Module):
     def __init__(
         self,
         images: int,  # that it learns from
-        width: int = 64,  # channels of the first stage
+        width: int,  # channels of the first stage
     ) -> None:
         super().__init__()
         self.channels = [width, 2 * width, 4 * width, 4 * width, 4 * width]  # of the features
