@@ -30,7 +30,7 @@ def answer(arguments: Namespace) -> None:
     with TemporaryDirectory() as folder:
         stores = {name: SRDataset(spec, train=True) for name, spec in specs(arguments, Path(folder)).items()}
         rows = [
-            {"store": name, "workers": workers, **measure(images, workers, arguments, device)}
+            {"store": name, "workers": workers, **measure(name, images, workers, arguments, device)}
             for name, images in stores.items()
             for workers in arguments.workers
         ]
@@ -58,12 +58,12 @@ def specs(arguments: Namespace, folder: Path) -> dict[str, dict[str, Any]]:
     return {name: {"dataroot": str(root), "datatype": kinds[name], **alike} for name, root in roots.items()}
 
 
-def measure(images: SRDataset, workers: int, arguments: Namespace, device: torch.device) -> dict[str, Any]:
+def measure(name: str, images: SRDataset, workers: int, arguments: Namespace, device: torch.device) -> dict[str, Any]:
     """{"images_per_second": ...} that a number of reading processes gives, once they are at it.
 
     Where the main process reads, also {"images_per_cpu_second": ...}: what a core gives that does nothing else.
     """
-    tell(f"{workers} workers")
+    tell(f"{name}, {workers} workers")
     loader = train_loader(images, arguments.batch, seed=0, workers=workers, pin_memory=device.type == "cuda")
     batches = iter(loader)
     ahead = workers * (loader.prefetch_factor or 0)
