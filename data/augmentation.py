@@ -1,6 +1,7 @@
-"""Changes to whole images that make a few of them teach as many: flips, quarter turns, another place and size."""
+"""Changes to whole images that make a few of them teach as many: flips, quarter turns, another place, size and tone."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -12,11 +13,12 @@ QUARTER_TURNS = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Im
 
 @dataclass(frozen=True, kw_only=True)
 class Jitter:
-    """How far what an image shows may be moved, made larger and turned; with its defaults, not at all."""
+    """How far what an image shows may be moved, made larger, turned and tinted; with its defaults, not at all."""
 
     shift: float = 0.0  # most, along each side, as a share of it
     scale: tuple[float, float] = (1.0, 1.0)  # range of the magnification
     rotate: float = 0.0  # most, degrees, either way
+    tone: float = 0.0  # most, of the gamma and, half as much, of each colour, as a share of them
 
 
 def draw_jitter(how: Jitter, rng: Random) -> tuple[tuple[float, float], float, float]:
@@ -42,6 +44,17 @@ def place(image: Image.Image, shift: tuple[float, float], scale: float, angle: f
     top = margin + height / 2 - (0.5 + shift[1]) * box_height
     box = (left, top, left + box_width, top + box_height)
     return wide.resize((width, height), Image.Resampling.BICUBIC, box=box)
+
+
+def draw_tone(most: float, rng: Random) -> tuple[float, list[float]]:
+    """(gamma, gains), as `tinted` takes them."""
+    return 1 + rng.uniform(-most, most), [1 + rng.uniform(-most, most) / 2 for _ in range(3)]
+
+
+def tinted(image: Image.Image, gamma: float, gains: Sequence[float]) -> Image.Image:
+    """An RGB image in other tones: each channel v in [0, 1] becomes its gain times v^gamma, at most 1."""
+    levels = (np.asarray(image, np.float32) / 255) ** gamma * np.asarray(gains, np.float32)
+    return Image.fromarray((levels.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def turn(image: Image.Image, quarters: int) -> Image.Image:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
-from data.augmentation import Jitter, draw_jitter, place, turn
+from data.augmentation import Jitter, draw_jitter, draw_tone, place, tinted, turn
 from data.degradation import Degradation, degrade
 from data.errors import DataError
 from data.images import centre_square, resize
@@ -30,7 +30,7 @@ class SRDataset(Dataset):
     rotate          turn by a random multiple of 90 degrees, in training
     shrink          (a, b) in (0, 1], in training: crops show images made smaller by a factor drawn from this range, as
                     far as their size allows
-    jitter          {option of data.augmentation.Jitter: value}, in training: move, magnify and turn whole images
+    jitter          {option of data.augmentation.Jitter: value}, in training: move, magnify, turn and tint whole images
     degradation     {option of data.degradation.Degradation: value}: how LR is made of the r x r HR image; without it,
                     by bicubic resizing, of the image as it is stored
     data_len        only the first so many images by name; -1 for all
@@ -103,6 +103,8 @@ class SRDataset(Dataset):
         lr, hr = self.store.read(index)
         if self.jitter and rng:
             hr = place(hr, *draw_jitter(self.jitter, rng))
+            if self.jitter.tone:
+                hr = tinted(hr, *draw_tone(self.jitter.tone, rng))
         if self.use_crop:
             lr, hr = self._crop(index, lr, hr, rng)
         elif not self.store.sized:

@@ -1,11 +1,12 @@
 """Distillation: a student that samples in few calls, taught by pixels, by its teacher and by a discriminator.
 
 loss = |ŷ - y| + feature_weight · |f(ŷ) - f(y)| + texture_weight · |log d(ŷ) - log d(y)|
-       + perceptual_weight · |g(ŷ) - g(y)| + adversarial_weight · (-D(ŷ))
+       + perceptual_weight · |g(ŷ) - g(y)| + adversarial_weight · (-D(ŷ)) + mirror_weight · |ŷ - ŷ'|
 
 f are the features of the teacher's frozen encoder, of result and truth under the same noise, and d is the local amount
 of detail in the finest of them. g are the features of a perceptual network, where there is one. The discriminator D is
 a set of small heads on f and g (adversarial diffusion distillation, Sauer et al. 2023, 2024; DMD2, Yin et al. 2024).
+ŷ' is what the student makes of the mirror image, mirrored back: where the two differ, the student guesses.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ class DistillationLoss(nn.Module):
     discriminator, and the others nothing but the student. So one backward pass serves both.
     """
 
-    PARTS = ("pixels", "features", "texture", "perceptual", "adversarial", "discriminator")
-    parts: Tensor  # (6,), the value of each of the PARTS in the last call
+    PARTS = ("pixels", "features", "texture", "perceptual", "adversarial", "discriminator", "mirror")
+    parts: Tensor  # (7,), the value of each of the PARTS in the last call
     level_weights: Tensor  # (L + 1,), of the teacher's L levels and the bottleneck, with mean 1
 
     def __init__(
@@ -116,6 +117,7 @@ class DistillationLoss(nn.Module):
         perceptual: PerceptualNetwork | None = None,  # frozen, in evaluation mode
         perceptual_weight: float = 0.0,
         perceptual_heads: bool = True,  # whether the discriminator is shown its features
+        mirror_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.student, self.teacher, self.discriminator = student, teacher, discriminator
@@ -123,6 +125,7 @@ class DistillationLoss(nn.Module):
         self.texture_weight = texture_weight
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.perceptual_heads = perceptual_heads
+        self.mirror_weight = mirror_weight
         device = student.levels.device
         weights = torch.tensor(level_weights or [1.0] * len(teacher.channels), dtype=torch.float32, device=device)
         self.register_buffer("level_weights", weights / weights.mean(), persistent=False)
@@ -142,10 +145,12 @@ class DistillationLoss(nn.Module):
         """Returns the loss, a scalar."""
         lr_up = resample(lr, hr.shape[2:])
         result = self.student(lr, lr_up, noise, scale)
-        pixels = F.l1_loss(result, hr)
+        pixels, mirror = F.l1_loss(result, hr), self.mirror_distance(result, lr, lr_up, noise, scale)
+        taught = pixels + self.mirror_weight * mirror
         if not self.judged:  # faithful: nobody judges
             self.parts[0].copy_(pixels.detach())
-            return pixels
+            self.parts[-1].copy_(mirror.detach())
+            return taught
 
         with torch.no_grad():
             lr_feature = seen(self.teacher.lr_encoder(lr, hr.shape[2:]), rows, columns)
@@ -154,8 +159,8 @@ class DistillationLoss(nn.Module):
         features, texture = self.compare(found, truth)
         perceptual, in_result, in_truth = self.perceive(result, hr)
         adversarial, own = self.judge(([*found, *in_result], result, lr_up), ([*truth, *in_truth], hr, lr_up))
-        self.parts.copy_(torch.stack([pixels, features, texture, perceptual, adversarial, own]).detach())
-        taught = pixels + self.feature_weight * features + self.texture_weight * texture
+        self.parts.copy_(torch.stack([pixels, features, texture, perceptual, adversarial, own, mirror]).detach())
+        taught = taught + self.feature_weight * features + self.texture_weight * texture
         return taught + self.perceptual_weight * perceptual + self.adversarial_weight * adversarial + own
 
     @property
@@ -163,6 +168,14 @@ class DistillationLoss(nn.Module):
         """Whether anything but pixels teaches."""
         perceptual = self.perceptual is not None and self.perceptual_weight
         return any((self.feature_weight, self.texture_weight, perceptual, self.adversarial_weight))
+
+    def mirror_distance(self, result: Tensor, lr: Tensor, lr_up: Tensor, noise: Tensor, scale: float) -> Tensor:
+        """How far the result is from what the student makes of the mirror image, which has no gradient."""
+        if not self.mirror_weight:
+            return result.new_zeros((), dtype=torch.float32)
+        with torch.no_grad():
+            mirrored = self.student(lr.flip(3), lr_up.flip(3), noise, scale)
+        return F.l1_loss(result, mirrored.flip(3))
 
     def teacher_sees(
         self, result: Tensor, hr: Tensor, lr_feature: Tensor, noise: Tensor, noise_level: Tensor

@@ -101,6 +101,7 @@ class JitterSection(Section):
     shift: float = key(number("[0, 1]"), 0.0, "largest shift, as a fraction of the side")
     scale: Sequence[float] = key(limits(number("[0.1, 10]")), [1.0, 1.0], "range of the zoom factor")
     rotate: float = key(number("[0, 180]"), 0.0, "largest rotation in degrees, in either direction")
+    tone: float = key(number("[0, 1)"), 0.0, "largest change of the gamma and, half as much, each colour, as a share")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -160,7 +161,7 @@ class TrainingImagesSection(ImagesSection):
     )
     share: float = key(number("(0, inf)"), 1.0, "how many batches come from this set, relative to the other sets")
     jitter: JitterSection = section(
-        "Random shift, zoom and rotation of whole images, such as faces. Borders are reflected.", optional=True
+        "Random shift, zoom, rotation and tone of whole images, such as faces. Borders are reflected.", optional=True
     )
 
 
@@ -497,6 +498,9 @@ class DistillSection(Section):
         flag, True, "give the discriminator heads on the perceptual network's features too, if there is one"
     )
     adversarial_weight: float = key(number("[0, inf)"), 0.1, "weight of the adversarial loss")
+    mirror_weight: float = key(
+        number("[0, inf)"), 0.0, "weight of the distance between the results of an image and of its mirror image"
+    )
     teacher_noise: Sequence[float] = key(
         limits(number("(0, 1)")),
         [0.02, 0.47],

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data import DataError, Draw, SRDataset, train_loader
-from data.augmentation import Jitter, draw_jitter, place, turn
+from data.augmentation import Jitter, draw_jitter, draw_tone, place, tinted, turn
 from data.stores import CachedStore
 
 
@@ -92,6 +92,20 @@ def test_jitter_is_drawn_from_its_ranges():
         assert low <= min(values) < low + near and high - near < max(values) <= high
 
 
+def test_a_tone_is_a_gamma_and_a_gain_of_each_channel():
+    picture = Image.new("RGB", (3, 2), (64, 128, 255))
+    values = pixels(tinted(picture, 1.5, [1.1, 0.9, 1.2]))
+    expected = [255 * min(gain * (v / 255) ** 1.5, 1) for gain, v in zip((1.1, 0.9, 1.2), (64, 128, 255), strict=True)]
+    assert np.abs(values - np.array(expected)).max() <= 0.5
+    assert np.array_equal(pixels(tinted(picture, 1, [1, 1, 1])), pixels(picture))
+
+
+def test_a_tone_is_drawn_from_its_range():
+    drawn = [draw_tone(0.3, Random(seed)) for seed in range(300)]
+    for values, most in (([gamma for gamma, _ in drawn], 0.3), *([[g[c] for _, g in drawn], 0.15] for c in range(3))):
+        assert 1 - most <= min(values) < 1 - 0.9 * most and 1 + 0.9 * most < max(values) <= 1 + most
+
+
 # In the dataset.
 
 
@@ -106,6 +120,18 @@ def test_jitter_moves_training_images_alone(spec):
     nowhere = SRDataset(spec | {"jitter": {}}, train=True)
     assert torch.equal(nowhere[Draw(1, 3)]["hr"], plain[Draw(1, 3)]["hr"])
     assert torch.equal(nowhere[Draw(1, 3)]["lr"], plain[Draw(1, 3)]["lr"])
+
+
+def test_tone_changes_the_colours_of_training_images_and_nothing_moves(tmp_path, picture):
+    """Each channel is changed by one increasing function: pixels keep their order."""
+    picture(24, 24).save(tmp_path / "a.png")
+    spec = {"dataroot": str(tmp_path), "l_resolution": 8, "r_resolution": 24}
+    plain, tinted_too = SRDataset(spec, train=True), SRDataset(spec | {"jitter": {"tone": 0.3}}, train=True)
+    before, after, again = plain[Draw(0, 3)]["hr"], tinted_too[Draw(0, 3)]["hr"], tinted_too[Draw(0, 4)]["hr"]
+    assert not torch.equal(after, again)
+    for b, a in zip(before, after, strict=True):
+        assert (a.flatten()[b.flatten().argsort()].diff() >= 0).all() and not torch.equal(a, b)
+    assert torch.equal(tinted_too[0]["hr"], plain[0]["hr"])  # nothing is drawn for an index
 
 
 def test_jitter_makes_lr_of_the_moved_hr(tmp_path, picture):

@@ -91,7 +91,7 @@ def test_each_loss_reaches_its_own(distillation):
     loss, given = distillation
     total = loss(*given)
     total.backward()
-    pixels, features, texture, _, adversarial, own = loss.parts
+    pixels, features, texture, _, adversarial, own, _ = loss.parts
     torch.testing.assert_close(total.detach(), pixels + 0.7 * features + 0.4 * texture + 0.3 * adversarial + own)
     assert texture > 0
     assert not [p for p in loss.teacher.parameters() if p.grad is not None]
@@ -126,7 +126,7 @@ def test_texture_alone_may_teach(distillation):
     loss.feature_weight = loss.adversarial_weight = 0
     weight = loss.student.network.encoder.input.weight  # far from the loss
     (taught,) = torch.autograd.grad(total := loss(*given), weight)
-    pixels, _, texture, _, _, own = loss.parts
+    pixels, _, texture, _, _, own, _ = loss.parts
     torch.testing.assert_close(total.detach(), pixels + 0.4 * texture + own)
     loss.texture_weight = 0
     (untaught,) = torch.autograd.grad(total := loss(*given), weight)
@@ -140,6 +140,28 @@ def test_without_weight_no_texture_is_computed(distillation, monkeypatch):
     monkeypatch.setattr("model.distillation.texture_distance", None)  # not to be called
     loss(*given).backward()
     assert loss.parts[1] > 0 and loss.parts[2] == 0
+
+
+def test_the_mirror_image_teaches_without_a_gradient_of_its_own(distillation):
+    """By hand: the L1 to the flipped result of the flipped LR image, under the same noise, as a constant."""
+    loss, given = distillation
+    lr, hr, noise = given[:3]
+    loss.feature_weight = loss.texture_weight = loss.adversarial_weight = 0
+    loss.mirror_weight = 2
+    weight = loss.student.network.encoder.input.weight
+    (taught,) = torch.autograd.grad(total := loss(*given), weight)
+    result = loss.student(lr, resample(lr, (32, 32)), noise)
+    mirrored = loss.student(lr.flip(-1), resample(lr.flip(-1), (32, 32)), noise).flip(-1).detach()
+    expected = (result - hr).abs().mean() + 2 * (result - mirrored).abs().mean()
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(taught, torch.autograd.grad(expected, weight)[0], atol=1e-6, rtol=1e-4)
+    distance = (result - mirrored).abs().mean().detach()
+    torch.testing.assert_close(loss.parts[-1], distance)
+    loss.feature_weight = 1  # with others that judge, it is the same part of the sum
+    total = loss(*given).detach()
+    torch.testing.assert_close(loss.parts[-1], distance)
+    torch.testing.assert_close(total, loss.parts[0] + loss.parts[1] + loss.parts[5] + 2 * distance)
+    assert distance > 0
 
 
 @pytest.fixture
@@ -164,7 +186,7 @@ def test_a_perceptual_network_may_teach_alone(perceived):
     pairs = list(zip(network.features(result), network.features(truth), strict=True))
     second, third, fourth, fifth = ((f - t).abs().mean() / t.abs().mean() for f, t in pairs[1:])
     expected = 0.6 * second + 0.2 * third + 0.1 * fourth + 0.1 * fifth
-    pixels, _, _, perceptual, _, own = loss.parts
+    pixels, _, _, perceptual, _, own, _ = loss.parts
     torch.testing.assert_close(perceptual, expected.detach())
     torch.testing.assert_close(total.detach(), pixels + 2 * perceptual + own)
     total.backward()
