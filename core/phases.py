@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from logging import Logger
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from core.experiment import (
 from core.log import start_logging
 from core.processes import Processes
 from core.sampling import Sampling
+from core.stopping import stop_at_once
 from core.training import Trainer
 from core.validation import check_validation, validate_all, write_pages
 
@@ -36,7 +38,8 @@ def run_phase(config: Config, arguments: Namespace) -> None:
     if arguments.deterministic:
         compute_deterministically()
     processes = Processes.from_environment(arguments.device)
-    with nothing_left_if_refused(config, processes.is_main):
+    at_once = stop_at_once() if processes.world == 1 else nullcontext()  # one that waits for others would not notice
+    with nothing_left_if_refused(config, processes.is_main), at_once:
         work = set_up(config, arguments, processes)
     work()
     processes.close()

@@ -1,6 +1,6 @@
 """Signals during training, so that nothing is lost: each is a wish, and all processes grant it after the same step.
 
-Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: save and stop. SIGUSR1: save and go on.
+Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: save and stop. SIGUSR1: save and go on. Under nohup, SIGHUP has no effect.
 """
 
 import signal
@@ -83,6 +83,33 @@ class Stop:
             raise Interrupted(number)
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """Those that ask to stop: all but SIGHUP where this process began under nohup, which ignores it."""
+    return [s for s in STOPPING if s != signal.SIGHUP or signal.getsignal(s) is not signal.SIG_IGN]
+
+
+@contextmanager
+def handled(handle: Callable[[int, FrameType | None], None], signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """While inside, these signals call `handle`."""
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stop_at_once() -> Iterator[None]:
+    """While inside, signals that ask to stop raise Interrupted, so that what was begun is put away."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    with handled(handle, stopping_signals()):
+        yield
+
+
 @contextmanager
 def stop_requested(processes: Processes) -> Iterator[Stop]:
     """While inside, signals only ask to stop or to save, so that a step is finished and saved -> Stop.
@@ -102,9 +129,5 @@ def stop_requested(processes: Processes) -> Iterator[Stop]:
             stop.at_once = False
             raise Interrupted(number)
 
-    before = {number: signal.signal(number, handle) for number in (*STOPPING, SAVING)}
-    try:
+    with handled(handle, [*stopping_signals(), SAVING]):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

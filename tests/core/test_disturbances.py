@@ -306,6 +306,24 @@ def test_signals_save_and_stop(config, tmp_path, pytestconfig, name):
 
 
 @pytest.mark.slow
+def test_a_training_under_nohup_outlives_its_terminal(config, tmp_path, pytestconfig):
+    """The terminal's SIGHUP changes nothing; SIGTERM still stops."""
+    config["train"] |= {"n_iter": 100_000, "save_checkpoint_freq": 100_000, "print_freq": 1}
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, for the process that is started
+    try:
+        run = started(config, tmp_path, pytestconfig)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    read_until(run, "step 3/")
+    run.send_signal(signal.SIGHUP)
+    for step in range(4, 10):
+        read_until(run, f"step {step}/")
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=60)
+    assert run.returncode == 143 and checkpoints(config)[0] >= 9
+
+
+@pytest.mark.slow
 def test_sigusr1_saves_and_goes_on(config, tmp_path, pytestconfig):
     config["train"] |= {"n_iter": 100_000, "save_checkpoint_freq": 100_000, "print_freq": 1}
     run = started(config, tmp_path, pytestconfig)

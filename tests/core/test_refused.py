@@ -1,6 +1,8 @@
 """A run of sr.py that is refused leaves nothing behind that was not there before."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from core.checkpoint import TrainingState, save_checkpoint
 from core.config import check_config
 from core.errors import UserError
 from core.experiment import _locks, claim, nothing_left_if_refused, open_folders
+from core.stopping import STOPPING
 from data import DataError
 
 # What `record` of torch needs stderr for, which is captured here.
@@ -88,6 +91,22 @@ def test_nothing_is_left(command, tmp_path, options, told, begun):
     code, _, err = command(*options)
     assert code == 2 and told in err and err.count("\n") == 1
     assert tree(tmp_path) == before and _locks == held
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
+@pytest.mark.parametrize("phase", ["train", "distill", "val"])
+def test_a_signal_before_the_first_step_leaves_nothing(command, tmp_path, monkeypatch, phase, name):
+    """It comes when the folders are open; afterwards it does what it did before."""
+
+    def find(*_):
+        assert (tmp_path / "experiments" / "small" / "logs" / f"{phase}.log").exists()
+        os.kill(os.getpid(), signal.Signals[name])
+
+    handlers, before = [signal.getsignal(s) for s in STOPPING], tree(tmp_path)
+    monkeypatch.setattr("core.phases.found", find)
+    code, _, err = command("-p", phase, "-r", "CHECKPOINT")
+    assert code == 128 + signal.Signals[name] and err == "interrupted\n"
+    assert tree(tmp_path) == before and [signal.getsignal(s) for s in STOPPING] == handlers
 
 
 @pytest.mark.parametrize("phase", ["train", "distill", "val"])
