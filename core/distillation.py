@@ -90,10 +90,8 @@ class DistillationTrainer(Trainer):
         student = StudentChain(self.network, plan, sample.start, sample.consistency, self.processes.device)
         weights = options.feature_weight, options.adversarial_weight, options.texture_weight, options.level_weights
         perceptual = self.perceptual, options.perceptual_weight, options.perceptual_heads
-        loss = DistillationLoss(
-            student, self.teacher, self.discriminator, *weights, *perceptual, mirror_weight=options.mirror_weight
-        )
-        self.objective = loss
+        own = options.mirror_weight, options.pattern_weight  # without a judge
+        self.objective = DistillationLoss(student, self.teacher, self.discriminator, *weights, *perceptual, *own)
         return self.objective
 
     def draw(self, batch: dict[str, Any]) -> Drawn:

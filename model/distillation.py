@@ -2,11 +2,13 @@
 
 loss = |ŷ - y| + feature_weight · |f(ŷ) - f(y)| + texture_weight · |log d(ŷ) - log d(y)|
        + perceptual_weight · |g(ŷ) - g(y)| + adversarial_weight · (-D(ŷ)) + mirror_weight · |ŷ - ŷ'|
+       + pattern_weight · |p(ŷ - y)|
 
 f are the features of the teacher's frozen encoder, of result and truth under the same noise, and d is the local amount
 of detail in the finest of them. g are the features of a perceptual network, where there is one. The discriminator D is
 a set of small heads on f and g (adversarial diffusion distillation, Sauer et al. 2023, 2024; DMD2, Yin et al. 2024).
-ŷ' is what the student makes of the mirror image, mirrored back: where the two differ, the student guesses.
+ŷ' is what the student makes of the mirror image, mirrored back: where the two differ, the student guesses. p is the
+fixed pattern of the batch: what all its errors have in common from LR pixel to LR pixel.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from model.discriminator import Discriminator, discriminator_loss, generator_loss
+from model.fixed_pattern import PERIODS, fixed_pattern
 from model.network import Network
 from model.perceptual_network import PerceptualNetwork
 from model.resampling import resample
@@ -101,8 +104,8 @@ class DistillationLoss(nn.Module):
     discriminator, and the others nothing but the student. So one backward pass serves both.
     """
 
-    PARTS = ("pixels", "features", "texture", "perceptual", "adversarial", "discriminator", "mirror")
-    parts: Tensor  # (7,), the value of each of the PARTS in the last call
+    PARTS = ("pixels", "features", "texture", "perceptual", "adversarial", "discriminator", "mirror", "pattern")
+    parts: Tensor  # (8,), the value of each of the PARTS in the last call
     level_weights: Tensor  # (L + 1,), of the teacher's L levels and the bottleneck, with mean 1
 
     def __init__(
@@ -118,6 +121,7 @@ class DistillationLoss(nn.Module):
         perceptual_weight: float = 0.0,
         perceptual_heads: bool = True,  # whether the discriminator is shown its features
         mirror_weight: float = 0.0,
+        pattern_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.student, self.teacher, self.discriminator = student, teacher, discriminator
@@ -125,7 +129,7 @@ class DistillationLoss(nn.Module):
         self.texture_weight = texture_weight
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.perceptual_heads = perceptual_heads
-        self.mirror_weight = mirror_weight
+        self.mirror_weight, self.pattern_weight = mirror_weight, pattern_weight
         device = student.levels.device
         weights = torch.tensor(level_weights or [1.0] * len(teacher.channels), dtype=torch.float32, device=device)
         self.register_buffer("level_weights", weights / weights.mean(), persistent=False)
@@ -146,10 +150,11 @@ class DistillationLoss(nn.Module):
         lr_up = resample(lr, hr.shape[2:])
         result = self.student(lr, lr_up, noise, scale)
         pixels, mirror = F.l1_loss(result, hr), self.mirror_distance(result, lr, lr_up, noise, scale)
-        taught = pixels + self.mirror_weight * mirror
+        pattern = self.pattern_size(result - hr, lr.shape[2:])
+        taught = pixels + self.mirror_weight * mirror + self.pattern_weight * pattern
         if not self.judged:  # faithful: nobody judges
-            self.parts[0].copy_(pixels.detach())
-            self.parts[-1].copy_(mirror.detach())
+            for part, value in ((0, pixels), (-2, mirror), (-1, pattern)):
+                self.parts[part].copy_(value.detach())
             return taught
 
         with torch.no_grad():
@@ -159,7 +164,8 @@ class DistillationLoss(nn.Module):
         features, texture = self.compare(found, truth)
         perceptual, in_result, in_truth = self.perceive(result, hr)
         adversarial, own = self.judge(([*found, *in_result], result, lr_up), ([*truth, *in_truth], hr, lr_up))
-        self.parts.copy_(torch.stack([pixels, features, texture, perceptual, adversarial, own, mirror]).detach())
+        parts = [pixels, features, texture, perceptual, adversarial, own, mirror, pattern]
+        self.parts.copy_(torch.stack(parts).detach())
         taught = taught + self.feature_weight * features + self.texture_weight * texture
         return taught + self.perceptual_weight * perceptual + self.adversarial_weight * adversarial + own
 
@@ -176,6 +182,16 @@ class DistillationLoss(nn.Module):
         with torch.no_grad():
             mirrored = self.student(lr.flip(3), lr_up.flip(3), noise, scale)
         return F.l1_loss(result, mirrored.flip(3))
+
+    def pattern_size(self, error: Tensor, lr_size: Sequence[int]) -> Tensor:
+        """The mean size of the fixed pattern of a batch's errors; 0 where LR pixels are too few to tell it, or no whole
+        number of pixels."""
+        period = error.shape[2] // lr_size[0]
+        whole = period > 1 and tuple(error.shape[2:]) == (period * lr_size[0], period * lr_size[1])
+        if not (self.pattern_weight and whole and min(lr_size) >= PERIODS):
+            return error.new_zeros((), dtype=torch.float32)
+        with torch.autocast(error.device.type, enabled=False):  # it is faint
+            return fixed_pattern(error.float(), period).abs().mean()
 
     def teacher_sees(
         self, result: Tensor, hr: Tensor, lr_feature: Tensor, noise: Tensor, noise_level: Tensor

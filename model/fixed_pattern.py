@@ -1,4 +1,4 @@
-"""Fixed-pattern noise: what a network that enlarges by sub-pixels adds to every image, and what takes it out.
+"""Fixed-pattern noise: what a network adds to every image, and what takes it out where it enlarges by sub-pixels.
 
 As a camera's sensor does (Chen et al. 2008, on photo-response non-uniformity), it shows in the mean over many images,
 in which the images themselves cancel out. Its period is the n pixels of the result that an LR pixel becomes.

@@ -501,6 +501,9 @@ class DistillSection(Section):
     mirror_weight: float = key(
         number("[0, inf)"), 0.0, "weight of the distance between the results of an image and of its mirror image"
     )
+    pattern_weight: float = key(
+        number("[0, inf)"), 0.0, "weight of the fixed pattern: what errors have in common from LR pixel to LR pixel"
+    )
     teacher_noise: Sequence[float] = key(
         limits(number("(0, 1)")),
         [0.02, 0.47],

@@ -91,7 +91,7 @@ def test_each_loss_reaches_its_own(distillation):
     loss, given = distillation
     total = loss(*given)
     total.backward()
-    pixels, features, texture, _, adversarial, own, _ = loss.parts
+    pixels, features, texture, _, adversarial, own, *_ = loss.parts
     torch.testing.assert_close(total.detach(), pixels + 0.7 * features + 0.4 * texture + 0.3 * adversarial + own)
     assert texture > 0
     assert not [p for p in loss.teacher.parameters() if p.grad is not None]
@@ -126,7 +126,7 @@ def test_texture_alone_may_teach(distillation):
     loss.feature_weight = loss.adversarial_weight = 0
     weight = loss.student.network.encoder.input.weight  # far from the loss
     (taught,) = torch.autograd.grad(total := loss(*given), weight)
-    pixels, _, texture, _, _, own, _ = loss.parts
+    pixels, _, texture, _, _, own, *_ = loss.parts
     torch.testing.assert_close(total.detach(), pixels + 0.4 * texture + own)
     loss.texture_weight = 0
     (untaught,) = torch.autograd.grad(total := loss(*given), weight)
@@ -156,12 +156,37 @@ def test_the_mirror_image_teaches_without_a_gradient_of_its_own(distillation):
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(taught, torch.autograd.grad(expected, weight)[0], atol=1e-6, rtol=1e-4)
     distance = (result - mirrored).abs().mean().detach()
-    torch.testing.assert_close(loss.parts[-1], distance)
+    torch.testing.assert_close(loss.parts[6], distance)
     loss.feature_weight = 1  # with others that judge, it is the same part of the sum
     total = loss(*given).detach()
-    torch.testing.assert_close(loss.parts[-1], distance)
+    torch.testing.assert_close(loss.parts[6], distance)
     torch.testing.assert_close(total, loss.parts[0] + loss.parts[1] + loss.parts[5] + 2 * distance)
     assert distance > 0
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_the_fixed_pattern_of_a_batch_is_its_common_error(distillation, side):
+    """Of images of 32 pixels and a tile in each LR pixel: the tile without its mean, whatever else is wrong."""
+    loss, (_, hr, noise, *given) = distillation
+    loss.pattern_weight = 3
+    lr, period = images(2, 3, side, side), 32 // side
+    tile = torch.randn(3, period, period, generator=torch.Generator().manual_seed(6)) / 20
+    slope = torch.linspace(-0.3, 0.5, hr.shape[3])  # an error that does not repeat
+    error = tile.repeat(1, lr.shape[2], lr.shape[3]) + slope
+    loss.student.forward = lambda lr, lr_up, noise, scale: (hr + error).requires_grad_(True)
+    without = loss(lr, hr, noise, *given) - 3 * loss.parts[7]
+    expected = (tile - tile.mean(dim=(1, 2), keepdim=True)).abs().mean()
+    torch.testing.assert_close(loss.parts[7], expected, atol=1e-5, rtol=0)
+    loss.pattern_weight = 0
+    torch.testing.assert_close(loss(lr, hr, noise, *given), without)
+    assert loss.parts[7] == 0
+
+
+@pytest.mark.parametrize("size", [(8, 20), (12, 12), (32, 32), (4, 4)])
+def test_without_whole_lr_pixels_there_is_no_fixed_pattern(distillation, size):
+    loss, (_, hr, *_) = distillation
+    loss.pattern_weight = 1
+    assert loss.pattern_size(hr, size) == 0
 
 
 @pytest.fixture
@@ -186,7 +211,7 @@ def test_a_perceptual_network_may_teach_alone(perceived):
     pairs = list(zip(network.features(result), network.features(truth), strict=True))
     second, third, fourth, fifth = ((f - t).abs().mean() / t.abs().mean() for f, t in pairs[1:])
     expected = 0.6 * second + 0.2 * third + 0.1 * fourth + 0.1 * fifth
-    pixels, _, _, perceptual, _, own, _ = loss.parts
+    pixels, _, _, perceptual, _, own, *_ = loss.parts
     torch.testing.assert_close(perceptual, expected.detach())
     torch.testing.assert_close(total.detach(), pixels + 2 * perceptual + own)
     total.backward()
