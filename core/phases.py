@@ -38,8 +38,10 @@ def run_phase(config: Config, arguments: Namespace) -> None:
     if arguments.deterministic:
         compute_deterministically()
     processes = Processes.from_environment(arguments.device)
-    at_once = stop_at_once() if processes.world == 1 else nullcontext()  # one that waits for others would not notice
-    with nothing_left_if_refused(config, processes.is_main), at_once:
+    at_once = (
+        stop_at_once() if processes.world == 1 else nullcontext()
+    )  # of several, one would leave the others waiting
+    with at_once, nothing_left_if_refused(config, processes.is_main):
         work = set_up(config, arguments, processes)
     work()
     processes.close()

@@ -1,6 +1,7 @@
 """Signals during training, so that nothing is lost: each is a wish, and all processes grant it after the same step.
 
-Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: save and stop. SIGUSR1: save and go on. Under nohup, SIGHUP has no effect.
+Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: save and stop. SIGUSR1: save and go on. Where one process
+runs under nohup, SIGHUP has no effect.
 """
 
 import signal
@@ -101,12 +102,15 @@ def handled(handle: Callable[[int, FrameType | None], None], signals: Iterable[s
 
 @contextmanager
 def stop_at_once() -> Iterator[None]:
-    """While inside, signals that ask to stop raise Interrupted, so that what was begun is put away."""
+    """While inside, the first signal that asks to stop raises Interrupted, so that what was begun is put away."""
+    signals = stopping_signals()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        for further in signals:  # torchrun and SLURM may each send one
+            signal.signal(further, signal.SIG_IGN)
         raise Interrupted(number)
 
-    with handled(handle, stopping_signals()):
+    with handled(handle, signals):
         yield
 
 

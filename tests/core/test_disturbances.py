@@ -293,6 +293,14 @@ def read_until(run, beginning):
     raise AssertionError(f"the run ended without {beginning!r}: {run.stderr.read()}")
 
 
+@pytest.fixture(autouse=True)
+def without_nohup():
+    """SIGHUP has no effect where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
 def test_signals_save_and_stop(config, tmp_path, pytestconfig, name):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
@@ -16,9 +17,11 @@ import sr
 from core.checkpoint import TrainingState, save_checkpoint
 from core.config import check_config
 from core.errors import UserError
-from core.experiment import _locks, claim, nothing_left_if_refused, open_folders
+from core.experiment import _locks, checkpoint_to_resume, claim, nothing_left_if_refused, open_folders
+from core.phases import run_phase
 from core.stopping import STOPPING
 from data import DataError
+from data.files import remove_empty
 
 # What `record` of torch needs stderr for, which is captured here.
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")
@@ -43,6 +46,14 @@ REFUSED = [  # (options of sr.py, what is told)
     (["-p", "distill", "-r", "CHECKPOINT", "--set", "distill.perceptual_network=nowhere"], "nowhere is no file"),
     (["-p", "distill", "-r", "CHECKPOINT", "--set", "distill.level_weights=[1,2,3,4,5,6]"], "has 6 weights"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def without_nohup():
+    """These tests send SIGHUP, which has no effect where they run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
@@ -95,7 +106,7 @@ def test_nothing_is_left(command, tmp_path, options, told, begun):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
 @pytest.mark.parametrize("phase", ["train", "distill", "val"])
-def test_a_signal_before_the_first_step_leaves_nothing(command, tmp_path, monkeypatch, phase, name):
+def test_a_signal_during_set_up_leaves_nothing(command, tmp_path, monkeypatch, phase, name):
     """It comes when the folders are open; afterwards it does what it did before."""
 
     def find(*_):
@@ -107,6 +118,44 @@ def test_a_signal_before_the_first_step_leaves_nothing(command, tmp_path, monkey
     code, _, err = command("-p", phase, "-r", "CHECKPOINT")
     assert code == 128 + signal.Signals[name] and err == "interrupted\n"
     assert tree(tmp_path) == before and [signal.getsignal(s) for s in STOPPING] == handlers
+
+
+def test_a_second_signal_does_not_cut_the_clearing_up_short(command, tmp_path, monkeypatch):
+    clear = remove_empty
+
+    def interrupted(folders):
+        os.kill(os.getpid(), signal.SIGTERM)
+        clear(folders)
+
+    before = tree(tmp_path)
+    monkeypatch.setattr("core.phases.found", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("core.experiment.remove_empty", interrupted)
+    assert command("-p", "train", "-r", "CHECKPOINT")[0] == 143
+    assert tree(tmp_path) == before
+
+
+def test_under_nohup_set_up_goes_on(command, monkeypatch):
+    def find(config, resume):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return checkpoint_to_resume(config, resume)
+
+    monkeypatch.setattr("core.phases.checkpoint_to_resume", find)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    code, _, err = command("-p", "train", "-r", "CHECKPOINT", "--set", "train.n_iter=4")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_of_several_processes_none_is_interrupted_alone(config, tmp_path, monkeypatch, world):
+    """They would wait for it; signals keep to what they do by default."""
+    seen = []
+    monkeypatch.setattr(
+        "core.phases.set_up", lambda *_: seen.append(signal.getsignal(signal.SIGTERM)) or (lambda: None)
+    )
+    processes = SimpleNamespace(is_main=True, world=world, close=lambda: None)
+    monkeypatch.setattr("core.phases.Processes.from_environment", lambda _: processes)
+    run_phase(check_config(config | {"phase": "train"}), Namespace(gpu_ids=None, deterministic=False, device="cpu"))
+    assert (seen == [signal.SIG_DFL]) is (world == 2)
 
 
 @pytest.mark.parametrize("phase", ["train", "distill", "val"])
