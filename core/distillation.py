@@ -90,8 +90,15 @@ class DistillationTrainer(Trainer):
         student = StudentChain(self.network, plan, sample.start, sample.consistency, self.processes.device)
         weights = options.feature_weight, options.adversarial_weight, options.texture_weight, options.level_weights
         perceptual = self.perceptual, options.perceptual_weight, options.perceptual_heads
-        own = options.mirror_weight, options.pattern_weight  # without a judge
-        self.objective = DistillationLoss(student, self.teacher, self.discriminator, *weights, *perceptual, *own)
+        self.objective = DistillationLoss(
+            student,
+            self.teacher,
+            self.discriminator,
+            *weights,
+            *perceptual,
+            mirror_weight=options.mirror_weight,
+            pattern_weight=options.pattern_weight,
+        )
         return self.objective
 
     def draw(self, batch: dict[str, Any]) -> Drawn:

@@ -18,7 +18,7 @@ class Jitter:
     shift: float = 0.0  # most, along each side, as a share of it
     scale: tuple[float, float] = (1.0, 1.0)  # range of the magnification
     rotate: float = 0.0  # most, degrees, either way
-    tone: float = 0.0  # most, of the gamma and, half as much, of each colour, as a share of them
+    tone: float = 0.0  # most, of gamma, as a fraction; each colour changes by up to half of it
 
 
 def draw_jitter(how: Jitter, rng: Random) -> tuple[tuple[float, float], float, float]:

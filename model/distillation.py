@@ -153,8 +153,8 @@ class DistillationLoss(nn.Module):
         pattern = self.pattern_size(result - hr, lr.shape[2:])
         taught = pixels + self.mirror_weight * mirror + self.pattern_weight * pattern
         if not self.judged:  # faithful: nobody judges
-            for part, value in ((0, pixels), (-2, mirror), (-1, pattern)):
-                self.parts[part].copy_(value.detach())
+            none = torch.zeros_like(pixels)
+            self.parts.copy_(torch.stack([pixels, none, none, none, none, none, mirror, pattern]).detach())
             return taught
 
         with torch.no_grad():
@@ -171,7 +171,7 @@ class DistillationLoss(nn.Module):
 
     @property
     def judged(self) -> bool:
-        """Whether anything but pixels teaches."""
+        """Whether the teacher, a perceptual network or the discriminator teaches."""
         perceptual = self.perceptual is not None and self.perceptual_weight
         return any((self.feature_weight, self.texture_weight, perceptual, self.adversarial_weight))
 
@@ -184,13 +184,15 @@ class DistillationLoss(nn.Module):
         return F.l1_loss(result, mirrored.flip(3))
 
     def pattern_size(self, error: Tensor, lr_size: Sequence[int]) -> Tensor:
-        """The mean size of the fixed pattern of a batch's errors; 0 where LR pixels are too few to tell it, or no whole
-        number of pixels."""
+        """The mean size of the fixed pattern of a batch's errors.
+
+        It is 0 where LR has fewer than PERIODS pixels on a side, or HR is no whole multiple of it.
+        """
         period = error.shape[2] // lr_size[0]
-        whole = period > 1 and tuple(error.shape[2:]) == (period * lr_size[0], period * lr_size[1])
+        whole = tuple(error.shape[2:]) == (period * lr_size[0], period * lr_size[1])
         if not (self.pattern_weight and whole and min(lr_size) >= PERIODS):
             return error.new_zeros((), dtype=torch.float32)
-        with torch.autocast(error.device.type, enabled=False):  # it is faint
+        with torch.autocast(error.device.type, enabled=False):  # half precision would round it away
             return fixed_pattern(error.float(), period).abs().mean()
 
     def teacher_sees(

@@ -1,4 +1,4 @@
-"""Fixed-pattern noise: what a network adds to every image, and what takes it out where it enlarges by sub-pixels.
+"""Fixed-pattern noise: what a network adds to every image. Those that enlarge by sub-pixels can be freed of it.
 
 As a camera's sensor does (Chen et al. 2008, on photo-response non-uniformity), it shows in the mean over many images,
 in which the images themselves cancel out. Its period is the n pixels of the result that an LR pixel becomes.
@@ -23,9 +23,8 @@ def fixed_pattern(images: Tensor, period: int) -> Tensor:
     leave nothing. Two periods at each border are left out: convolutions see padding there. H and W are 5·n or more.
     """
     reach, border = period // 2, 2 * period
-    surroundings = F.conv2d(
-        images, window(period).to(images).expand(images.shape[1], 1, -1, -1), groups=images.shape[1]
-    )
+    channels = images.shape[1]
+    surroundings = F.conv2d(images, window(images, period).expand(channels, 1, -1, -1), groups=channels)
     detail = images[..., reach : images.shape[2] - reach, reach : images.shape[3] - reach] - surroundings
     rows, columns = ((side - 2 * border) // period for side in images.shape[2:])
     start = border - reach
@@ -33,11 +32,14 @@ def fixed_pattern(images: Tensor, period: int) -> Tensor:
     return inner.unflatten(3, (columns, period)).unflatten(2, (rows, period)).mean(dim=(0, 2, 4))
 
 
-def window(period: int) -> Tensor:
-    """The weights of a mean over a period around a pixel, (k, k) with k odd: where n is even, the ends count half."""
-    line = torch.ones(period // 2 * 2 + 1)
+def window(images: Tensor, period: int) -> Tensor:
+    """The weights of a mean over a period around a pixel, (k, k) with k odd: where n is even, the ends count half.
+
+    They are made where the images are: a CUDA graph can copy nothing from the host.
+    """
+    line = images.new_ones(period // 2 * 2 + 1)
     if period % 2 == 0:
-        line[[0, -1]] = 0.5
+        line[::period].fill_(0.5)
     return torch.outer(line, line) / period**2
 
 

@@ -101,7 +101,9 @@ class JitterSection(Section):
     shift: float = key(number("[0, 1]"), 0.0, "largest shift, as a fraction of the side")
     scale: Sequence[float] = key(limits(number("[0.1, 10]")), [1.0, 1.0], "range of the zoom factor")
     rotate: float = key(number("[0, 180]"), 0.0, "largest rotation in degrees, in either direction")
-    tone: float = key(number("[0, 1)"), 0.0, "largest change of the gamma and, half as much, each colour, as a share")
+    tone: float = key(
+        number("[0, 1)"), 0.0, "largest change of gamma, as a fraction; each colour changes by up to half of it"
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -161,7 +163,8 @@ class TrainingImagesSection(ImagesSection):
     )
     share: float = key(number("(0, inf)"), 1.0, "how many batches come from this set, relative to the other sets")
     jitter: JitterSection = section(
-        "Random shift, zoom, rotation and tone of whole images, such as faces. Borders are reflected.", optional=True
+        "Random shift, zoom and rotation of whole images, such as faces, with reflected borders; and random tone.",
+        optional=True,
     )
 
 

@@ -191,8 +191,10 @@ def test_levels_have_weights_or_none(config, teacher):
     config["distill"]["level_weights"] = [0.2, 1]
     with pytest.raises(UserError, match=r"^distill\.level_weights has 2 weights, but needs 3: [^\n]*$"):
         distil(config, "wrong", teacher)
-    config["distill"] |= {"level_weights": [0.2, 1, 1], "texture_weight": 4}
+    config["distill"] |= {"level_weights": [0.2, 1, 1], "texture_weight": 4, "mirror_weight": 2, "pattern_weight": 3}
     trainer = distil(config, "right", teacher)
+    assert (trainer.objective.mirror_weight, trainer.objective.pattern_weight) == (2, 3)
+    assert trainer.objective.parts[6] > 0 and trainer.objective.parts[7] > 0
     torch.testing.assert_close(trainer.objective.level_weights, torch.tensor([0.2, 1, 1]) * 3 / 2.2)
     assert trainer.objective.parts.isfinite().all() and trainer.objective.parts[2] > 0
 
@@ -283,6 +285,7 @@ def test_graphs_compute_what_eager_mode_does(config, teacher, exact_float32):
     momentum has the size of the rate where the gradient is next to nothing, and rounding decides its sign. Weights
     themselves are rounded at each step, which 1e-6 of their size allows for."""
     config["train"] = TRAIN | {"precision": "float32", "optimizer": {"type": "sgd", "lr": 0.01}}
+    config["distill"] |= {"mirror_weight": 0.5, "pattern_weight": 2}
     log = start_logging(os.devnull + "-none", "distill", is_main=False)
     networks = []
     for graphs in (True, False):

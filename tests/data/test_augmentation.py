@@ -104,12 +104,13 @@ def test_a_tone_is_drawn_from_its_range():
     drawn = [draw_tone(0.3, Random(seed)) for seed in range(300)]
     for values, most in (([gamma for gamma, _ in drawn], 0.3), *([[g[c] for _, g in drawn], 0.15] for c in range(3))):
         assert 1 - most <= min(values) < 1 - 0.9 * most and 1 + 0.9 * most < max(values) <= 1 + most
+    assert all(len(set(gains)) == 3 for _, gains in drawn)
 
 
 # In the dataset.
 
 
-def test_jitter_moves_training_images_alone(spec):
+def test_jitter_moves_training_images_alone(spec, monkeypatch):
     jittered = spec | {"jitter": {"shift": 0.2, "scale": [0.8, 1.2], "rotate": 10}}
     plain, moved = SRDataset(spec, train=True), SRDataset(jittered, train=True)
     first, second = moved[Draw(1, 3)], moved[Draw(1, 4)]
@@ -117,6 +118,7 @@ def test_jitter_moves_training_images_alone(spec):
     assert torch.equal(first["hr"], moved[Draw(1, 3)]["hr"])
     assert torch.equal(moved[1]["hr"], plain[1]["hr"])  # nothing is drawn for an index
     assert torch.equal(SRDataset(jittered, train=False)[1]["hr"], SRDataset(spec, train=False)[1]["hr"])
+    monkeypatch.setattr("data.dataset.draw_tone", None)  # nor is a tone drawn where there is none
     nowhere = SRDataset(spec | {"jitter": {}}, train=True)
     assert torch.equal(nowhere[Draw(1, 3)]["hr"], plain[Draw(1, 3)]["hr"])
     assert torch.equal(nowhere[Draw(1, 3)]["lr"], plain[Draw(1, 3)]["lr"])

@@ -17,6 +17,7 @@ from model.discriminator import (
     opponent,
 )  # fmt: skip
 from model.distillation import DistillationLoss, StudentChain, TeacherFeatures, draw_view, seen, texture_distance
+from model.fixed_pattern import fixed_pattern
 from model.perceptual_network import PerceptualNetwork
 from model.resampling import resample
 from model.sampler import SamplingPlan, sample
@@ -142,16 +143,18 @@ def test_without_weight_no_texture_is_computed(distillation, monkeypatch):
     assert loss.parts[1] > 0 and loss.parts[2] == 0
 
 
-def test_the_mirror_image_teaches_without_a_gradient_of_its_own(distillation):
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_the_mirror_image_teaches_without_a_gradient_of_its_own(distillation, scale):
     """By hand: the L1 to the flipped result of the flipped LR image, under the same noise, as a constant."""
     loss, given = distillation
+    given = (*given[:-1], scale)
     lr, hr, noise = given[:3]
     loss.feature_weight = loss.texture_weight = loss.adversarial_weight = 0
     loss.mirror_weight = 2
     weight = loss.student.network.encoder.input.weight
     (taught,) = torch.autograd.grad(total := loss(*given), weight)
-    result = loss.student(lr, resample(lr, (32, 32)), noise)
-    mirrored = loss.student(lr.flip(-1), resample(lr.flip(-1), (32, 32)), noise).flip(-1).detach()
+    result = loss.student(lr, resample(lr, (32, 32)), noise, scale)
+    mirrored = loss.student(lr.flip(-1), resample(lr.flip(-1), (32, 32)), noise, scale).flip(-1).detach()
     expected = (result - hr).abs().mean() + 2 * (result - mirrored).abs().mean()
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(taught, torch.autograd.grad(expected, weight)[0], atol=1e-6, rtol=1e-4)
@@ -163,6 +166,13 @@ def test_the_mirror_image_teaches_without_a_gradient_of_its_own(distillation):
     torch.testing.assert_close(total, loss.parts[0] + loss.parts[1] + loss.parts[5] + 2 * distance)
     assert distance > 0
 
+    student, calls = loss.student.forward, []
+    loss.student.forward = lambda *given: calls.append(given) or student(*given)
+    for loss.mirror_weight, needed in ((2, 2), (0, 1)):
+        calls.clear()
+        loss(*given)
+        assert len(calls) == needed
+
 
 @pytest.mark.parametrize("side", [8, 16])
 def test_the_fixed_pattern_of_a_batch_is_its_common_error(distillation, side):
@@ -172,14 +182,33 @@ def test_the_fixed_pattern_of_a_batch_is_its_common_error(distillation, side):
     lr, period = images(2, 3, side, side), 32 // side
     tile = torch.randn(3, period, period, generator=torch.Generator().manual_seed(6)) / 20
     slope = torch.linspace(-0.3, 0.5, hr.shape[3])  # an error that does not repeat
-    error = tile.repeat(1, lr.shape[2], lr.shape[3]) + slope
-    loss.student.forward = lambda lr, lr_up, noise, scale: (hr + error).requires_grad_(True)
-    without = loss(lr, hr, noise, *given) - 3 * loss.parts[7]
+    result = (hr + tile.repeat(1, lr.shape[2], lr.shape[3]) + slope).requires_grad_(True)
+    loss.student.forward = lambda lr, lr_up, noise, scale: result
     expected = (tile - tile.mean(dim=(1, 2), keepdim=True)).abs().mean()
-    torch.testing.assert_close(loss.parts[7], expected, atol=1e-5, rtol=0)
-    loss.pattern_weight = 0
-    torch.testing.assert_close(loss(lr, hr, noise, *given), without)
-    assert loss.parts[7] == 0
+    for judged in True, False:
+        if not judged:
+            loss.feature_weight = loss.texture_weight = loss.adversarial_weight = 0
+        totals, gradients = [], []
+        for weight in 3, 0:
+            loss.pattern_weight = weight
+            totals.append(loss(lr, hr, noise, *given))
+            gradients.append(torch.autograd.grad(totals[-1], result)[0])
+            torch.testing.assert_close(loss.parts[7], expected if weight else torch.zeros(()), atol=1e-5, rtol=0)
+        torch.testing.assert_close(totals[0] - totals[1], 3 * expected, atol=1e-5, rtol=0)
+        own = torch.autograd.grad(3 * fixed_pattern(result - hr, period).abs().mean(), result)[0]
+        torch.testing.assert_close(gradients[0] - gradients[1], own, atol=1e-6, rtol=0)
+
+
+def test_the_fixed_pattern_keeps_its_digits_under_autocast(distillation):
+    """Errors of 10 grey levels with a tile of a tenth of one: bfloat16 has no such digits."""
+    loss, _ = distillation
+    loss.pattern_weight = 1
+    tile = torch.tensor([[0.1, -0.1], [-0.1, 0.1]]) / 127.5
+    error = images(4, 3, 32, 32) * 10 / 127.5 + tile.repeat(16, 16)
+    expected = fixed_pattern(error, 2).abs().mean()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(loss.pattern_size(error, (16, 16)), expected, rtol=1e-5, atol=0)
+        assert loss.pattern_size(error.bfloat16(), (16, 16)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("size", [(8, 20), (12, 12), (32, 32), (4, 4)])
@@ -187,6 +216,7 @@ def test_without_whole_lr_pixels_there_is_no_fixed_pattern(distillation, size):
     loss, (_, hr, *_) = distillation
     loss.pattern_weight = 1
     assert loss.pattern_size(hr, size) == 0
+    assert loss.pattern_size(images(2, 3, 28, 28), (7, 7)) == 0 != loss.pattern_size(images(2, 3, 32, 32), (8, 8))
 
 
 @pytest.fixture

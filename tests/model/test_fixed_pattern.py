@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.fixed_pattern import COUNTS, Response, correction, fixed_pattern, response, rms
 
@@ -25,6 +26,32 @@ def test_the_pattern_on_a_ramp_is_found_without_its_mean(period):
 
 def test_a_ramp_has_none():
     assert fixed_pattern(ramp(40, 33), 4).abs().max() < 1e-6
+
+
+class Copies(TorchDispatchMode):
+    """Notes what moves tensors to another device."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted = []
+
+    def __torch_dispatch__(self, function, types, given=(), named=None):
+        made = function(*given, **(named or {}))
+        if isinstance(made, torch.Tensor):
+            devices = {tensor.device.type for tensor in given if isinstance(tensor, torch.Tensor)}
+            if devices - {made.device.type}:
+                self.noted.append(str(function))
+        return made
+
+
+@pytest.mark.parametrize("period", [4, 5])
+def test_nothing_is_copied_from_the_host(period):
+    """A CUDA graph could not do that. Meta stands for the device."""
+    with Copies() as copies:
+        assert fixed_pattern(torch.empty(2, 3, 40, 40, device="meta"), period).is_meta
+        assert not copies.noted
+        torch.ones(3).to("meta")
+    assert copies.noted  # this one was
 
 
 def test_the_smallest_image():
