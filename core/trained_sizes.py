@@ -1,6 +1,7 @@
 """Any size from a network that learnt few: what it makes best is made, and then reduced.
 
-Networks for whole images, such as faces, make their largest sizes best. So a smaller result is made at such a size, and
+Networks for whole images, such as faces, make their largest sizes best, and others at their usual magnification. So a
+smaller result is made at such a size, if the training had it from this LR size, and else at that magnification, and
 reduced (supersampling). A result that is more times as large as usual is made in two stages: the largest that is made
 at once becomes the LR image of the second (a cascade, as of Ho et al. 2022). Networks for crops make images of any
 size, but of few magnifications; others are made at the usual one, and reduced.
@@ -29,6 +30,9 @@ class TrainedSizes(NamedTuple):
     sides: tuple[int, ...] = ()  # of whole images: the largest result of each training set, ascending
     lr_side: int = 0  # of whole images: the longest LR side drawn in training
     magnifications: tuple[float, ...] = ()  # of crops: all that were drawn in training, ascending
+    pairs: frozenset[tuple[int, int]] = (
+        frozenset()
+    )  # of whole images: (LR side, side) drawn, of at most `magnification`
 
     @classmethod
     def of(cls, config: Config) -> "TrainedSizes":
@@ -45,13 +49,14 @@ class TrainedSizes(NamedTuple):
         if use_crop:
             return cls(config.magnification, magnifications=tuple(sorted({hr / lr for lr, hr, _ in every})))
         sides = sorted({int(max(hr for _, hr, _ in rows)) for rows in drawn})
-        return cls(config.magnification, tuple(sides), int(max(lr for lr, _, _ in every)))
+        pairs = frozenset((int(lr), int(hr)) for lr, hr, _ in every if hr in sides and hr <= config.magnification * lr)
+        return cls(config.magnification, tuple(sides), int(max(lr for lr, _, _ in every)), pairs=pairs)
 
     def stages(self, size: Sides, lr_size: Sequence[int]) -> list[Stage]:
         """The stages of a result, with its own size at the end."""
         if self.magnifications:
             return [Stage(self.magnified(size, lr_size), size)]
-        if at_once := self.next_side(max(size), max(lr_size)):
+        if at_once := self.side_at_once(max(size), max(lr_size)):
             return [Stage(scaled(size, at_once), size)]
         return self.cascade(size, lr_size) or [Stage(size, size)]
 
@@ -61,16 +66,19 @@ class TrainedSizes(NamedTuple):
         first = max((side for side in self.sides if side <= most), default=0)
         between = scaled(size, max(min(first, self.lr_side), 1))
         is_larger = max(between) > max(lr_size) and between[0] >= lr_size[0] and between[1] >= lr_size[1]
-        needed = max(size) > most or any(side >= max(size) for side in self.sides)
-        if not (is_larger and needed):
+        if max(size) <= most or not is_larger:
             return []
-        second = self.next_side(max(size), max(between))
+        second = self.side_at_once(max(size), max(between))
         return [Stage(scaled(size, first), between), Stage(scaled(size, second) if second else size, size)]
 
-    def next_side(self, longest: int, lr_longest: int) -> int | None:
-        """The smallest trained side, for a result with this longer side, that the magnification allows."""
-        most = self.magnification * lr_longest
-        return next((side for side in self.sides if longest <= side <= most), None)
+    def side_at_once(self, longest: int, lr_longest: int) -> int | None:
+        """The side at which a result with this longer side is made: the next of `sides` if it was drawn from this LR
+        side, else that of the usual magnification, or the next where that is beyond all. None for a larger result."""
+        usual = int(self.magnification * lr_longest)
+        following = next((side for side in self.sides if longest <= side), None)
+        if following is None or longest > usual:
+            return None
+        return following if usual > self.sides[-1] or (lr_longest, following) in self.pairs else usual
 
     def magnified(self, size: Sides, lr_size: Sequence[int]) -> Sides:
         """The usual magnification of the LR size: that of the config, or the largest drawn. The size itself where that

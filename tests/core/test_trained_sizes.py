@@ -21,7 +21,8 @@ from data.tensors import to_image, to_tensor
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 ONE_STAGE = TrainedSizes(4)
-FACES = TrainedSizes(8, (128, 256), 64)
+PAIRS = frozenset({(16, 128), (32, 128), (64, 128), (32, 256), (64, 256)})
+FACES = TrainedSizes(8, (128, 256), 64, pairs=PAIRS)
 PHOTOS = TrainedSizes(4, magnifications=(1.5, 2, 3, 4))
 
 
@@ -36,6 +37,16 @@ PHOTOS = TrainedSizes(4, magnifications=(1.5, 2, 3, 4))
         ((16, 12), (64, 48), (128, 96)),
         ((16, 12), (50, 37), (128, 95)),
         ((64, 1), (100, 1), (128, 1)),
+        ((32, 32), (100, 100), (128, 128)),
+        ((24, 24), (192, 192), (192, 192)),  # 256 would be more than 8 times as large
+        ((24, 24), (144, 144), (192, 192)),
+        ((24, 24), (48, 48), (192, 192)),  # no training had 24→128
+        ((17, 17), (128, 128), (136, 136)),
+        ((40, 40), (100, 100), (128, 128)),  # 8 times would be more than any
+        ((40, 40), (130, 130), (256, 256)),
+        ((31, 31), (200, 200), (248, 248)),
+        ((20, 15), (132, 99), (160, 120)),
+        ((12, 12), (48, 48), (96, 96)),
     ],
 )
 def test_the_next_size_that_was_trained(lr, size, made_at):
@@ -44,7 +55,7 @@ def test_the_next_size_that_was_trained(lr, size, made_at):
 
 @pytest.mark.parametrize(
     ("lr", "size", "between"),
-    [((16, 16), (256, 256), (64, 64)), ((31, 31), (200, 200), (64, 64)), ((16, 12), (240, 180), (64, 48))],
+    [((16, 16), (256, 256), (64, 64)), ((31, 31), (249, 249), (64, 64)), ((16, 12), (240, 180), (64, 48))],
 )
 def test_a_larger_magnification_takes_two_stages(lr, size, between):
     first, second = (tuple(side * longest // max(size) for side in size) for longest in (128, 256))
@@ -85,7 +96,6 @@ def test_of_crops_the_usual_magnification(lr, size, made_at):
 @pytest.mark.parametrize(
     ("trained", "lr", "size"),
     [
-        (FACES, (12, 12), (48, 48)),  # 128 would be more than 8 times as large
         (FACES, (64, 64), (257, 257)),  # larger than any, but not many times
         (FACES, (16, 16), (16, 256)),  # the first stage would make fewer rows than there are
         (TrainedSizes(8, (64, 128), 16), (16, 16), (200, 200)),  # no larger LR image
@@ -103,8 +113,8 @@ def test_where_nothing_serves_it_is_made_as_it_is(trained, lr, size):
     ("name", "trained"),
     [
         ("faces_16_128_one_call", FACES),
-        ("faces_16_128_small_one_call", FACES),
-        ("faces_16_128_release", TrainedSizes(8, (128,), 16)),
+        ("faces_16_128_small_one_call", FACES._replace(pairs=PAIRS - {(64, 256)})),
+        ("faces_16_128_release", TrainedSizes(8, (128,), 16, pairs=frozenset({(16, 128)}))),
         ("faces_16_128", TrainedSizes(8)),  # learns every size
         ("demo", TrainedSizes(4)),
         ("photos_x4_one_call", PHOTOS),
@@ -117,7 +127,9 @@ def test_what_configs_train(name, trained, pytestconfig):
 
 def test_sets_of_the_other_kind_do_not_count(pytestconfig):
     config = load_config(pytestconfig.rootpath / "config" / "faces_16_128_one_call.yaml")
-    assert TrainedSizes.of(changed(config, {"datasets.train_large.use_crop": True})) == TrainedSizes(8, (128,), 64)
+    pairs = frozenset({(16, 128), (32, 128), (64, 128)})
+    expected = TrainedSizes(8, (128,), 64, pairs=pairs)
+    assert TrainedSizes.of(changed(config, {"datasets.train_large.use_crop": True})) == expected
 
 
 def test_the_usual_magnification_was_drawn(pytestconfig):
