@@ -62,13 +62,12 @@ class TrainedSizes(NamedTuple):
 
     def cascade(self, size: Sides, lr_size: Sequence[int]) -> list[Stage]:
         """Two stages of a larger magnification than the usual one; none where the first makes no larger LR image."""
-        most = self.magnification * max(lr_size)
-        first = max((side for side in self.sides if side <= most), default=0)
-        between = scaled(size, max(min(first, self.lr_side), 1))
+        most = int(self.magnification * max(lr_size))
+        between = scaled(size, max(min(most, self.lr_side), 1))
         is_larger = max(between) > max(lr_size) and between[0] >= lr_size[0] and between[1] >= lr_size[1]
-        if max(size) <= most or not is_larger:
+        first, second = (self.side_at_once(max(to), max(of)) for to, of in ((between, lr_size), (size, between)))
+        if max(size) <= most or not is_larger or not first:
             return []
-        second = self.side_at_once(max(size), max(between))
         return [Stage(scaled(size, first), between), Stage(scaled(size, second) if second else size, size)]
 
     def side_at_once(self, longest: int, lr_longest: int) -> int | None:

@@ -54,11 +54,18 @@ def test_the_next_size_that_was_trained(lr, size, made_at):
 
 
 @pytest.mark.parametrize(
-    ("lr", "size", "between"),
-    [((16, 16), (256, 256), (64, 64)), ((31, 31), (249, 249), (64, 64)), ((16, 12), (240, 180), (64, 48))],
+    ("lr", "size", "first", "between"),
+    [
+        ((16, 16), (256, 256), (128, 128), (64, 64)),
+        ((16, 12), (240, 180), (128, 96), (64, 48)),
+        ((24, 24), (200, 200), (192, 192), (64, 64)),  # 8 times as large, as it would be made by itself
+        ((31, 31), (249, 249), (248, 248), (64, 64)),
+        ((12, 12), (128, 128), (96, 96), (64, 64)),
+    ],
 )
-def test_a_larger_magnification_takes_two_stages(lr, size, between):
-    first, second = (tuple(side * longest // max(size) for side in size) for longest in (128, 256))
+def test_a_larger_magnification_takes_two_stages(lr, size, first, between):
+    longest = 128 if max(size) <= 128 else 256
+    second = tuple(side * longest // max(size) for side in size)
     assert FACES.stages(size, lr) == [Stage(first, between), Stage(second, size)]
 
 
