@@ -30,9 +30,7 @@ class TrainedSizes(NamedTuple):
     sides: tuple[int, ...] = ()  # of whole images: the largest result of each training set, ascending
     lr_side: int = 0  # of whole images: the longest LR side drawn in training
     magnifications: tuple[float, ...] = ()  # of crops: all that were drawn in training, ascending
-    pairs: frozenset[tuple[int, int]] = (
-        frozenset()
-    )  # of whole images: (LR side, side) drawn, of at most `magnification`
+    pairs: frozenset[tuple[int, int]] = frozenset()  # (LR side, one of `sides`) drawn, at most `magnification` apart
 
     @classmethod
     def of(cls, config: Config) -> "TrainedSizes":
@@ -49,7 +47,9 @@ class TrainedSizes(NamedTuple):
         if use_crop:
             return cls(config.magnification, magnifications=tuple(sorted({hr / lr for lr, hr, _ in every})))
         sides = sorted({int(max(hr for _, hr, _ in rows)) for rows in drawn})
-        pairs = frozenset((int(lr), int(hr)) for lr, hr, _ in every if hr in sides and hr <= config.magnification * lr)
+        pairs = frozenset(
+            (int(lr), int(hr)) for lr, hr, _ in every if hr in sides and hr <= round(config.magnification * lr)
+        )
         return cls(config.magnification, tuple(sides), int(max(lr for lr, _, _ in every)), pairs=pairs)
 
     def stages(self, size: Sides, lr_size: Sequence[int]) -> list[Stage]:
@@ -62,7 +62,7 @@ class TrainedSizes(NamedTuple):
 
     def cascade(self, size: Sides, lr_size: Sequence[int]) -> list[Stage]:
         """Two stages of a larger magnification than the usual one; none where the first makes no larger LR image."""
-        most = int(self.magnification * max(lr_size))
+        most = round(self.magnification * max(lr_size))
         between = scaled(size, max(min(most, self.lr_side), 1))
         is_larger = max(between) > max(lr_size) and between[0] >= lr_size[0] and between[1] >= lr_size[1]
         first, second = (self.side_at_once(max(to), max(of)) for to, of in ((between, lr_size), (size, between)))
@@ -73,7 +73,7 @@ class TrainedSizes(NamedTuple):
     def side_at_once(self, longest: int, lr_longest: int) -> int | None:
         """The side at which a result with this longer side is made: the next of `sides` if it was drawn from this LR
         side, else that of the usual magnification, or the next where that is beyond all. None for a larger result."""
-        usual = int(self.magnification * lr_longest)
+        usual = round(self.magnification * lr_longest)
         following = next((side for side in self.sides if longest <= side), None)
         if following is None or longest > usual:
             return None

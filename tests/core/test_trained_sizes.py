@@ -69,6 +69,14 @@ def test_a_larger_magnification_takes_two_stages(lr, size, first, between):
     assert FACES.stages(size, lr) == [Stage(first, between), Stage(second, size)]
 
 
+def test_a_magnification_that_floats_do_not_hold():
+    """For some sides, r / l times l is less than r in floats: r is still the usual size, in one stage."""
+    off = [(lr, hr) for lr in range(8, 129) for hr in range(lr, 513) if hr / lr * lr < hr]
+    assert off
+    for lr, hr in off[:20]:
+        assert TrainedSizes(hr / lr, (2 * hr,), 2 * lr).stages((hr, hr), (lr, lr)) == [Stage((hr, hr), (hr, hr))]
+
+
 def test_the_second_stage_may_make_more_than_was_trained():
     assert FACES.stages((300, 300), (16, 16)) == [Stage((128, 128), (64, 64)), Stage((300, 300), (300, 300))]
 
