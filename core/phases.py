@@ -38,9 +38,8 @@ def run_phase(config: Config, arguments: Namespace) -> None:
     if arguments.deterministic:
         compute_deterministically()
     processes = Processes.from_environment(arguments.device)
-    at_once = (
-        stop_at_once() if processes.world == 1 else nullcontext()
-    )  # of several, one would leave the others waiting
+    is_alone = processes.world == 1  # of several, one that stops would leave the others waiting
+    at_once = stop_at_once() if is_alone else nullcontext()
     with at_once, nothing_left_if_refused(config, processes.is_main):
         work = set_up(config, arguments, processes)
     work()

@@ -1,7 +1,7 @@
 """Signals during training, so that nothing is lost: each is a wish, and all processes grant it after the same step.
 
-Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: save and stop. SIGUSR1: save and go on. Where one process
-runs under nohup, SIGHUP has no effect.
+Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: save and stop. SIGUSR1: save and go on. Where one process runs under nohup, SIGHUP
+has no effect.
 """
 
 import signal
