@@ -12,11 +12,14 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 
 
 def to_uint8(tensor: torch.Tensor) -> np.ndarray:
-    """(3, H, W) in [-1, 1] -> uint8 (H, W, 3), clamped and rounded to the nearest level; levels stay as they are."""
+    """(3, H, W) in [-1, 1] -> uint8 (H, W, 3), clamped and rounded to the nearest level; levels stay as they are.
+
+    It computes where the tensor is: from a GPU come levels, a quarter of the bytes.
+    """
     if tensor.dtype != torch.uint8:
-        levels = (tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
-        tensor = levels.round().to(torch.uint8)
-    return tensor.cpu().permute(1, 2, 0).contiguous().numpy()
+        levels = tensor.detach().float().clamp(-1, 1).add_(1).mul_(127.5)
+        tensor = levels.round_().to(torch.uint8)
+    return tensor.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def to_image(tensor: torch.Tensor) -> Image.Image:

@@ -246,6 +246,20 @@ def test_to_uint8_clamps_and_rounds():
     assert np.array_equal(to_uint8(halves), to_uint8(halves.float()))
 
 
+def test_to_uint8_leaves_the_tensor_as_it_is():
+    image = torch.linspace(-0.9, 0.9, 3 * 4 * 5).view(3, 4, 5)
+    before = image.clone()
+    assert np.array_equal(to_uint8(image), np.rint((before.permute(1, 2, 0).numpy() + 1) * np.float32(127.5)))
+    assert torch.equal(image, before)
+
+
+@pytest.mark.cuda
+def test_to_uint8_is_the_same_on_a_gpu():
+    image = torch.randn(3, 33, 70, generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(to_uint8(image.cuda()), to_uint8(image))
+    assert np.array_equal(to_uint8(image.cuda().half()), to_uint8(image.half()))
+
+
 # ---- writing
 
 
