@@ -19,6 +19,7 @@ from model.discriminator import Discriminator
 from model.distillation import DistillationLoss, StudentChain, TeacherFeatures, draw_view
 from model.network import Network
 from model.sampler import SamplingPlan
+from sparse import UpdateReport
 
 DISCRIMINATOR = "discriminator"  # the name of the module in a training file
 
@@ -81,6 +82,18 @@ class DistillationTrainer(Trainer):
     def parameter_groups(self) -> list[dict[str, Any]]:
         student, heads = super().parameter_groups()
         return [student, heads | {"lr_scale": self.config.distill.head_lr / self.options.optimizer.lr}]
+
+    def learning_rates(self) -> list[float]:
+        """The student's is 0 while the discriminator learns alone, and rises then as at the start of a training."""
+        student, heads = super().learning_rates()
+        first, warmup = self.config.distill.heads_first, self.options.warmup
+        if self.step < first:
+            return [0.0, heads]
+        return [student * min((self.step - first + 1) / warmup, 1.0) if first and warmup else student, heads]
+
+    def update_masks(self, skip: Tensor) -> UpdateReport | None:
+        """None while the discriminator learns alone: weights that do not learn should not be pruned."""
+        return super().update_masks(skip) if self.step > self.config.distill.heads_first else None
 
     def build_objective(self) -> Callable[..., Tensor]:
         sample, options = self.config.sample, self.config.distill

@@ -133,6 +133,11 @@ class Trainer:
         """
         return [{"params": list(module.parameters())} for module in (self.network, *self.modules.values())]
 
+    def learning_rates(self) -> list[float]:
+        """Those of the optimiser's groups in the next step."""
+        rate = learning_rate(self.step, self.options)
+        return [rate * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
+
     def load_state(self, resume: str | Path) -> TrainingState:
         """Returns what a checkpoint holds to go on from."""
         return load_training_state(resume, self.config)
@@ -262,8 +267,8 @@ class Trainer:
 
         Where the loss or the gradient is not finite, or there is no batch, it changes nothing but the count of steps.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.options) * group.get("lr_scale", 1.0)
+        for group, rate in zip(self.optimizer.param_groups, self.learning_rates(), strict=True):
+            group["lr"] = rate
         if batch is not None:
             self.drawn = self.draw(batch)
         skip = self.compute_gradients(None if batch is None else self.drawn)

@@ -152,6 +152,9 @@ def check_distillation(config: Config) -> Problems:
     weights = config.distill.level_weights if "distill" in config else []
     if weights and not any(weights):
         yield "distill.level_weights", f"is {show(weights)}, but one of its weights must be above 0"
+    alone = config.distill.heads_first if "distill" in config else 0
+    if "train" in config and alone >= config.train.n_iter:
+        yield "distill.heads_first", f"is {alone}, but must be less than train.n_iter ({config.train.n_iter})"
 
 
 RULES = (check_images, check_unet, check_betas, check_sparse, check_sampling)

@@ -1,6 +1,7 @@
 """Distillation by `sr.py -p distill`: from a trained network to a student that says itself how it samples."""
 
 import copy
+import itertools
 import os
 import shutil
 import subprocess
@@ -60,11 +61,15 @@ def teacher(config, small_network, tmp_path):
 
 def distil(config, name, resume=None):
     """Trains to the end -> the trainer."""
-    log = start_logging(os.devnull + "-none", "distill", is_main=False)
-    checked = check_config(config | {"name": name}, for_run=True)
-    trainer = DistillationTrainer(checked, Processes.from_environment("cpu"), log, resume)
+    trainer = trainer_of(config, name, resume)
     trainer.fit()
     return trainer
+
+
+def trainer_of(config, name, resume=None):
+    log = start_logging(os.devnull + "-none", "distill", is_main=False)
+    checked = check_config(config | {"name": name}, for_run=True)
+    return DistillationTrainer(checked, Processes.from_environment("cpu"), log, resume)
 
 
 def checkpoint(config, name, prefix):
@@ -111,10 +116,7 @@ def test_the_student_learns(config, teacher):
     """Forty steps on five images bring it nearer to the truth."""
     config["train"] = TRAIN | {"n_iter": 40, "print_freq": 100, "save_checkpoint_freq": 100}
     config["sparse"] = {"enabled": False}
-    log = start_logging(os.devnull + "-none", "distill", is_main=False)
-    trainer = DistillationTrainer(
-        check_config(config | {"name": "learns"}), Processes.from_environment("cpu"), log, teacher
-    )
+    trainer = trainer_of(config, "learns", teacher)
     pixels = []
     for _, batch in zip(range(40), trainer.batches(), strict=False):
         trainer.train_step(batch)
@@ -128,10 +130,7 @@ def test_sizes_are_drawn(config, teacher, step):
     config["train"] = TRAIN | {"continuous_scale": True, "scale_step": step, "n_iter": 8}
     config["datasets"]["train"] |= {"use_crop": True, "r_resolution": 24}
     config["distill"] |= {"shift": 30}
-    log = start_logging(os.devnull + "-none", "distill", is_main=False)
-    trainer = DistillationTrainer(
-        check_config(config | {"name": "sizes"}, for_run=True), Processes.from_environment("cpu"), log, teacher
-    )
+    trainer = trainer_of(config, "sizes", teacher)
     sides = []
     for _, batch in zip(range(8), trainer.batches(), strict=False):
         (_, hr, *_), (scale,) = trainer.draw(batch)
@@ -148,6 +147,27 @@ def test_the_masker_may_update_while_it_distils(config, teacher):
     trainer = distil(config, "moving", teacher)
     assert trainer.masker.updates == 4
     assert trainer.masker.density == pytest.approx(0.3, abs=1e-3)
+
+
+def test_the_discriminator_may_learn_alone_at_first(config, teacher):
+    """Masks would have been updated at step 1; the student's first steps are small, as at the start of a training."""
+    config["train"] = {**TRAIN, "warmup": 2, "lr_schedule": "constant"}
+    config["sparse"] = {"density": 0.3, "prune_rate": 0.5, "update_every": 1}
+    config["distill"] |= {"heads_first": 2, "head_lr": 1e-2}
+    trainer = trainer_of(config, "student", teacher)
+    rates, active = [], []
+    for batch in itertools.islice(trainer.batches(), 4):
+        before = [weight.detach().clone() for weight in trainer.network.parameters()]
+        heads = [weight.detach().clone() for weight in trainer.discriminator.parameters()]
+        trainer.train_step(batch)
+        moved = any(not torch.equal(*pair) for pair in zip(before, trainer.network.parameters(), strict=True))
+        assert moved == (trainer.step > 2)
+        assert any(not torch.equal(*pair) for pair in zip(heads, trainer.discriminator.parameters(), strict=True))
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+        active.append({name: mask.clone() for name, mask in trainer.masker.masks.items()})
+    assert rates == [[0, 5e-3], [0, 1e-2], [5e-4, 1e-2], [1e-3, 1e-2]]
+    assert all(torch.equal(active[0][name], mask) for name, mask in active[1].items())
+    assert any(not torch.equal(active[1][name], mask) for name, mask in active[2].items())
 
 
 @pytest.mark.slow
@@ -181,6 +201,12 @@ def test_what_no_student_can_learn_is_refused(config, change, said):
     with pytest.raises(UserError, match=r"^[^\n]*$") as error:
         check_config(config | {"sample": SAMPLE | change}, for_run=True)
     assert said in str(error.value)
+
+
+def test_the_student_learns_at_least_once(config):
+    config["distill"] |= {"heads_first": 4}
+    with pytest.raises(UserError, match=r"^[^\n]*distill\.heads_first is 4, but must be less than train\.n_iter \(4\)"):
+        check_config(config, for_run=True)
 
 
 def test_levels_have_weights_or_none(config, teacher):
