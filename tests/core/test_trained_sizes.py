@@ -127,7 +127,7 @@ def test_where_nothing_serves_it_is_made_as_it_is(trained, lr, size):
 @pytest.mark.parametrize(
     ("name", "trained"),
     [
-        ("faces_16_128_one_call", FACES),
+        ("faces_16_128_one_call", FACES._replace(pairs=PAIRS | {(40, 128), (48, 256)})),
         ("faces_16_128_small_one_call", FACES._replace(pairs=PAIRS - {(64, 256)})),
         ("faces_16_128_release", TrainedSizes(8, (128,), 16, pairs=frozenset({(16, 128)}))),
         ("faces_16_128", TrainedSizes(8)),  # learns every size
@@ -142,7 +142,7 @@ def test_what_configs_train(name, trained, pytestconfig):
 
 def test_sets_of_the_other_kind_do_not_count(pytestconfig):
     config = load_config(pytestconfig.rootpath / "config" / "faces_16_128_one_call.yaml")
-    pairs = frozenset({(16, 128), (32, 128), (64, 128)})
+    pairs = frozenset({(16, 128), (32, 128), (40, 128), (64, 128)})
     expected = TrainedSizes(8, (128,), 64, pairs=pairs)
     assert TrainedSizes.of(changed(config, {"datasets.train_large.use_crop": True})) == expected
 
