@@ -84,12 +84,12 @@ class DistillationTrainer(Trainer):
         return [student, heads | {"lr_scale": self.config.distill.head_lr / self.options.optimizer.lr}]
 
     def learning_rates(self) -> list[float]:
-        """The student's is 0 while the discriminator learns alone, and rises then as at the start of a training."""
+        """The student's is 0 while the discriminator learns alone, and has its warm-up after that."""
         student, heads = super().learning_rates()
         first, warmup = self.config.distill.heads_first, self.options.warmup
-        if self.step < first:
-            return [0.0, heads]
-        return [student * min((self.step - first + 1) / warmup, 1.0) if first and warmup else student, heads]
+        if first and warmup:
+            student = min(student, self.options.optimizer.lr * (self.step - first + 1) / warmup)
+        return [student if self.step >= first else 0.0, heads]
 
     def update_masks(self, skip: Tensor) -> UpdateReport | None:
         """None while the discriminator learns alone: weights that do not learn should not be pruned."""

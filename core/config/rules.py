@@ -155,6 +155,11 @@ def check_distillation(config: Config) -> Problems:
     alone = config.distill.heads_first if "distill" in config else 0
     if "train" in config and alone >= config.train.n_iter:
         yield "distill.heads_first", f"is {alone}, but must be less than train.n_iter ({config.train.n_iter})"
+    if alone and not config.distill.adversarial_weight:
+        yield (
+            "distill.heads_first",
+            f"is {alone}, but needs distill.adversarial_weight above 0, or heads teach nobody",
+        )
 
 
 RULES = (check_images, check_unet, check_betas, check_sparse, check_sampling)

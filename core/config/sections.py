@@ -517,7 +517,7 @@ class DistillSection(Section):
     )
     head_channels: int = key(whole("[1, 4096]"), 64, "channels inside the discriminator's heads")
     head_lr: float = key(number("(0, inf)"), 2e-4, "learning rate of the discriminator")
-    heads_first: int = key(count_or_zero, 0, "steps at the start in which the discriminator learns alone")
+    heads_first: int = key(count_or_zero, 0, "steps at the start in which only the discriminator learns")
     pixel_head: bool = key(
         flag, False, "give the discriminator one more head, which sees pixels and their local contrast"
     )

@@ -1,7 +1,6 @@
 """Distillation by `sr.py -p distill`: from a trained network to a student that says itself how it samples."""
 
 import copy
-import itertools
 import os
 import shutil
 import subprocess
@@ -149,25 +148,44 @@ def test_the_masker_may_update_while_it_distils(config, teacher):
     assert trainer.masker.density == pytest.approx(0.3, abs=1e-3)
 
 
-def test_the_discriminator_may_learn_alone_at_first(config, teacher):
-    """Masks would have been updated at step 1; the student's first steps are small, as at the start of a training."""
-    config["train"] = {**TRAIN, "warmup": 2, "lr_schedule": "constant"}
-    config["sparse"] = {"density": 0.3, "prune_rate": 0.5, "update_every": 1}
-    config["distill"] |= {"heads_first": 2, "head_lr": 1e-2}
-    trainer = trainer_of(config, "student", teacher)
-    rates, active = [], []
-    for batch in itertools.islice(trainer.batches(), 4):
-        before = [weight.detach().clone() for weight in trainer.network.parameters()]
-        heads = [weight.detach().clone() for weight in trainer.discriminator.parameters()]
+@pytest.mark.parametrize(
+    ("warmup", "first", "rates"),
+    [
+        (2, 2, [0, 0, 0.5, 1, 1]),
+        (4, 2, [0, 0, 0.25, 0.5, 0.75]),
+        (0, 2, [0, 0, 1, 1, 1]),
+        (2, 0, [0.5, 1, 1, 1, 1]),
+    ],
+)
+def test_the_discriminator_may_learn_alone_at_first(config, teacher, warmup, first, rates):
+    """The student has its warm-up after that, and its masks, which could change at any step, rest."""
+    config["train"] = {**TRAIN, "n_iter": 6, "warmup": warmup, "lr_schedule": "constant"}
+    config["sparse"] = {"density": 0.3, "prune_rate": 0.5, "update_every": 1, "update_until": 1.0}
+    config["distill"] |= {"heads_first": first, "head_lr": 1e-2}
+    trainer, seen = trainer_of(config, "student", teacher), []
+    for step, batch in zip(range(5), trainer.batches(), strict=False):
+        student, heads = (copies(module) for module in (trainer.network, trainer.discriminator))
+        masks = {name: mask.clone() for name, mask in trainer.masker.masks.items()}
         trainer.train_step(batch)
-        moved = any(not torch.equal(*pair) for pair in zip(before, trainer.network.parameters(), strict=True))
-        assert moved == (trainer.step > 2)
-        assert any(not torch.equal(*pair) for pair in zip(heads, trainer.discriminator.parameters(), strict=True))
-        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
-        active.append({name: mask.clone() for name, mask in trainer.masker.masks.items()})
-    assert rates == [[0, 5e-3], [0, 1e-2], [5e-4, 1e-2], [1e-3, 1e-2]]
-    assert all(torch.equal(active[0][name], mask) for name, mask in active[1].items())
-    assert any(not torch.equal(active[1][name], mask) for name, mask in active[2].items())
+        seen.append(trainer.optimizer.param_groups[0]["lr"] / TRAIN["optimizer"]["lr"])
+        assert same(student, copies(trainer.network)) == (step < first)
+        assert not same(heads, copies(trainer.discriminator))
+        assert same(masks, trainer.masker.masks) == (step < first)
+    assert seen == pytest.approx(rates)
+
+
+def copies(module):
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def same(some, others):
+    return all(torch.equal(some[name], other) for name, other in others.items())
+
+
+def test_only_a_discriminator_that_teaches_may_learn_first(config):
+    config["distill"] |= {"heads_first": 2, "adversarial_weight": 0}
+    with pytest.raises(UserError, match=r"^[^\n]*distill\.heads_first is 2, but needs distill\.adversarial_weight"):
+        check_config(config, for_run=True)
 
 
 @pytest.mark.slow
