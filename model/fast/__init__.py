@@ -1,7 +1,8 @@
 """What makes the network fast, behind one door; the files beside this folder do not need it to compute the same.
 
 `network.py`             the switch: each module gets the class that computes the same faster, or its plain one back
-`blocks.py`, `unet.py`, `implicit_upsampler.py`   those classes: skips shared by the steps of a group, larger launches
+`blocks.py`, `lr_encoder.py`, `unet.py`, `implicit_upsampler.py`   those classes: skips shared by the steps of a group,
+                         larger launches
 `inference_copy.py`      weights that do not change: what follows from them is computed once
 `cuda_graphs.py`         all launches of a call as one, on a GPU
 `group_norm*.py`, `pointwise.py`, `denoising_steps.py`   Triton kernels, and what computes the same where there are none

@@ -8,14 +8,48 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.blocks import GroupNormSiLU, ResidualBlock, SelfAttention, in_full_precision, repeated
+from model.blocks import (
+    EqualConv2d,
+    FusedLeakyReLU,
+    GroupNormSiLU,
+    ResidualBlock,
+    SelfAttention,
+    in_full_precision,
+)
 from model.fast.group_norm import group_norm_silu
 from model.fast.inference_copy import kept_for_inference
-from model.fast.pointwise import add_biased, join
+from model.fast.pointwise import Activation, activated, add_biased, join, kernels_take
 from model.fast.triton_support import tracked
 
 PLAIN_ATTENTION = 1024  # positions up to which attention is computed with its N × N matrix
 ALIGNED = 8  # channels, 16 bytes in half precision: matrix units want rows of a whole number of them
+
+
+class FastConv2d(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return convolved(self, x)
+
+
+class FastEqualConv2d(EqualConv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None or not kernels_take(x) or tracked(x, self.weight):
+            return super().forward(x)
+        return add_biased(self.bias, F.conv2d(x, self.weight * self.gain, None, self.stride, self.padding))
+
+
+def convolved(conv: nn.Conv2d, x: Tensor, *terms: Tensor, activation: Activation | None = None) -> Tensor:
+    """activation(conv(x) + terms). On a GPU, without gradients, one sweep follows the convolution: PyTorch adds biases
+    slowly to channels-last memory."""
+    is_tracked = tracked(x, conv.weight, *terms)
+    if conv.bias is None or is_tracked or not kernels_take(x):
+        return activated(sum(terms, nn.Conv2d.forward(conv, x)), activation, inplace=not is_tracked)
+    h = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return add_biased(conv.bias, h, *terms, activation=activation)
+
+
+class FastFusedLeakyReLU(FusedLeakyReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if tracked(x, self.bias) else add_biased(self.bias, x, activation="leaky_relu")
 
 
 class FastGroupNormSiLU(GroupNormSiLU):
@@ -34,15 +68,9 @@ def normalise(
 
 def silu_of_sum(x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
     """silu(x + plus + shift): x and plus (K·B, C, H, W) or (B, C, H, W), shift (K·B, C) -> (K·B, C, H, W)."""
-    images = max(len(t) for t in (x, shift, plus) if t is not None)
-    x = repeated(x, images)
-    if shift is None and plus is None:
-        return F.silu(x)
-    if plus is not None:
-        x = x + repeated(plus, images)
-    if shift is not None:
-        x = x + shift.to(x.dtype)[:, :, None, None]
-    return F.silu(x, inplace=not tracked(x))
+    if shift is None:
+        return F.silu(x if plus is None else x + plus)
+    return add_biased(shift, x, *([] if plus is None else [plus]), activation="silu")
 
 
 def bias_of(layer: nn.Conv2d) -> Tensor:

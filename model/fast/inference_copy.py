@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from model.blocks import EqualConv2d
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -17,7 +19,7 @@ def inference_copy(network: Module, dtype: torch.dtype = torch.float32) -> Modul
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for module in network.modules():
         module.kept = {}  # type: ignore[assignment]  # no part of the module's state
-        if type(module) is nn.Conv2d:  # not a subclass that makes its weight of the parameter at each call
+        if isinstance(module, nn.Conv2d) and not isinstance(module, EqualConv2d):  # whose weight is made at each call
             module.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 

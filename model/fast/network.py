@@ -5,10 +5,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from model.blocks import GroupNormSiLU, ResidualBlock, SelfAttention
-from model.conditioning import Condition
-from model.fast.blocks import FastGroupNormSiLU, FastResidualBlock, FastSelfAttention
+from model.blocks import EqualConv2d, FusedLeakyReLU, GroupNormSiLU, ResidualBlock, SelfAttention
+from model.conditioning import Condition, LREncoder
+from model.fast.blocks import (
+    FastConv2d,
+    FastEqualConv2d,
+    FastFusedLeakyReLU,
+    FastGroupNormSiLU,
+    FastResidualBlock,
+    FastSelfAttention,
+)
 from model.fast.implicit_upsampler import FastImplicitUpsampler
+from model.fast.lr_encoder import FastLREncoder
 from model.fast.unet import FastUNetDecoder, FastUNetEncoder
 from model.implicit_upsampler import ImplicitUpsampler
 from model.network import Network
@@ -25,9 +33,13 @@ class FastNetwork(Network):
 
 
 FAST: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: FastConv2d,
+    EqualConv2d: FastEqualConv2d,
+    FusedLeakyReLU: FastFusedLeakyReLU,
     GroupNormSiLU: FastGroupNormSiLU,
     SelfAttention: FastSelfAttention,
     ResidualBlock: FastResidualBlock,
+    LREncoder: FastLREncoder,
     ImplicitUpsampler: FastImplicitUpsampler,
     UNetEncoder: FastUNetEncoder,
     UNetDecoder: FastUNetDecoder,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,22 +19,42 @@ from model.blocks import GAIN, SLOPE, repeated
 from model.fast.pointwise_kernels import add_kernel, column_sums_kernel, join_kernel, modulate_kernel, spread_kernel
 from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, ceil_div, tracked
 
+Activation = Literal["relu", "silu", "leaky_relu"]
+
 ELEMENTS = 2048  # of a program, 16 a thread
 ROWS_AT_ONCE, CHANNELS_AT_ONCE, COLUMN_PROGRAMS = 32, 64, 512  # of a tile of the sum over pixels; its programs
 
 
-def add_biased(bias: Tensor, *terms: Tensor) -> Tensor:
-    """The sum of up to three terms (K·B, C, H, W) or (B, C, H, W) and a bias (C,), in the first term's dtype, channels-
-    last. Differentiable once in everything."""
-    images = max(map(len, terms))
-    if not _kernels_take(*terms) or len({term.dtype for term in terms}) > 1:
-        first, *others = (repeated(term, images) for term in terms)
-        total = reduce(torch.add, others, bias.to(first.dtype)[:, None, None])
-        return first + total if tracked(bias, *terms) or not others else total.add_(first)
-    terms = tuple(term.contiguous(memory_format=torch.channels_last) for term in terms)
-    if not tracked(bias, *terms):
-        return _add_biased(bias, terms, images)
-    return _AddBiased.apply(bias, *(repeated(term, images) for term in terms))
+def add_biased(bias: Tensor, *terms: Tensor, activation: Activation | None = None) -> Tensor:
+    """activation(the sum of up to three terms and a bias), in the first term's dtype, channels-last.
+
+    terms (K·B, C, H, W) or (B, C, H, W); bias (C,), or one for each image, (K·B, C). Differentiable once in everything.
+    """
+    images = max(map(len, terms if bias.dim() == 1 else (bias, *terms)))
+    is_tracked = tracked(bias, *terms)
+    by_kernels = _kernels_take(*terms) and len({term.dtype for term in terms}) == 1
+    if by_kernels and not is_tracked:
+        return _add_biased(bias, [_channels_last(term) for term in terms], images, activation)
+    terms = tuple(repeated(term, images) for term in terms)
+    if by_kernels and bias.dim() == 1:
+        return activated(_AddBiased.apply(bias, *map(_channels_last, terms)), activation)
+    first, *others = terms
+    total = reduce(torch.add, others, bias.to(first.dtype)[..., None, None])
+    total = first + total if is_tracked or not others else total.add_(first)
+    return activated(total, activation, inplace=not is_tracked)
+
+
+def activated(x: Tensor, activation: Activation | None, inplace: bool = False) -> Tensor:
+    """The activation alone; "leaky_relu" is FusedLeakyReLU's without its bias."""
+    match activation:
+        case None:
+            return x
+        case "relu":
+            return F.relu(x, inplace)
+        case "silu":
+            return F.silu(x, inplace)
+        case "leaky_relu":
+            return F.leaky_relu(x, SLOPE, inplace) * GAIN
 
 
 def modulate(h: Tensor, gain: Tensor, shift: Tensor, bias: Tensor) -> Tensor:
@@ -44,7 +64,7 @@ def modulate(h: Tensor, gain: Tensor, shift: Tensor, bias: Tensor) -> Tensor:
     """
     if not _kernels_take(h) or tracked(h, gain, shift, bias):
         h = h.unflatten(0, (-1, len(gain))) * gain + shift + bias.to(h.dtype)[:, None, None]
-        return F.leaky_relu(h.flatten(0, 1), SLOPE) * GAIN
+        return activated(h.flatten(0, 1), "leaky_relu")
     h, shift = (t.contiguous(memory_format=torch.channels_last) for t in (h, shift))
     y = torch.empty_like(h)
     channels, pixels = h.shape[1], h.shape[2] * h.shape[3]
@@ -94,6 +114,15 @@ def can_spread(*tensors: Tensor) -> bool:
     return _kernels_take(tensors[0]) and not tracked(*tensors)
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def kernels_take(x: Tensor) -> bool:
+    """Whether a GPU's kernels make the sweeps over what is computed from x."""
+    return _kernels_take(x)
+
+
 def _kernels_take(*tensors: Tensor) -> bool:
     on_device = HAS_KERNELS and all(t.device.type == KERNEL_DEVICE and t.dtype in KERNEL_DTYPES for t in tensors)
     return on_device and all(t.dim() == 4 and 0 < t[0].numel() < 2**31 and 0 < len(t) < 2**16 for t in tensors)
@@ -103,7 +132,7 @@ class _AddBiased(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, bias: Tensor, *terms: Tensor) -> Tensor:
         ctx.terms, ctx.dtype = len(terms), bias.dtype
-        return _add_biased(bias, terms, len(terms[0]))
+        return _add_biased(bias, terms, len(terms[0]), None)
 
     @staticmethod
     @once_differentiable
@@ -111,15 +140,17 @@ class _AddBiased(torch.autograd.Function):
         return channel_sums(dy).to(ctx.dtype), *[dy] * ctx.terms
 
 
-def _add_biased(bias: Tensor, terms: Sequence[Tensor], images: int) -> Tensor:
+def _add_biased(bias: Tensor, terms: Sequence[Tensor], images: int, activation: Activation | None) -> Tensor:
     first, (second, third) = terms[0], (*terms[1:], None, None)[:2]
     channels, pixels = first.shape[1], first.shape[2] * first.shape[3]
     y = first.new_empty(images, *first.shape[2:], channels).permute(0, 3, 1, 2)
     counts = [1 if term is None else len(term) for term in (first, second, third)]
+    biases = len(bias) if bias.dim() == 2 else 1
     with torch.cuda.device_of(first):
         add_kernel[ceil_div(pixels * channels, ELEMENTS), images](
-            bias, first, second, third, y, pixels, *counts, channels, ELEMENTS
-        )
+            bias.contiguous(), first, second, third, y, pixels, biases, *counts,
+            channels, activation, SLOPE, GAIN, ELEMENTS,
+        )  # fmt: skip
     return y
 
 

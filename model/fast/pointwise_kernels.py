@@ -7,19 +7,26 @@ from __future__ import annotations
 from model.fast.triton_support import kernel, tl
 
 
-@kernel("pixels", "images", "second_images", "third_images")
+@kernel("pixels", "biases", "images", "second_images", "third_images")
 def add_kernel(
-    bias, first, second, third, y, pixels, images, second_images, third_images, C: tl.constexpr, BLOCK: tl.constexpr
-):
+    bias, first, second, third, y, pixels, biases, images, second_images, third_images,
+    C: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, GAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     size = pixels * C
     at, image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(tl.int64)
     seen = at < size
-    value = tl.load(bias + at % C, mask=seen, other=0.0).to(tl.float32)
+    value = tl.load(bias + image % biases * C + at % C, mask=seen, other=0.0).to(tl.float32)
     value += tl.load(first + image % images * size + at, mask=seen, other=0.0).to(tl.float32)
     if second is not None:
         value += tl.load(second + image % second_images * size + at, mask=seen, other=0.0).to(tl.float32)
     if third is not None:
         value += tl.load(third + image % third_images * size + at, mask=seen, other=0.0).to(tl.float32)
+    if ACTIVATION == "relu":
+        value = tl.where(value < 0, 0.0, value)  # NaN, of an overflow, stays NaN
+    elif ACTIVATION == "silu":
+        value = value / (1 + tl.exp(-value))
+    elif ACTIVATION == "leaky_relu":
+        value = tl.where(value >= 0, value, SLOPE * value) * GAIN
     tl.store(y + image * size + at, value, mask=seen)
 
 

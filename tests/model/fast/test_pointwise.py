@@ -40,6 +40,41 @@ def test_add_biased(counts, dtype, device):
     assert got.is_contiguous(memory_format=torch.channels_last)
 
 
+ACTIVATIONS = {
+    None: lambda z: z,
+    "relu": torch.relu,
+    "silu": lambda z: z / (1 + (-z).exp()),
+    "leaky_relu": lambda z: torch.where(z < 0, 0.2 * z, z) * 2**0.5,
+}
+
+
+@devices
+@dtypes
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("biases", [None, 6], ids=["one bias", "a bias for each image"])
+@pytest.mark.parametrize("is_tracked", [True, False], ids=["with gradients", "without"])
+def test_add_biased_and_activation(is_tracked, biases, activation, dtype, device):
+    bias = draw(*[biases] * bool(biases), 24, device=device, seed=9).requires_grad_(is_tracked)
+    terms = [draw(n, 24, 5, 7, device=device, dtype=dtype, seed=n) for n in (6, 2)]
+    got = add_biased(bias, *terms, activation=activation)
+    assert got.requires_grad == is_tracked
+    z = terms[0].double() + terms[1].double().repeat(3, 1, 1, 1) + bias.double()[..., None, None]
+    assert_near(got, ACTIVATIONS[activation](z), dtype)
+    if is_tracked:
+        (gradient,) = torch.autograd.grad(got.sum(), bias)
+        (expected,) = torch.autograd.grad(ACTIVATIONS[activation](z).sum(), bias)
+        assert (gradient - expected).norm() <= (2**-5 if dtype == torch.bfloat16 else 2**-8) * expected.norm()
+
+
+@devices
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_overflow_passes_an_activation(activation, device):
+    x = torch.zeros(1, 8, 2, 2, device=device)
+    x[0, 3, 1, 1] = float("nan")
+    got = add_biased(torch.zeros(8, device=device), x, activation=activation)
+    assert got.isnan().sum() == 1
+
+
 @devices
 def test_gradients_of_add_biased(device):
     bias, a, b = draw(24, device=device), draw(4, 24, 9, 7, device=device), draw(2, 24, 9, 7, device=device, seed=1)
