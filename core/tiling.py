@@ -36,15 +36,15 @@ def tiles_for(
 
     Raises UserError where tiles are asked for and the network attends to whole images.
     """
-    device = device_of(network)
+    is_short, is_auto = most_pixels is not None, settings.tile == "auto"
+    fits = size[0] * size[1] * decoder_calls <= pixels_at_once(device_of(network))
+    if settings.tile == 0 or (is_auto and fits and not is_short):
+        return None  # before norms are looked for: a small image on a GPU takes no more than milliseconds
     usual_overlap = OVERLAP if has_norms(network) else OVERLAP_WITHOUT_NORMS
     overlap = usual_overlap if settings.overlap is None else settings.overlap
-    most, is_short = most_pixels or usual_pixels(network), most_pixels is not None
-    if settings.tile == 0:
-        return None
-    if settings.tile == "auto":
-        fits = size[0] * size[1] * decoder_calls <= pixels_at_once(device)
-        if not is_short and (fits or attends(network)):
+    most = most_pixels or usual_pixels(network)
+    if is_auto:
+        if not is_short and attends(network):
             return None
         return Tiles(tile_in(min(most, LARGEST), overlap), overlap, most)
     assert isinstance(settings.tile, int)
