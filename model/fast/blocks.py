@@ -15,9 +15,10 @@ from model.blocks import (
     ResidualBlock,
     SelfAttention,
     in_full_precision,
+    repeated,
 )
 from model.fast.group_norm import group_norm_silu
-from model.fast.inference_copy import kept_for_inference
+from model.fast.inference_copy import is_inference_copy, kept_for_inference
 from model.fast.pointwise import Activation, activated, add_biased, join, kernels_take
 from model.fast.triton_support import tracked
 
@@ -25,31 +26,36 @@ PLAIN_ATTENTION = 1024  # positions up to which attention is computed with its N
 ALIGNED = 8  # channels, 16 bytes in half precision: matrix units want rows of a whole number of them
 
 
+def in_one_sweep(module: nn.Module, x: Tensor) -> bool:
+    """Whether bias, activation and residual are added in one sweep: in inference on a GPU alone. In a training, all
+    passes round alike, with gradients or without: a discriminator would learn the difference."""
+    return is_inference_copy(module) and kernels_take(x)
+
+
 class FastConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return convolved(self, x)
 
 
-class FastEqualConv2d(EqualConv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        if self.bias is None or not kernels_take(x) or tracked(x, self.weight):
-            return super().forward(x)
-        return add_biased(self.bias, F.conv2d(x, self.weight * self.gain, None, self.stride, self.padding))
-
-
 def convolved(conv: nn.Conv2d, x: Tensor, *terms: Tensor, activation: Activation | None = None) -> Tensor:
-    """activation(conv(x) + terms). On a GPU, without gradients, one sweep follows the convolution: PyTorch adds biases
-    slowly to channels-last memory."""
-    is_tracked = tracked(x, conv.weight, *terms)
-    if conv.bias is None or is_tracked or not kernels_take(x):
-        return activated(sum(terms, nn.Conv2d.forward(conv, x)), activation, inplace=not is_tracked)
+    """activation(conv(x) + the sum of terms). PyTorch adds a bias slowly to channels-last memory on a GPU."""
+    if conv.bias is None or not in_one_sweep(conv, x):
+        total = sum(terms, nn.Conv2d.forward(conv, x))
+        return activated(total, activation, inplace=not tracked(total))
     h = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
     return add_biased(conv.bias, h, *terms, activation=activation)
 
 
+class FastEqualConv2d(EqualConv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None or not in_one_sweep(self, x):
+            return super().forward(x)
+        return add_biased(self.bias, F.conv2d(x, self.weight * self.gain, None, self.stride, self.padding))
+
+
 class FastFusedLeakyReLU(FusedLeakyReLU):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if tracked(x, self.bias) else add_biased(self.bias, x, activation="leaky_relu")
+        return add_biased(self.bias, x, activation="leaky_relu") if in_one_sweep(self, x) else super().forward(x)
 
 
 class FastGroupNormSiLU(GroupNormSiLU):
@@ -61,16 +67,24 @@ def normalise(
     norm: nn.Module, x: Tensor, shift: Tensor | None = None, silu: bool = True, plus: Tensor | None = None
 ) -> Tensor:
     """silu(norm(x + plus + shift)), or without the SiLU; see `group_norm_silu`. Where norm is an nn.SiLU, just that."""
-    if not isinstance(norm, nn.GroupNorm):
+    if isinstance(norm, nn.GroupNorm):
+        return group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, shift, silu, plus)
+    if shift is None or not in_one_sweep(norm, x):
         return silu_of_sum(x, shift, plus)
-    return group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, shift, silu, plus)
+    return add_biased(shift, x, *(() if plus is None else (plus,)), activation="silu")
 
 
 def silu_of_sum(x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
     """silu(x + plus + shift): x and plus (K·B, C, H, W) or (B, C, H, W), shift (K·B, C) -> (K·B, C, H, W)."""
-    if shift is None:
-        return F.silu(x if plus is None else x + plus)
-    return add_biased(shift, x, *([] if plus is None else [plus]), activation="silu")
+    images = max(len(t) for t in (x, shift, plus) if t is not None)
+    x = repeated(x, images)
+    if shift is None and plus is None:
+        return F.silu(x)
+    if plus is not None:
+        x = x + repeated(plus, images)
+    if shift is not None:
+        x = x + shift.to(x.dtype)[:, :, None, None]
+    return F.silu(x, inplace=not tracked(x))
 
 
 def bias_of(layer: nn.Conv2d) -> Tensor:

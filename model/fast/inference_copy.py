@@ -24,6 +24,11 @@ def inference_copy(network: Module, dtype: torch.dtype = torch.float32) -> Modul
     return network
 
 
+def is_inference_copy(module: nn.Module) -> bool:
+    """Whether a module is one of an inference copy."""
+    return hasattr(module, "kept")
+
+
 def kept_for_inference(method: Callable[..., Any]) -> Callable[..., Any]:
     """What the method returns for given arguments is computed once if the module is one of an inference copy, and every
     time if not."""

@@ -26,19 +26,21 @@ ROWS_AT_ONCE, CHANNELS_AT_ONCE, COLUMN_PROGRAMS = 32, 64, 512  # of a tile of th
 
 
 def add_biased(bias: Tensor, *terms: Tensor, activation: Activation | None = None) -> Tensor:
-    """activation(the sum of up to three terms and a bias), in the first term's dtype, channels-last.
+    """activation(the sum of up to three terms and a bias), channels-last.
 
-    terms (K·B, C, H, W) or (B, C, H, W); bias (C,), or one for each image, (K·B, C). Differentiable once in everything.
+    terms (K·B, C, H, W) or (B, C, H, W); bias (C,), or one for each image, (K·B, C) or (B, C). The bias is converted to
+    the dtype of the terms. Differentiable once in everything.
     """
     images = max(map(len, terms if bias.dim() == 1 else (bias, *terms)))
     is_tracked = tracked(bias, *terms)
-    by_kernels = _kernels_take(*terms) and len({term.dtype for term in terms}) == 1
+    by_kernels = kernels_take(*terms) and len({term.dtype for term in terms}) == 1
     if by_kernels and not is_tracked:
         return _add_biased(bias, [_channels_last(term) for term in terms], images, activation)
     terms = tuple(repeated(term, images) for term in terms)
     if by_kernels and bias.dim() == 1:
         return activated(_AddBiased.apply(bias, *map(_channels_last, terms)), activation)
     first, *others = terms
+    bias = bias if bias.dim() == 1 else repeated(bias, images)
     total = reduce(torch.add, others, bias.to(first.dtype)[..., None, None])
     total = first + total if is_tracked or not others else total.add_(first)
     return activated(total, activation, inplace=not is_tracked)
@@ -62,7 +64,7 @@ def modulate(h: Tensor, gain: Tensor, shift: Tensor, bias: Tensor) -> Tensor:
 
     h (K·B, C, H, W), gain (B, C, 1, 1), shift (B, C, H, W), bias (C,) -> (K·B, C, H, W).
     """
-    if not _kernels_take(h) or tracked(h, gain, shift, bias):
+    if not kernels_take(h) or tracked(h, gain, shift, bias):
         h = h.unflatten(0, (-1, len(gain))) * gain + shift + bias.to(h.dtype)[:, None, None]
         return activated(h.flatten(0, 1), "leaky_relu")
     h, shift = (t.contiguous(memory_format=torch.channels_last) for t in (h, shift))
@@ -81,7 +83,7 @@ def join(x: Tensor, skip: Tensor, taken: int) -> Tensor:
 
     Differentiable.
     """
-    if not _kernels_take(x, skip) or tracked(x, skip) or x.dtype != skip.dtype:
+    if not kernels_take(x, skip) or tracked(x, skip) or x.dtype != skip.dtype:
         return torch.cat([x, repeated(skip[:, :taken], len(x))], dim=1)
     x, skip = (t.contiguous(memory_format=torch.channels_last) for t in (x, skip))
     (images, channels, height, width), pixels = x.shape, x.shape[2] * x.shape[3]
@@ -111,19 +113,15 @@ def spread(h: Tensor, rows: Tensor, columns: Tensor, per_row: Tensor, per_column
 
 
 def can_spread(*tensors: Tensor) -> bool:
-    return _kernels_take(tensors[0]) and not tracked(*tensors)
+    return kernels_take(tensors[0]) and not tracked(*tensors)
 
 
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def kernels_take(x: Tensor) -> bool:
-    """Whether a GPU's kernels make the sweeps over what is computed from x."""
-    return _kernels_take(x)
-
-
-def _kernels_take(*tensors: Tensor) -> bool:
+def kernels_take(*tensors: Tensor) -> bool:
+    """Whether the kernels can run on these, images (B, C, H, W)."""
     on_device = HAS_KERNELS and all(t.device.type == KERNEL_DEVICE and t.dtype in KERNEL_DTYPES for t in tensors)
     return on_device and all(t.dim() == 4 and 0 < t[0].numel() < 2**31 and 0 < len(t) < 2**16 for t in tensors)
 
@@ -156,7 +154,7 @@ def _add_biased(bias: Tensor, terms: Sequence[Tensor], images: int, activation: 
 
 def channel_sums(x: Tensor) -> Tensor:
     """Σ over images and pixels, in float32: (B, C, H, W) -> (C,)."""
-    if not _kernels_take(x):
+    if not kernels_take(x):
         return x.sum((0, 2, 3), dtype=torch.float32)
     x = x.contiguous(memory_format=torch.channels_last)
     channels, rows = x.shape[1], x.numel() // x.shape[1]

@@ -51,14 +51,15 @@ ACTIVATIONS = {
 @devices
 @dtypes
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("biases", [None, 6], ids=["one bias", "a bias for each image"])
+@pytest.mark.parametrize("biases", [(), (6,), (2,)], ids=["one bias", "one for each image", "fewer than images"])
 @pytest.mark.parametrize("is_tracked", [True, False], ids=["with gradients", "without"])
 def test_add_biased_and_activation(is_tracked, biases, activation, dtype, device):
-    bias = draw(*[biases] * bool(biases), 24, device=device, seed=9).requires_grad_(is_tracked)
+    bias = draw(*biases, 24, device=device, seed=9).requires_grad_(is_tracked)
     terms = [draw(n, 24, 5, 7, device=device, dtype=dtype, seed=n) for n in (6, 2)]
     got = add_biased(bias, *terms, activation=activation)
     assert got.requires_grad == is_tracked
-    z = terms[0].double() + terms[1].double().repeat(3, 1, 1, 1) + bias.double()[..., None, None]
+    of_images = bias.repeat(6 // len(bias), 1) if biases else bias
+    z = terms[0].double() + terms[1].double().repeat(3, 1, 1, 1) + of_images.double()[..., None, None]
     assert_near(got, ACTIVATIONS[activation](z), dtype)
     if is_tracked:
         (gradient,) = torch.autograd.grad(got.sum(), bias)
@@ -68,11 +69,19 @@ def test_add_biased_and_activation(is_tracked, biases, activation, dtype, device
 
 @devices
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_an_overflow_passes_an_activation(activation, device):
+def test_nan_stays_nan(activation, device):
     x = torch.zeros(1, 8, 2, 2, device=device)
     x[0, 3, 1, 1] = float("nan")
     got = add_biased(torch.zeros(8, device=device), x, activation=activation)
     assert got.isnan().sum() == 1
+
+
+@devices
+@pytest.mark.parametrize("biases", [(), (6,)], ids=["one bias", "one for each image"])
+@torch.no_grad()
+def test_a_bias_that_is_not_contiguous(biases, device):
+    bias, x = draw(*biases, 48, device=device)[..., ::2], draw(6, 24, 5, 7, device=device, seed=1)
+    torch.testing.assert_close(add_biased(bias, x), x + bias[..., None, None])
 
 
 @devices
