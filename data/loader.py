@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from torch.utils.data import DataLoader
 
@@ -37,7 +39,7 @@ def train_loader(
         assert isinstance(batch_size, int)
         sampler = TrainStream(len(images), batch_size, seed, rank, world, start_step, images.weights)
     forked = images.cache_mb and workers and sys.platform == "linux"  # others would get a copy of the cache each
-    return DataLoader(
+    return Readers(
         images,
         batch_sampler=sampler,
         num_workers=workers,
@@ -47,6 +49,31 @@ def train_loader(
     )
 
 
+class Readers(DataLoader):
+    """A DataLoader whose processes block SIGTERM from their first moment.
+
+    Libraries start threads in a new process before `obey_parent_alone` is called. One thread that does not block the
+    signal is enough to end a process.
+    """
+
+    def __iter__(self) -> Any:
+        with termination_blocked():
+            return super().__iter__()
+
+
+@contextmanager
+def termination_blocked() -> Iterator[None]:
+    """Processes that start meanwhile block SIGTERM; one that comes meanwhile arrives after."""
+    if not hasattr(signal, "sigwaitinfo"):  # there is none on macOS, where any SIGTERM ends a reader
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def obey_parent_alone(worker: int) -> None:
     """Lets a reading process live as long as its parent wants it to.
 
@@ -54,7 +81,7 @@ def obey_parent_alone(worker: int) -> None:
     step would find its readers dead.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # there is none on macOS, where any SIGTERM ends a reader
+    if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_parent_asks, daemon=True).start()
 

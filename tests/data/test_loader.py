@@ -78,6 +78,31 @@ def test_only_the_parent_ends_readers(images):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a reader cannot tell who sent a signal")
+def test_a_thread_from_a_readers_first_moment_does_not_end_it(spec, pytestconfig):
+    """Libraries start such threads after a fork; the signal goes to any thread that does not block it."""
+    script = (
+        "import multiprocessing, os, subprocess, threading, time\n"
+        "from itertools import islice\n"
+        "from data import SRDataset, train_loader\n"
+        "multiprocessing.set_start_method('fork')\n"
+        "start = lambda: [threading.Thread(target=time.sleep, args=(60,), daemon=True).start() for _ in range(4)]\n"
+        "os.register_at_fork(after_in_child=start)\n"
+        f"batches = iter(train_loader(SRDataset({spec!r}, train=True), 2, seed=1, workers=2))\n"
+        "list(islice(batches, 2))\n"
+        "readers = multiprocessing.active_children()\n"
+        "for _ in range(5):\n"
+        "    subprocess.run(['kill', *(str(reader.pid) for reader in readers)], check=True)\n"
+        "list(islice(batches, 19))\n"
+        "assert len(readers) == 2 and all(reader.is_alive() for reader in readers)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 def test_readers_end_when_the_parent_fails(spec, pytestconfig):
     script = (
         "from data import SRDataset, train_loader\n"
