@@ -67,7 +67,7 @@ def modulate(h: Tensor, gain: Tensor, shift: Tensor, bias: Tensor) -> Tensor:
     if not kernels_take(h) or tracked(h, gain, shift, bias):
         h = h.unflatten(0, (-1, len(gain))) * gain + shift + bias.to(h.dtype)[:, None, None]
         return activated(h.flatten(0, 1), "leaky_relu")
-    h, shift = (t.contiguous(memory_format=torch.channels_last) for t in (h, shift))
+    h, shift = map(_channels_last, (h, shift))
     y = torch.empty_like(h)
     channels, pixels = h.shape[1], h.shape[2] * h.shape[3]
     grid = (ceil_div(channels * pixels, ELEMENTS), len(h))
@@ -85,7 +85,7 @@ def join(x: Tensor, skip: Tensor, taken: int) -> Tensor:
     """
     if not kernels_take(x, skip) or tracked(x, skip) or x.dtype != skip.dtype:
         return torch.cat([x, repeated(skip[:, :taken], len(x))], dim=1)
-    x, skip = (t.contiguous(memory_format=torch.channels_last) for t in (x, skip))
+    x, skip = map(_channels_last, (x, skip))
     (images, channels, height, width), pixels = x.shape, x.shape[2] * x.shape[3]
     y = x.new_empty(images, height, width, channels + taken).permute(0, 3, 1, 2)
     with torch.cuda.device_of(x):
@@ -101,7 +101,7 @@ def spread(h: Tensor, rows: Tensor, columns: Tensor, per_row: Tensor, per_column
     rows (H,) and columns (W,) are source pixels; per_row (H, C) and per_column (W, C). Without a gradient, on a GPU
     alone: see `can_spread`.
     """
-    h = h.contiguous(memory_format=torch.channels_last)
+    h = _channels_last(h)
     images, channels, height, width = h.shape
     y = h.new_empty(images, len(rows), len(columns), channels).permute(0, 3, 1, 2)
     pixels = len(rows) * len(columns)
@@ -156,7 +156,7 @@ def channel_sums(x: Tensor) -> Tensor:
     """Σ over images and pixels, in float32: (B, C, H, W) -> (C,)."""
     if not kernels_take(x):
         return x.sum((0, 2, 3), dtype=torch.float32)
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = _channels_last(x)
     channels, rows = x.shape[1], x.numel() // x.shape[1]
     tiles = ceil_div(channels, CHANNELS_AT_ONCE)
     chunk = ceil_div(ceil_div(rows, ROWS_AT_ONCE), ceil_div(COLUMN_PROGRAMS, tiles)) * ROWS_AT_ONCE
