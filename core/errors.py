@@ -83,15 +83,18 @@ def say_once(line: str) -> None:
     """
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if error_file:
+        from data.errors import DataError
+        from data.files import write_atomically  # torchrun reads it also where a signal ends this process meanwhile
+
         message = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
         folder = Path(error_file).parent.parent  # that of this attempt, with a folder for each process
         try:
-            Path(error_file).write_text(json.dumps({"message": message}))
+            write_atomically(error_file, json.dumps({"message": message}).encode())
             (folder / f"said_{hashlib.sha256(line.encode(errors='backslashreplace')).hexdigest()}").touch(
                 exist_ok=False
             )
         except FileExistsError:
             return
-        except OSError:
+        except (DataError, OSError):
             pass  # then each process says it
     write_line(line, sys.stderr)

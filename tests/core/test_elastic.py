@@ -279,6 +279,30 @@ def test_a_mistake_that_all_processes_find_is_told_once(tmp_path, monkeypatch, c
     assert capsys.readouterr().err == "error: key is 1, but must be 2\n"
 
 
+ENDED_AT_ITS_FIRST_BYTE = """
+import resource
+import signal
+from core.errors import UserError, one_line_errors
+
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+with one_line_errors():
+    raise UserError("another process has ended")
+"""
+
+
+def test_a_process_that_is_ended_while_it_tells_torchrun_leaves_no_half_of_it(tmp_path, pytestconfig):
+    """torchrun ends those that are left as soon as one has failed, reads what they told, and fails if it cannot."""
+    file = tmp_path / "attempt_0" / "1" / "error.json"
+    file.parent.mkdir(parents=True)
+    environment = os.environ | {"TORCHELASTIC_ERROR_FILE": str(file), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", ENDED_AT_ITS_FIRST_BYTE]
+    ended = subprocess.run(command, cwd=pytestconfig.rootpath, env=environment)
+    assert ended.returncode == -signal.SIGXFSZ
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=ended.returncode, error_file=str(file))
+    assert "Signal 25 (SIGXFSZ)" in failure.message
+
+
 def test_attempts_share_a_store_and_no_prefix():
     """A new attempt finds the keys of the one before, and processes come in any order."""
     store, world, timeout = HashStore(), 4, timedelta(seconds=20)
