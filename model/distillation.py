@@ -27,8 +27,8 @@ from model.network import Network
 from model.perceptual_network import PerceptualNetwork
 from model.resampling import resample
 from model.sampler import SamplingPlan, noisy
-from model.solvers import solver_steps
 from model.steps import clean_estimate, next_state
+from model.trajectory import trajectory_of
 
 PERCEPTUAL_LEVELS = (0.0, 0.6, 0.2, 0.1, 0.1)  # weights of a perceptual network's levels, the finest first
 LEAST_DETAIL = 0.02  # deviations of a feature
@@ -55,11 +55,10 @@ class StudentChain(nn.Module):
         super().__init__()
         assert network.schedule is not None
         self.network, self.consistency = network, consistency
-        self.plan = plan.within(network.schedule.timestep_of(start) + 1)
-        alphas_cumprod = network.schedule.alphas_cumprod[list(self.plan.timesteps)]
-        self.steps = solver_steps("ddim", network.prediction, alphas_cumprod, 0.0, torch.device(device))
-        self.start = float(alphas_cumprod[0])
-        self.register_buffer("levels", alphas_cumprod.sqrt().float().to(device), persistent=False)
+        device = torch.device(device)
+        trajectory = trajectory_of(network.schedule, plan, "ddim", network.prediction, 0.0, start, device)
+        self.plan, self.steps, self.start = trajectory.plan, trajectory.steps, trajectory.alpha_bar
+        self.register_buffer("levels", trajectory.levels, persistent=False)
 
     def forward(self, lr: Tensor, lr_up: Tensor, noise: Tensor, scale: float | Tensor = 1.0) -> Tensor:
         """lr (B, 3, h, w), its up-sampled image and noise (B, 3, H, W), the network's scale p -> ŷ_0 (B, 3, H, W)."""

@@ -14,7 +14,7 @@ from model.noise import Noise, noise_of_chain
 from model.plan import SamplingPlan
 from model.resampling import resample
 from model.sampler_checks import check_inputs, check_settings
-from model.solvers import solver_steps
+from model.trajectory import trajectory_of
 
 __all__ = ["DECODES", "SamplingPlan", "sample"]
 
@@ -52,11 +52,8 @@ def sample(
     device = next((parameter.device for parameter in network.parameters()), lr_image.device)
     lr_image = lr_image.to(device, torch.float32)
     noise = noise_of_chain(noise, seeds, batch, device)
-    if start is not None:
-        plan = plan.within(network.schedule.timestep_of(start) + 1)
-    alphas_cumprod = network.schedule.alphas_cumprod[list(plan.timesteps)]  # ᾱ of each step, (S,)
-    steps = solver_steps(solver, network.prediction, alphas_cumprod, eta, device)
-    levels = alphas_cumprod.sqrt().float().to(device)[:, None].expand(-1, batch)  # γ of each step, (S, B)
+    trajectory = trajectory_of(network.schedule, plan, solver, network.prediction, eta, start, device)
+    plan, steps, levels = trajectory.plan, trajectory.steps, trajectory.levels[:, None].expand(-1, batch)
     told = with_timesteps(callback, plan.timesteps)
 
     with fast.for_sampling(network, compiled) as (denoiser, take_steps), evaluating(denoiser):
@@ -64,7 +61,7 @@ def sample(
         condition = denoiser.condition(lr_image, size, scale)
         x = initial_noise = noise(0, (batch, 3, *size))
         if start is not None:
-            x = noisy(resample(lr_image, size), initial_noise, float(alphas_cumprod[0]))
+            x = noisy(resample(lr_image, size), initial_noise, trajectory.alpha_bar)
         x0 = None
         for group in plan.groups:
             if prior_noise and 2 * group.start >= plan.steps:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +23,7 @@ from model.unet import EncoderState
 MOST_CHAINS = 4  # combinations of batch and size whose graphs are kept
 _GRAPHED: WeakKeyDictionary[nn.Module, dict[tuple, GraphedNetwork]] = WeakKeyDictionary()  # network -> {arithmetic: it}
 
-Fingerprint = tuple[list[tuple[int, int]], Tensor | None]
+Fingerprint = tuple[tuple[list[int], list[int]], Tensor | None]
 
 
 @contextmanager
@@ -64,20 +65,23 @@ def fingerprint(network: nn.Module) -> Fingerprint:
     Norms take longer than all the rest of a one-call sampling. A network whose parameters ask for no gradient is not
     trained, and goes without.
     """
-    parameters: list[Tensor] = [*parameters_of(network)]
-    counts = [(parameter._version, parameter.data_ptr()) for parameter in parameters]
-    is_trained = any(parameter.requires_grad for parameter in parameters)
+    parameters = parameters_of(network)
+    counts = [*map(attrgetter("_version"), parameters)], [*map(Tensor.data_ptr, parameters)]
+    is_trained = any(map(attrgetter("requires_grad"), parameters))
     return counts, torch.stack(torch._foreach_norm(parameters)) if is_trained else None
 
 
-def parameters_of(network: nn.Module) -> Iterator[nn.Parameter]:
-    """All parameters, those that modules share each time that they come: in a tenth of the time of `parameters()`."""
+def parameters_of(network: nn.Module) -> list[Tensor]:
+    """All parameters, those that modules share each time that they come: without `parameters()`, which takes the host
+    longer than all launches of a one-call sampling."""
     modules: list[nn.Module | None] = [network]
+    parameters: list[nn.Parameter | None] = []
     while modules:
         module = modules.pop()
         if module is not None:
             modules += module._modules.values()
-            yield from (parameter for parameter in module._parameters.values() if parameter is not None)
+            parameters += module._parameters.values()
+    return [parameter for parameter in parameters if parameter is not None]
 
 
 def same(a: Fingerprint, b: Fingerprint) -> bool:

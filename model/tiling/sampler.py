@@ -12,12 +12,13 @@ from model.noise import Noise, noise_of_chain
 from model.plan import SamplingPlan
 from model.sampler import noisy
 from model.sampler_checks import check_inputs, check_settings, check_tiles
-from model.solvers import Steps, solver_steps
+from model.solvers import Steps
 from model.steps import clean_estimate, next_state
 from model.tiling.network import Size, TiledNetwork
 from model.tiling.plan import Tile, batches_of_tiles, crop, plan_tiles
 from model.tiling.resampling import resample_window
 from model.tiling.statistics import Looking
+from model.trajectory import trajectory_of
 
 SAMPLE_TILE, SAMPLE_OVERLAP, LEAST_WINDOWS = 64, 32, 16  # of the sample that norms are measured on
 CORRECTIONS = 1  # times that what the sample tells of the image is compared with the image
@@ -56,17 +57,15 @@ def sample_tiled(
     check_tiles(tile, overlap)
     check_inputs(network, lr_image, size, plan, scale)
     device = next(network.parameters()).device
-    if start is not None:
-        plan = plan.within(network.schedule.timestep_of(start) + 1)
-    alphas_cumprod = network.schedule.alphas_cumprod[list(plan.timesteps)]
-    steps = solver_steps(solver, network.prediction, alphas_cumprod, eta, device)
+    trajectory = trajectory_of(network.schedule, plan, solver, network.prediction, eta, start, device)
+    plan = trajectory.plan
     half = torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type) if half else torch.float32
     tiled = TiledNetwork(network, lr_image.to(device, torch.float32), size, dtype)
-    chain = TiledChain(tiled, steps, alphas_cumprod.sqrt().float().to(device), decode, consistency, scale)
+    chain = TiledChain(tiled, trajectory.steps, trajectory.levels, decode, consistency, scale)
     chain.plan_batches(tile, overlap, most_pixels, len(plan.groups), on_batch)
     noise = noise_of_chain(noise, seeds, 1, device)
-    chain.begin(noise, None if start is None else float(alphas_cumprod[0]), keep_noise=prior_noise > 0)
+    chain.begin(noise, None if start is None else trajectory.alpha_bar, keep_noise=prior_noise > 0)
     for group in plan.groups:
         chain.draw_noise(noise, group)
         if prior_noise and 2 * group.start >= plan.steps:
