@@ -72,11 +72,22 @@ def test_loss_by_hand(tiny, loss, power):
     assert computed.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_resampling_is_pillows():
-    """To within the rounding of Pillow's 8-bit fixed-point arithmetic."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (3, 37, 50), generator=generator, dtype=torch.uint8)
-    pillow = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((21, 12), Image.Resampling.BICUBIC)
-    ours = resample(image[None].float(), (12, 21))[0].clamp(0, 255).permute(1, 2, 0)
-    theirs = torch.frombuffer(bytearray(pillow.tobytes()), dtype=torch.uint8).view(12, 21, 3).float()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("size", "resized"),
+    [
+        ((37, 50), (12, 21)),
+        ((64, 4), (16, 1)),
+        ((4, 64), (1, 16)),
+        ((8, 8), (1, 1)),
+        ((16, 1), (64, 4)),
+        ((3, 1), (7, 1)),
+    ],
+)
+def test_resampling_is_pillows(size, resized, layout):
+    """To within the rounding of Pillow's 8-bit fixed-point arithmetic; also of images one pixel wide or high."""
+    image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pillow = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(resized[::-1], Image.Resampling.BICUBIC)
+    ours = resample(image[None].float().to(memory_format=layout), resized)[0].clamp(0, 255).permute(1, 2, 0)
+    theirs = torch.frombuffer(bytearray(pillow.tobytes()), dtype=torch.uint8).view(*resized, 3).float()
     assert (ours - theirs).abs().max() <= 1.0
