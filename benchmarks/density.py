@@ -21,7 +21,8 @@ from typing import Any
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.comparison import Comparison, Variant, ask, heading, measures, parser
+from benchmarks.helpers.asking import ask
+from benchmarks.helpers.comparison import Comparison, Variant, heading, measures, parser
 from core.errors import one_line_errors
 
 Keys = dict[str, Any]  # of the section `sparse`

@@ -22,7 +22,8 @@ from typing import Any
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.comparison import Comparison, Variant, ask, heading, measures, parser
+from benchmarks.helpers.asking import ask
+from benchmarks.helpers.comparison import Comparison, Variant, heading, measures, parser
 from core.config.files import read_file
 from core.errors import UserError, one_line_errors
 

@@ -5,11 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.helpers.options import fill_defaults, need_matplotlib
 from core.command_line import DEVICES, Parser, count
-
-FULL = {"config": "config/faces_16_128_small.yaml", "images": 100}
-SMALL = {"config": "config/demo.yaml", "images": 2, "steps": 8}
 
 
 @dataclass(frozen=True)
@@ -73,14 +69,6 @@ def parser(name: str, manual: str | None, variants: str) -> Parser:
     add("--json", default=f"{places}.json", metavar="FILE", help="where the report goes")
     add("--plot", default=f"{places}.png", metavar="FILE", help="where the picture goes")
     return parser
-
-
-def ask(comparison: Comparison, arguments: argparse.Namespace) -> None:
-    """Trains the variants of the command line, or joins reports, and tells what came out."""
-    need_matplotlib()
-    from benchmarks.helpers.equal_trainings import answer  # after the flags are read: --help must not wait for torch
-
-    answer(comparison, fill_defaults(arguments, SMALL if arguments.small else FULL))
 
 
 def heading(report: dict[str, Any]) -> str:
