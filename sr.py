@@ -15,6 +15,8 @@ from core.config import Config, load_config
 from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
 
+DEBUG_STEPS = 10  # of a chain, at most
+
 
 @one_line_errors()
 def main() -> None:
@@ -26,14 +28,20 @@ def main() -> None:
 
 
 def config_of(arguments: argparse.Namespace) -> Config:
+    """The config that the command line asks for, with its flags and overrides."""
+    config = read_config(arguments, flags(arguments))
+    return read_config(arguments, flags(arguments) | debug_flags(config)) if arguments.debug else config
+
+
+def read_config(arguments: argparse.Namespace, flags: dict[str, Any]) -> Config:
     """That of the file that is named, or else of the checkpoint to validate."""
     if arguments.config:
-        return load_config(arguments.config, arguments.overrides, flags(arguments))
+        return load_config(arguments.config, arguments.overrides, flags)
     if arguments.phase != "val" or arguments.resume in (None, "auto"):
         raise UserError("give a config with -c; only -p val -r CHECKPOINT works without one")
     from core.own_images import own_images_config  # imports torch
 
-    return own_images_config(arguments.resume, arguments.overrides, flags(arguments))
+    return own_images_config(arguments.resume, arguments.overrides, flags)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -51,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--device", default="auto", help=DEVICES)
     add("--deterministic", action="store_true", help="give the same bits each time on a GPU too; a little slower")
     add("-gpu", "--gpu_ids", metavar="0,1", help="GPUs to use; torchrun starts one process for each")
-    add("-debug", action="store_true", help="print, validate and save every few steps, with short chains")
+    add("-debug", action="store_true", help="print, validate and save every few steps; chains have 10 steps or fewer")
     add("-enable_wandb", action="store_true", help="show curves and pictures in Weights & Biases too (needs wandb)")
     add("-use_ddim", action="store_true", help="sample with DDIM instead of the config's solver")
 
@@ -84,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def flags(arguments: argparse.Namespace) -> dict[str, Any]:
     """The command line as {key of the config: value}; None where a flag was not given."""
-    values = {
+    return {
         "phase": arguments.phase,
         "sparse.enabled": arguments.sparse,
         "sparse.density": arguments.density,
@@ -96,9 +104,13 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "train.optimizer.momentum": arguments.momentum,
         "sample.solver": "ddim" if arguments.use_ddim else None,
     }
-    if arguments.debug:
-        values |= {"train.print_freq": 2, "train.val_freq": 4, "train.save_checkpoint_freq": 4, "sample.steps": 10}
-    return values
+
+
+def debug_flags(config: Config) -> dict[str, Any]:
+    """What -debug changes in a config. Chains that are short already stay: a student makes the steps it was taught."""
+    often = {"train.print_freq": 2, "train.val_freq": 4, "train.save_checkpoint_freq": 4} if "train" in config else {}
+    steps = config.sample.steps or config.model.beta_schedule.val.n_timestep
+    return often | ({"sample.steps": DEBUG_STEPS} if steps > DEBUG_STEPS else {})
 
 
 if __name__ == "__main__":

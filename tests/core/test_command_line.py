@@ -94,3 +94,34 @@ def test_under_torchrun_one_of_them_says_so(tmp_path, pytestconfig):
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]  # torchrun's report has it too
     assert said == [told("python -m core.perceptual_network")]
     assert done.stderr.startswith(said[0]) and "exitcode  : 2" in done.stderr
+
+
+def config_of(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["sr.py", *map(str, options)])
+    return sr.config_of(sr.parse_arguments())
+
+
+@pytest.mark.parametrize("phase", ["distill", "val"])
+@pytest.mark.parametrize("student", ["demo", "faces_16_128", "faces_16_128_small", "photos_x4"])
+def test_debugging_leaves_a_student_its_chain(student, phase, monkeypatch, pytestconfig):
+    file = pytestconfig.rootpath / f"config/{student}_one_call.yaml"
+    options = "-c", file, "-p", phase, "--set", "datasets.val.dataroot=images", "--set", "datasets.val.hr_dataroot=null"
+    quick, usual = config_of(monkeypatch, *options, "-debug"), config_of(monkeypatch, *options)
+    assert quick.sample == usual.sample and quick.sample.steps == 1
+    assert (quick.train.print_freq, quick.train.val_freq, quick.train.save_checkpoint_freq) == (2, 4, 4)
+
+
+def test_debugging_shortens_long_chains(monkeypatch, pytestconfig):
+    steps = {}
+    for name in ("demo", "faces_16_128_base", "faces_16_128"):  # 8, 20 and all of 2000
+        steps[name] = config_of(monkeypatch, "-c", pytestconfig.rootpath / f"config/{name}.yaml", "-debug").sample.steps
+    assert steps == {"demo": 8, "faces_16_128_base": 10, "faces_16_128": 10}
+    file = pytestconfig.rootpath / "config/faces_16_128.yaml"
+    assert config_of(monkeypatch, "-c", file, "-debug", "--set", "sample.steps=30").sample.steps == 30
+
+
+def test_debugging_a_validation_needs_no_training(small_checkpoint, monkeypatch):
+    """The config of a checkpoint has no section `train` here, and gets none."""
+    images = "--set", "datasets.val.dataroot=images"
+    config = config_of(monkeypatch, "-p", "val", "-r", small_checkpoint, *images, "-debug")
+    assert "train" not in config and config.sample.steps == 4
