@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from core.checkpoint import TrainingState, find_checkpoint, load_network, load_training_state, saved_config
 from core.config import Config
+from core.config.sections import DistillSection
 from core.errors import UserError
 from core.perceptual_training import load_perceptual_network
 from core.processes import Processes
@@ -28,9 +29,8 @@ class DistillationTrainer(Trainer):
     """Trains a student against its teacher's encoder, under the student's masks.
 
     A checkpoint of a distillation, `resume`, is continued. From any other the student takes the weights and the masks,
-    and begins at step 0; that checkpoint is the teacher too, unless `distill.teacher` names another. With
-    `distill.fresh_student` the student takes nothing from it: it begins with first weights and masks. The student's
-    config keeps the teacher's path, so that continuing finds it.
+    and begins at step 0. With `distill.fresh_student` it takes nothing: it begins with first weights and masks.
+    `teacher_of` tells who its teacher is. The student's config keeps the teacher's path, so that continuing finds it.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class DistillationTrainer(Trainer):
         resume = resume or config.distill.teacher
         if resume is None:
             raise UserError("a distillation begins with a trained network: name its checkpoint with -r")
-        teacher = config.distill.teacher or saved_teacher(resume) or str(resume)
+        teacher = teacher_of(resume, config.distill)
+        log.info(f"teacher: {teacher}")
         config = config.replace(distill=config.distill.replace(teacher=teacher))
         if config.distill.fresh_student and not is_own(resume):
             resume = None
@@ -146,6 +147,36 @@ def refuse_other_levels(weights: Sequence[float], levels: int) -> None:
     if weights and len(weights) != levels + 1:
         needed = f"one for each of the {levels} levels of the teacher, the finest first, and one for its bottleneck"
         raise UserError(f"distill.level_weights has {len(weights)} weights, but needs {levels + 1}: {needed}")
+
+
+def teacher_of(resume: str | Path, options: DistillSection) -> str:
+    """The checkpoint of the teacher: the one that the config names, else the one that the checkpoint `resume` notes as
+    the teacher of its own network, else `resume`.
+
+    A fresh student that begins takes nothing from `resume`, so `resume` is its teacher, whatever it notes. Where the
+    noted one is not here, `resume` stands in if the loss does not ask the teacher; if it does, UserError is raised.
+    """
+    if options.teacher:
+        return options.teacher
+    noted = None if options.fresh_student and not is_own(resume) else saved_teacher(resume)
+    if noted is None or is_here(noted):
+        return noted or str(resume)
+    if asks_teacher(options):
+        mend = "name yours with --set distill.teacher=CHECKPOINT"
+        raise UserError(f"distill.teacher: {noted}, noted in {resume}, is not here: {mend}")
+    return str(resume)
+
+
+def asks_teacher(options: DistillSection) -> bool:
+    """Whether a part of the loss that counts sees the teacher's features, as those of the discriminator's heads do."""
+    return bool(options.feature_weight or options.texture_weight or options.adversarial_weight)
+
+
+def is_here(checkpoint: str) -> bool:
+    try:
+        return find_checkpoint(checkpoint).network.is_file()
+    except UserError:
+        return False
 
 
 def is_own(checkpoint: str | Path) -> bool:

@@ -473,7 +473,8 @@ class DistillSection(Section):
     teacher: str | None = key(
         text_or_null,
         None,
-        "checkpoint of the teacher, whose encoder compares images; null: the one that the student starts from",
+        "checkpoint of the teacher, whose encoder compares images; null: the checkpoint that -r names, or the teacher "
+        "which that notes, if it is a student's",
     )
     fresh_student: bool = key(
         flag, False, "the student begins with first weights, not with its teacher's: it may be another network"

@@ -110,6 +110,56 @@ def test_continuing_is_exact_and_finds_the_teacher(config, teacher):
     assert any(key.startswith("optimizer/discriminator/") for key in whole)
 
 
+@pytest.fixture
+def student(config, teacher, small_network, tmp_path):
+    """The prefix of a network file of a student, as core.export writes it, whose teacher is `teacher`."""
+    of_student = {**config, "name": "student", "distill": config["distill"] | {"teacher": str(teacher)}}
+    weights = small_network.state_dict()
+    save_checkpoint(tmp_path / "student", check_config(of_student), TrainingState(weights, weights))
+    (tmp_path / "student_opt.safetensors").unlink()
+    return tmp_path / "student"
+
+
+FAITHFUL = {"feature_weight": 0, "adversarial_weight": 0}
+
+
+@pytest.mark.parametrize("losses", [{}, FAITHFUL])
+def test_a_second_distillation_has_the_teacher_of_the_first(config, teacher, student, losses):
+    config["distill"] |= losses
+    assert trainer_of(config, "second", student).config.distill.teacher == str(teacher)
+
+
+def test_a_fresh_student_has_the_teacher_that_is_named(config, student):
+    """It takes nothing from that checkpoint; whoever taught it is no matter."""
+    config["distill"] |= {"fresh_student": True}
+    trainer = distil(config, "fresh", student)
+    assert trainer.config.distill.teacher == str(student)
+    student.with_name("student_gen.safetensors").rename(student.with_name("moved.safetensors"))
+    with pytest.raises(UserError, match=r"student, noted in \S*/fresh/checkpoint/I2_E1, is not here: name yours"):
+        trainer_of(config, "fresh", checkpoint(config, "fresh", "I2_E1"))
+
+
+@pytest.mark.parametrize("losses", [{}, {"feature_weight": 0}, FAITHFUL | {"texture_weight": 1}])
+def test_a_noted_teacher_that_is_not_here_is_one_line(config, teacher, student, losses):
+    config["distill"] |= losses
+    teacher.with_name("I500_E1_gen.safetensors").unlink()
+    told = f"distill.teacher: {teacher}, noted in {student}, is not here: name yours with --set distill.teacher=CHECKPOINT"
+    with pytest.raises(UserError) as error:
+        trainer_of(config, "second", student)
+    assert str(error.value) == told
+    config["distill"]["teacher"] = str(student)
+    assert trainer_of(config, "second", student).config.distill.teacher == str(student)
+
+
+def test_a_teacher_that_nobody_asks_may_be_gone(config, teacher, student):
+    """The checkpoint to begin with stands in; continuing, now and later, needs no other."""
+    config["distill"] |= FAITHFUL
+    teacher.with_name("I500_E1_gen.safetensors").unlink()
+    trainer = distil(config, "second", student)
+    assert trainer.config.distill.teacher == str(student)
+    assert distil(config, "second", checkpoint(config, "second", "I2_E1")).step == 4
+
+
 @pytest.mark.slow
 def test_the_student_learns(config, teacher):
     """Forty steps on five images bring it nearer to the truth."""
