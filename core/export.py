@@ -1,6 +1,6 @@
 """Makes a checkpoint ready to ship: one compressed file with the network that samples.
 
-python -m core.export -r experiments/faces_16_128/checkpoint -o checkpoints/faces_16_128.safetensors --preset balanced
+python -m core.export -r experiments/faces_16_128/checkpoint -o my_faces.safetensors --preset balanced
 
 The file stores where the active weights are, exactly, and their values as --values says. The face network has 100
 million parameters, of which 15 % are active. Its file has:
