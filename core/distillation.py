@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from core.checkpoint import TrainingState, find_checkpoint, load_network, load_training_state, saved_config
 from core.config import Config
+from core.config.notices import asks_teacher
 from core.config.sections import DistillSection
 from core.errors import UserError
 from core.perceptual_training import load_perceptual_network
@@ -165,11 +166,6 @@ def teacher_of(resume: str | Path, options: DistillSection) -> str:
         mend = "name yours with --set distill.teacher=CHECKPOINT"
         raise UserError(f"distill.teacher: {noted}, noted in {resume}, is not here: {mend}")
     return str(resume)
-
-
-def asks_teacher(options: DistillSection) -> bool:
-    """Whether a part of the loss that counts sees the teacher's features, as those of the discriminator's heads do."""
-    return bool(options.feature_weight or options.texture_weight or options.adversarial_weight)
 
 
 def is_here(checkpoint: str) -> bool:

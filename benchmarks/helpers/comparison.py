@@ -1,6 +1,5 @@
 """What density.py and tuning.py ask: trainings that differ in a few keys of the config. With their command line."""
 
-import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -24,7 +24,8 @@ from model import build_network
 Losses = Mapping[str, Sequence[float]]  # validation set -> the loss of each of its images
 
 EQUAL = ("benchmark", "config", "steps", "noise_levels", "images", "data", "settings")  # in reports that can be merged
-PLACES = ("dataroot", "hr_dataroot", "lr_dataroot", "datatype", "num_workers")  # how data are read, not what they are
+# How data are read, not what they are.
+PLACES = ("dataroot", "hr_dataroot", "lr_dataroot", "datatype", "num_workers", "use_shuffle")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from core.config.files import plain_copy
 from core.config.keys import REQUIRED, Key, Section, Subsection, walk
+from core.config.notices import is_of_another_phase, sections_without_effect, without_effect
 from core.config.rules import RULES, RUN_RULES
 from core.config.sections import Config
 from core.config.wording import cut, readable, show
@@ -73,14 +74,14 @@ def set_value(config: dict[str, Any], path: str, value: Any) -> None:
 
 def config_notices(config: Config) -> list[str]:
     """One line for each key of a checked config whose value asks for something that does nothing here."""
-    notices = [
-        f"{path} has no effect: {key.no_effect}"
+    here = without_effect(config)
+    reasons = {
+        path: key.no_effect or here[path]
         for path, key in walk(Config, config)
-        if isinstance(key, Key) and key.no_effect and at(config, path) != key.default
-    ]
-    if config.phase == "train" and not config.datasets.validation:
-        notices.append("train.val_freq has no effect: there is no datasets.val")
-    return notices
+        if isinstance(key, Key) and (key.no_effect or path in here) and at(config, path) != key.default
+    }
+    reasons |= sections_without_effect(config)
+    return [f"{path} has no effect: {why}" for path, why in reasons.items() if not is_of_another_phase(path, config)]
 
 
 def at(config: Mapping[str, Any], path: str) -> Any:

@@ -126,7 +126,7 @@ class ImagesSection(Section):
     batch_size: int = key(count, 1, "images in a batch, per process")
     num_workers: int = key(count_or_zero, 4, "processes that read images; 0: the main process reads them")
     augment: bool = key(flag, False, "flip images at random")
-    use_shuffle: bool = key(flag, False, "accepted, but training always shuffles and validation never does")
+    use_shuffle: bool = key(flag, True, "", "training always shuffles")
     use_crop: bool = key(
         flag, False, "crop images instead of resizing them: at random in training, the centre in validation"
     )
@@ -170,6 +170,7 @@ class TrainingImagesSection(ImagesSection):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ValidationImagesSection(ImagesSection):
+    num_workers: int = key(count_or_zero, 4, "", "the process that validates reads its images")
     augment: bool = key(flag, False, "", "validation images are never flipped")
     use_shuffle: bool = key(flag, False, "", "validation keeps the order of the names")
 
@@ -333,7 +334,9 @@ class TrainSection(Section):
         "newest checkpoints to keep, besides the one with the best PSNR and the one continued from; null: all",
     )
     print_freq: int = key(count, 200, "steps between log lines")
-    loss: str = key(choice("l1", "l2"), "l1", "l1: absolute error of the prediction; l2: squared error")
+    loss: str = key(
+        choice("l1", "l2"), "l1", "l1: absolute error of the prediction; l2: squared error (not for distill)"
+    )
     continuous_scale: bool = key(flag, True, "draw a random target size between LR and HR for each batch")
     scale_step: int = key(count, 8, "random sizes are multiples of this number of pixels; 1: any size, as published")
     accumulate: int = key(count, 1, "number of batches whose gradients are added up in one step")
@@ -349,7 +352,9 @@ class TrainSection(Section):
         count, 10, "a step with a non-finite loss or gradient is skipped; this many in a row end the training"
     )
     precision: str = key(
-        choice("auto", "float32", "bf16"), "auto", "bf16: mixed precision; auto: bf16 if the device supports it"
+        choice("auto", "float32", "bf16"),
+        "auto",
+        "bf16: mixed precision; auto: bf16 on GPUs that support it, float32 elsewhere",
     )
     seed: int = key(seed, 0, "random seed of the initial weights, the image order and all noise")
     optimizer: OptimizerSection = section()

@@ -146,8 +146,8 @@ def test_published_config_means_what_was_published():
     }
     assert {path: at(config, path) for path in expected} == expected
     assert type(config["train"]["val_freq"]) is int
-    (notice,) = config_notices(config)
-    assert notice.startswith("model.pretrained_encoder has no effect")
+    told = {"datasets.train.use_shuffle", "datasets.val.num_workers", "model.pretrained_encoder"}
+    assert {notice.partition(" has no effect: ")[0] for notice in config_notices(config)} == told
 
 
 def test_comments_leave_strings_alone():
@@ -597,6 +597,48 @@ def test_notices_name_what_has_no_effect(small):
     assert [notice.split()[0] for notice in notices] == [
         "gpu_ids", "datasets.val.use_shuffle", "model.which_model_G", "model.finetune_norm",
     ]  # fmt: skip
+
+
+IMAGES = ["datasets.val.dataroot=images", "datasets.val.hr_dataroot=null"]
+
+
+def told(path, *overrides, **flags):
+    """The keys that notices name."""
+    return [notice.split()[0] for notice in config_notices(load_config(path, overrides, flags))]
+
+
+def test_notices_of_a_training(small):
+    assert told(small, "datasets.train.use_shuffle=false") == ["datasets.train.use_shuffle"]
+    assert told(small, "datasets.train.use_shuffle=true") == []
+    assert told(small, "datasets.val=null") == ["train.val_freq"]
+    sets = [f"datasets.train_more.{key}" for key in ("dataroot=x", "l_resolution=8", "r_resolution=16", "batch_size=2")]
+    assert told(small, *sets, "datasets.train_more.num_workers=2") == ["datasets.train_more.num_workers"]
+    assert told(small, "datasets.train.num_workers=2", "train.loss=l2") == []
+    assert told(ROOT / "config/demo_one_call.yaml", phase="train") == ["distill"]
+    quiet = ["train.use_shuffle=false", "finetune_norm=true"]  # a validation asks nothing of a training
+    assert told(small, *quiet, phase="val") == ["model.finetune_norm"]
+
+
+@pytest.mark.parametrize("name", ["faces_16_128_one_call", "faces_16_128_small_one_call", "photos_x4_one_call"])
+def test_notices_of_a_distillation(name):
+    """All that these configs say counts, until the loss that it is for has no weight."""
+
+    def told_of(*overrides):
+        return set(told(ROOT / f"config/{name}.yaml", *IMAGES, *overrides))
+
+    heads = {f"distill.{key}" for key in ("head_channels", "head_lr", "pixel_head")}
+    assert told_of() == set()
+    assert told_of("train.loss=l2") == {"train.loss"}
+    assert told_of("model.beta_schedule.val.n_timestep=1000") == {"model.beta_schedule.train"}
+    assert told_of("perceptual_heads=true", "adversarial_weight=0") == heads
+    assert told_of("perceptual_heads=false", "adversarial_weight=0") == {*heads, "distill.perceptual_heads"}
+    assert told_of("distill.feature_weight=0") == {"distill.level_weights"}
+    assert told_of("perceptual_heads=true", "perceptual_network=null") == {"distill.perceptual_weight"}
+    nobody = [f"distill.{loss}_weight=0" for loss in ("feature", "texture", "adversarial")]
+    seen = {"distill.level_weights", "distill.teacher_noise", *heads}
+    assert told_of(*nobody, "perceptual_heads=true", "distill.shift=3") == seen
+    silent = {*seen, "distill.shift", "distill.perceptual_weight"}
+    assert told_of(*nobody, "perceptual_heads=true", "perceptual_network=null", "distill.shift=3") == silent
 
 
 # Agreement with the parts that a config is for.

@@ -143,10 +143,10 @@ def test_a_fresh_student_has_the_teacher_that_is_named(config, student):
 def test_a_noted_teacher_that_is_not_here_is_one_line(config, teacher, student, losses):
     config["distill"] |= losses
     teacher.with_name("I500_E1_gen.safetensors").unlink()
-    told = f"distill.teacher: {teacher}, noted in {student}, is not here: name yours with --set distill.teacher=CHECKPOINT"
+    mend = "name yours with --set distill.teacher=CHECKPOINT"
     with pytest.raises(UserError) as error:
         trainer_of(config, "second", student)
-    assert str(error.value) == told
+    assert str(error.value) == f"distill.teacher: {teacher}, noted in {student}, is not here: {mend}"
     config["distill"]["teacher"] = str(student)
     assert trainer_of(config, "second", student).config.distill.teacher == str(student)
 
