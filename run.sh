@@ -75,7 +75,8 @@ super_resolve() {
 demo() {
     install requirements.txt
     rm -rf demo experiments/demo experiments/demo_one_call
-    # So small a network gains nothing by threads, and on busy cores they wait for each other: two made 1 image/s, one 25.
+    # Such a small network gains nothing from threads, and on busy cores they wait for each other: with two threads it
+    # trained 1 image/s, with one thread 25.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     "$python" data/demo.py --out demo
     "$python" sr.py -p train -c config/demo.yaml --set datasets.val=null
@@ -105,7 +106,8 @@ run_tests() {
         exit 1
     }
     types=$(mktemp)
-    "$python" -m mypy >"$types" 2>&1 &  # half a minute where nothing is cached: beside the tests, which wait now and then
+    # mypy takes half a minute without a cache. It runs beside the tests, which now and then leave a core free.
+    "$python" -m mypy >"$types" 2>&1 &
     checking=$!
     tested=0
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$python" -m pytest -n auto --maxprocesses 8 --dist worksteal "$@" || tested=$?

@@ -14,7 +14,7 @@ from model.group_decoding import split
 
 LONG = 60  # seconds: of a chain that takes longer, it is said how long
 BETWEEN = 20  # seconds between lines
-LARGE = 1 << 27  # steps times pixels, from which a GPU's time is worth telling, and telling costs none of it
+LARGE = 1 << 27  # steps times pixels: from here on, a GPU takes long enough to be told of, and telling slows nothing
 
 Say = Callable[[str], None]
 Clock = Callable[[], float]

@@ -12,8 +12,8 @@ from sparse import Masker
 class EMA:
     """A second network whose weights follow those of the first: e ← d·e + (1-d)·w, every `every` steps from `start`.
 
-    Before `start` it is a plain copy. An average over steps with changing masks has more non-zeros than the budget, so
-    whenever the masks change they multiply it: it has exactly the density of the network.
+    Before `start` it is a plain copy. An average of networks with different masks has more weights that are not 0 than
+    each of them. So the new masks are applied to it whenever they change, and it has the density of the network.
     """
 
     def __init__(self, network: Network, decay: float = 0.9999, start: int = 5000, every: int = 1):

@@ -44,7 +44,10 @@ class FlatGradients:
 
 
 class Skips:
-    """Steps that changed nothing, as their loss or gradient was not finite: told on the device, counted there."""
+    """Counts the steps that were skipped because their loss or gradient was not finite.
+
+    The counts stay on the device, so that the host does not wait for it at each step.
+    """
 
     def __init__(self, device: torch.device):
         self.in_a_row = torch.zeros((), device=device)  # steps skipped up to the last
@@ -70,11 +73,13 @@ def step_unless(skip: Tensor, optimizer: Optimizer) -> None:
 
 
 class ForwardBackward:
-    """objective(*tensors, *constants) and its backward pass, which adds to the gradients -> the loss, a new tensor.
+    """Computes objective(*tensors, *constants) and its backward pass.
+
+    A call adds to the gradients and returns the loss, as a new tensor.
 
     On a GPU the launches of a step's several thousand kernels take longer than the kernels, so each combination of
-    shapes and constants is captured once as a CUDA graph and replayed from then on. The graphs share their memory:
-    what one leaves behind is the gradients and the loss, and both are outside it.
+    shapes and constants is captured once as a CUDA graph and replayed from then on. The graphs share their memory: what
+    one leaves behind is the gradients and the loss, and both are outside it.
     """
 
     def __init__(

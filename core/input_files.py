@@ -111,8 +111,11 @@ def size_of(file: Path) -> Size:
 
 
 class Taken:
-    """Which source each target is for. `forgets`: of one input folder, in which only the files of one folder can become
-    the same target, all that has been looked through is forgotten."""
+    """Remembers which source each target is for.
+
+    With a single input, only files of the same folder can have the same target. So with `forgets`, folders that have
+    been looked through are forgotten, which saves memory.
+    """
 
     def __init__(self, forgets: bool) -> None:
         self.forgets = forgets

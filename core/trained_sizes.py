@@ -1,4 +1,4 @@
-"""Any size from a network that learnt few: what it makes best is made, and then reduced.
+"""How a network that was trained for few sizes makes a result of any size: at a size that it makes well, then reduced.
 
 Networks for whole images, such as faces, make their largest sizes best, and others at their usual magnification. So a
 smaller result is made at such a size, if the training had it from this LR size, and else at that magnification, and

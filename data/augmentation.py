@@ -1,4 +1,4 @@
-"""Changes to whole images that make a few of them teach as many: flips, quarter turns, another place, size and tone."""
+"""Random changes to whole images, so that a few of them teach as much as many: turns, another place, size and tone."""
 
 import math
 from collections.abc import Sequence

@@ -24,7 +24,7 @@ def in_full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def repeated(x: Tensor, images: int) -> Tensor:
-    """(B, ...) -> (images, ...), with image n mod B at n."""
+    """Repeats the batch, (B, ...) -> (images, ...): image n of the result is image n mod B of x."""
     return x if len(x) == images else torch.cat([x] * (images // len(x)))  # which stays channels-last
 
 

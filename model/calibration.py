@@ -133,13 +133,13 @@ def squared_distance(x: Tensor) -> Tensor:
 
 
 class Sketch:
-    """EncoderState, or a tensor -> for each of its tensors (B, C, H, W) few numbers (B, K), float32, with almost its
-    distances.
+    """Shortens tensors so that the distances between them nearly stay.
 
-    Each element is added, under a random sign that is always the same, to one of K sums, the next element to the next
-    (count sketch, Charikar et al. 2002). The squared distance of two sketches is that of the tensors but for a random
-    error, of sqrt(2/K) where the difference is spread evenly over the sums; there is none where a tensor has no more
-    than K elements. In full, the states of a chain would take gigabytes.
+    Whole, the states of a chain would take gigabytes. A call takes an EncoderState, or one tensor. Each tensor in it,
+    (B, C, H, W), becomes K numbers an image, (B, K) in float32. Its elements get random signs, which are drawn once,
+    and element i is added to sum i mod K (count sketch, Charikar et al. 2002). The squared distance of two sketches is
+    that of the tensors, with a random relative error of sqrt(2/K) where their difference is spread evenly over the
+    sums. A tensor of at most K elements stays as it is.
     """
 
     def __init__(self, buckets: int, seed: int = 0) -> None:

@@ -76,7 +76,10 @@ def resized(image: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class ConditioningPyramid(nn.Module):
-    """From the LR feature, the gain and shift of each implicit upsampler (spec: scale-adaptive conditioning of IDM)."""
+    """From the LR feature, the gain and shift of each implicit upsampler.
+
+    This is the scale-adaptive conditioning of IDM (Gao et al. 2023).
+    """
 
     kernel: Tensor
 

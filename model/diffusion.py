@@ -1,4 +1,8 @@
-"""Training: what is drawn for a batch, and the loss (spec: conditioning on a continuous noise level, WaveGrad, SR3)."""
+"""Training: what is drawn for a batch, and the loss.
+
+The network is told the noise level as a continuous number, as in WaveGrad (Chen et al. 2021) and SR3 (Saharia et al.
+2021).
+"""
 
 import math
 from collections.abc import Sequence

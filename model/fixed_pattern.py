@@ -1,7 +1,8 @@
-"""Fixed-pattern noise: what a network adds to every image. Those that enlarge by sub-pixels can be freed of it.
+"""Fixed-pattern noise, a faint pattern that a network adds to all its images: how it is measured and made weaker.
 
-As a camera's sensor does (Chen et al. 2008, on photo-response non-uniformity), it shows in the mean over many images,
-in which the images themselves cancel out. Its period is the n pixels of the result that an LR pixel becomes.
+The sensor of a camera adds such a pattern too (Chen et al. 2008, on photo-response non-uniformity). The mean over many
+images shows it, because the images themselves cancel out. It repeats every n pixels, where an LR pixel becomes n × n
+pixels of the result. In a network that enlarges by sub-pixels, a change of biases takes much of it out.
 """
 
 from collections.abc import Callable
