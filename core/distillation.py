@@ -46,7 +46,6 @@ class DistillationTrainer(Trainer):
         if resume is None:
             raise UserError("a distillation begins with a trained network: name its checkpoint with -r")
         teacher = teacher_of(resume, config.distill)
-        log.info(f"teacher: {teacher}")
         config = config.replace(distill=config.distill.replace(teacher=teacher))
         if config.distill.fresh_student and not is_own(resume):
             resume = None
@@ -132,6 +131,9 @@ class DistillationTrainer(Trainer):
     def train_step(self, batch: dict[str, Any] | None) -> None:
         super().train_step(batch)
         self.parts += self.objective.parts.masked_fill(self.skips.in_a_row > 0, 0)
+
+    def summary(self) -> str:
+        return f"{super().summary()}; teacher {self.config.distill.teacher}"
 
     def report(self, bar: tqdm) -> None:
         """The parts of the loss, before the line with the whole."""

@@ -50,16 +50,30 @@ def set_up(config: Config, arguments: Namespace, processes: Processes) -> Callab
     """Everything that a run may be refused for -> its work."""
     processes.on_main(lambda: open_folders(config))
     log = start_logging(experiment_folder(config)("log"), config.phase, processes.is_main)
-    for notice in config_notices(config):
-        log.info(notice)
-    if arguments.epochs is not None:
-        log.info("--epochs has no effect: train.n_iter counts the steps of a run")
     uses_wandb = arguments.enable_wandb and processes.is_main
     if uses_wandb:
         wandb_module()  # which may be missing; its run begins when nothing can be refused any more
     resume = arguments.resume or config.path.resume_state
-    if config.phase == "val":
-        return set_up_validation(config, processes, log, resume, uses_wandb)
+    set_up_phase = set_up_validation if config.phase == "val" else set_up_training
+    work = set_up_phase(config, processes, log, resume, uses_wandb)
+
+    def tell_and_work() -> None:  # notices only now: a run that is refused leaves nothing in the log
+        for notice in notices(config, arguments):
+            log.info(notice)
+        work()
+
+    return tell_and_work
+
+
+def notices(config: Config, arguments: Namespace) -> list[str]:
+    """What has no effect, of the config and of the flags."""
+    epochs = [] if arguments.epochs is None else ["--epochs has no effect: train.n_iter counts the steps of a run"]
+    return config_notices(config) + epochs
+
+
+def set_up_training(
+    config: Config, processes: Processes, log: Logger, resume: str | None, uses_wandb: bool
+) -> Callable[[], None]:
     checkpoint = found(processes, checkpoint_to_resume, config, resume)
     trainer = (DistillationTrainer if config.phase == "distill" else Trainer)(config, processes, log, checkpoint)
     if uses_wandb:

@@ -126,7 +126,8 @@ FAITHFUL = {"feature_weight": 0, "adversarial_weight": 0}
 @pytest.mark.parametrize("losses", [{}, FAITHFUL])
 def test_a_second_distillation_has_the_teacher_of_the_first(config, teacher, student, losses):
     config["distill"] |= losses
-    assert trainer_of(config, "second", student).config.distill.teacher == str(teacher)
+    trainer = trainer_of(config, "second", student)
+    assert trainer.config.distill.teacher == str(teacher) and trainer.summary().endswith(f"; teacher {teacher}")
 
 
 def test_a_fresh_student_has_the_teacher_that_is_named(config, student):
