@@ -5,7 +5,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from core.config.sections import SampleSection
 from core.device import autocast, out_of_memory_said, pick_device
 from core.errors import UserError
 from core.inference import show, target_size
-from core.input_files import LeftOut, named_images, refuse_missing
+from core.input_files import LeftOut, evenly, named_images, refuse_missing
 from core.network_file import writable_network_file
 from core.report.pictures import heat_map
 from core.sampling import Sampling, sampling_settings
@@ -31,8 +31,6 @@ from model.calibration import encoder_change
 from model.conditioning import relative_scale
 from model.key_steps import EncoderChange
 from model.schedule import NoiseSchedule
-
-T = TypeVar("T")
 
 
 class LRImage(NamedTuple):
@@ -78,7 +76,7 @@ def images_of_files(paths: Sequence[str | Path], most: int) -> list[LRImage]:
     files = [file for file, _ in named_images(paths, LeftOut())]
     if not files:
         raise UserError(f"no image in {', '.join(map(str, paths))}")
-    return [LRImage(str(file), to_tensor(read_rgb(file))) for file in spread(files, most)]
+    return [LRImage(str(file), to_tensor(read_rgb(file))) for file in evenly(files, most)]
 
 
 def images_of_config(config: Config, most: int) -> list[LRImage]:
@@ -88,16 +86,10 @@ def images_of_config(config: Config, most: int) -> list[LRImage]:
         raise UserError(f"{config.name}: no datasets in the config of the checkpoint; give LR images with -i")
     try:
         dataset = SRDataset(config.datasets[name], train=name == "train")
-        samples = [dataset[index] for index in spread(range(len(dataset)), most)]
+        samples = [dataset[index] for index in evenly(range(len(dataset)), most)]
     except DataError as error:
         raise UserError(f"{error}; or give LR images with -i") from None
     return [LRImage(sample["name"], sample["lr"]) for sample in samples]
-
-
-def spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of the items, at even distances."""
-    n = min(most, len(items))
-    return [items[i * len(items) // n] for i in range(n)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

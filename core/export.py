@@ -30,9 +30,7 @@ card:
   licence: for non-commercial research
 """
 
-import re
 import sys
-from collections.abc import Collection
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,18 +43,9 @@ from core.shipped import CHECKPOINT
 from sparse.errors import SparseError
 
 if TYPE_CHECKING:
-    import torch
-
     from core.network_file import NetworkState
 
 VALUES = {"int8": "int8", "fp16": "float16", "bf16": "bfloat16", "float32": "float32"}  # -> their names in torch
-# They have few values and cause most of what 8 bits cost: with the first three in 8 bits too, the small face network
-# loses 0.17 dB in place of 0.01, and the last three cause four fifths of the rest. The first tells apart noise
-# levels that differ little; the others are near the image.
-SENSITIVE = (
-    r"embedding\.expand", r"encoder\.input", r"decoder\.output",
-    r"lr_encoder\.head", r"lr_encoder\.tail", r"decoder\.levels\.{finest}\.[1-9]\d*\.shortcut",
-)  # fmt: skip
 
 
 @one_line_errors()
@@ -64,9 +53,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
 
     # Here, as torch takes a second to import, for which --help need not wait.
+    import torch
+
     from core.averaging import average
     from core.checkpoint import find_checkpoint, step_of
-    from core.network_file import read_network_file, save_network, writable_network_file
+    from core.network_file import read_network_file, save_network, stored_types, writable_network_file
     from core.sampling import sampling_settings
 
     shares = shares_of(arguments.weights, len(arguments.checkpoint))
@@ -78,30 +69,15 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.card:
         state.config = with_card(state.config, arguments.card)
     target = writable_network_file(arguments.output)
+    types = stored_types(state.weights, getattr(torch, VALUES[arguments.values]))
     try:
-        save_network(target, state, step_of(source), stored_types(state.weights, arguments.values), compressed=True)
+        save_network(target, state, step_of(source), types, compressed=True)
     except SparseError as error:
         where = ", ".join(map(str, sources))
         raise UserError(f"{where}: {error}; --values float32 holds all that are finite") from None
     tell(state, target)
     if measured:
         print(f"what calibration measured is not true of the mean; measure anew: python -m core.calibrate -r {target}")
-
-
-def stored_types(names: Collection[str], values: str) -> "dict[str, torch.dtype]":
-    """The type in which the weight of each name is stored, where most are stored as `values` says."""
-    import torch
-
-    kept = set(sensitive(names)) if values == "int8" else set()
-    return {name: torch.float16 if name in kept else getattr(torch, VALUES[values]) for name in names}
-
-
-def sensitive(names: Collection[str]) -> list[str]:
-    """The names of the weights that 8 bits are too few for."""
-    levels = (re.match(r"decoder\.levels\.(\d+)", name) for name in names)
-    finest = max((int(level[1]) for level in levels if level), default=0)
-    pattern = re.compile(rf"({'|'.join(SENSITIVE)})\.weight".replace("{finest}", str(finest)))
-    return [name for name in names if pattern.fullmatch(name)]
 
 
 def parser() -> Parser:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
@@ -18,6 +18,7 @@ from data.files import make_writable
 from data.image_files import ImageFiles, walk_images, why_not_read
 
 Size = tuple[int, int]  # (width, height), in pixels
+T = TypeVar("T")
 
 
 class Job(NamedTuple):
@@ -147,6 +148,12 @@ def named_images(
             found.leave_out(f"{path}: {problem}")
         else:
             yield path, Path(path.name)
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, at even distances, from the first on."""
+    n = min(most, len(items))
+    return [items[i * len(items) // n] for i in range(n)]
 
 
 def why_not_named(target: Path) -> str | None:

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.calibration import spread
 from core.chain_progress import TimeLeft
 from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint
 from core.device import out_of_memory_said, pick_device
 from core.errors import UserError
-from core.export import stored_types
-from core.input_files import LeftOut, named_images
-from core.network_file import read_network_file, save_network, writable_network_file
+from core.input_files import LeftOut, evenly, named_images
+from core.network_file import read_network_file, save_network, stored_types, writable_network_file
 from core.sampling import Sampling, super_resolve
 from core.trained_sizes import TrainedSizes
 from data.degradation import Degradation, degrade
@@ -44,7 +42,7 @@ def remove_pattern(arguments: Namespace) -> None:
     bias = without_pattern(PatternMeter(loaded, period), images)
     state = read_network_file(source)
     state.weights[BIAS] = bias.cpu()
-    save_network(target, state, loaded.step, stored_types(state.weights, "int8"), compressed=True)
+    save_network(target, state, loaded.step, stored_types(state.weights, torch.int8), compressed=True)
     print(f"{target}: the same network but for {len(bias)} biases")
 
 
@@ -79,7 +77,7 @@ def small_images(folder: Path, most: int, times: int, degradation: Degradation |
     files = [file for file, _ in named_images([folder], LeftOut())]
     if not files:
         raise UserError(f"--photos {folder}: no image in this folder")
-    return [small_image(file, times, degradation, n) for n, file in enumerate(spread(files, most))]
+    return [small_image(file, times, degradation, n) for n, file in enumerate(evenly(files, most))]
 
 
 def small_image(file: Path, times: int, degradation: Degradation | None = None, seed: int = 0) -> Tensor:
@@ -144,7 +142,7 @@ class State(NamedTuple):
 def state_of(meter: PatternMeter, results: Sequence[Tensor], first: Sequence[Tensor]) -> State:
     changes = [(now - before).flatten() for now, before in zip(results, first, strict=True)]
     squares = torch.stack([change.square().mean() for change in changes])
-    return State(meter.pattern_in(results), torch.cat(spread(changes, FOR_RESPONSE)), rms(squares.sqrt()))
+    return State(meter.pattern_in(results), torch.cat(evenly(changes, FOR_RESPONSE)), rms(squares.sqrt()))
 
 
 def without_pattern(meter: PatternMeter, images: Sequence[Tensor]) -> Tensor:
@@ -158,7 +156,7 @@ def without_pattern(meter: PatternMeter, images: Sequence[Tensor]) -> Tensor:
     first = meter.results(images, "photo")
     state = state_of(meter, first, first)
     print(f"pattern before: {rms(state.pattern):.3f} grey levels rms", flush=True)
-    derivatives = response_of(meter, spread(list(enumerate(images)), FOR_RESPONSE), bias)
+    derivatives = response_of(meter, evenly(list(enumerate(images)), FOR_RESPONSE), bias)
     best, step = bias.detach().clone(), 1.0
     for change in range(1, MOST_CHANGES + 1):
         with torch.no_grad():

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import core.calibration
 import infer
 from core.calibrate import main
-from core.calibration import images_of_config, spread
+from core.calibration import images_of_config
 from core.checkpoint import (
     TrainingState,
     load_checkpoint,
@@ -25,6 +25,7 @@ from core.checkpoint import (
 )
 from core.config import changed, load_config
 from core.errors import UserError
+from core.input_files import evenly
 from core.report.pictures import heat_map
 from core.sampling import Sampling, super_resolve
 from core.shipped import FILES
@@ -133,9 +134,9 @@ def test_images_of_the_config(run, checkpoint, small_config):
         images_of_config(changed(small_config, {"datasets": {}}), 8)
 
 
-def test_spread():
-    assert spread(range(10), 4) == [0, 2, 5, 7]
-    assert spread([3, 4], 8) == [3, 4]
+def test_evenly():
+    assert evenly(range(10), 4) == [0, 2, 5, 7]
+    assert evenly([3, 4], 8) == [3, 4]
 
 
 def test_another_file(run, checkpoint, tmp_path):

@@ -21,9 +21,9 @@ from core.checkpoint import (
 )
 from core.config import PRESETS, changed, check_config
 from core.errors import UserError
-from core.export import main, sensitive
+from core.export import main
 from core.inference import upscale
-from core.network_file import NetworkState, read_network_file, save_network
+from core.network_file import NetworkState, read_network_file, save_network, sensitive
 from core.tensor_files import read_safetensors, write_safetensors
 from model.key_steps import EncoderChange
 from sparse.inspect import main as inspect
