@@ -81,15 +81,26 @@ class Wanted(NamedTuple):
     magnification: float | None = None
     size: Asked | None = None
 
+    @property
+    def is_asked(self) -> bool:
+        return bool(self.magnification or self.size)
+
+    def for_image(self, size: Size, config: Config) -> Size:
+        """The size of the result for an image of `size`; it may be smaller than that (`is_smaller`)."""
+        return target_size(size, self.magnification or 1, self.size) if self.is_asked else usual_size(size, config)
+
     def size_of(self, source: Path, size: Size, config: Config) -> Size:
         """The size of the result for an image. Raises DataError where it would be smaller than the image."""
-        if self.magnification or self.size:
-            result, told = target_size(size, self.magnification or 1, self.size), "asked for"
-        else:
-            result, told = usual_size(size, config), "this network makes; --scale and --size ask for more"
-        if any(after < before for before, after in zip(size, result, strict=True)):
-            raise DataError(f"{source} has {show(size)} pixels, more than the {show(result)} {told}")
+        result = self.for_image(size, config)
+        if is_smaller(result, size):
+            reason = "asked for" if self.is_asked else "this network makes; --scale and --size ask for more"
+            raise DataError(f"{source} has {show(size)} pixels, more than the {show(result)} {reason}")
         return result
+
+
+def is_smaller(size: Size, than: Size) -> bool:
+    """Whether width or height is."""
+    return any(after < before for before, after in zip(than, size, strict=True))
 
 
 def show(size: Sequence[int]) -> str:

@@ -16,7 +16,7 @@ from core.config import PRESETS, Config
 from core.config.presets import OF_STUDENTS
 from core.device import out_of_memory_said
 from core.errors import UserError
-from core.inference import enlarged, show, target_size, usual_size
+from core.inference import Wanted, enlarged, is_smaller, show
 from core.input_files import Size, size_of
 from core.network_choice import Networks, ReadyNetwork, load_once
 from core.sampling import Callback
@@ -82,8 +82,8 @@ class Enlarger:
 
     def result_size(self, size: Size, scale: float | None, config: Config) -> Size:
         """(width, height) of the result. Raises UserError where it is smaller than the photo."""
-        result = target_size(size, scale) if scale else usual_size(size, config)
-        if any(after < before for before, after in zip(size, result, strict=True)):
+        result = Wanted(scale).for_image(size, config)
+        if is_smaller(result, size):
             raise UserError(
                 f"The photo has {show(size)} pixels, more than the {show(result)} that this network makes: choose "
                 "another network, or how many times larger the result is to be."
