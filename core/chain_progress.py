@@ -112,10 +112,14 @@ class TileProgress:
 def progress_of_chain(
     sampling: Sampling, shape: tuple[int, int, int], device: torch.device, say: Say, chains: int = 1
 ) -> ChainProgress | None:
-    """What tells of the chains that make images of this shape, (B, H, W); None where it costs time and tells nothing:
-    short chains on a GPU."""
-    told = device.type == "cpu" or chains * sampling.executed.steps * math.prod(shape) >= LARGE
-    return ChainProgress(sampling, say, chains=chains) if told else None
+    """What tells of the chains that make images of this shape, (B, H, W); None where that is not worth it."""
+    return ChainProgress(sampling, say, chains=chains) if is_worth_telling(sampling, shape, device, chains) else None
+
+
+def is_worth_telling(sampling: Sampling, shape: tuple[int, int, int], device: torch.device, chains: int = 1) -> bool:
+    """Whether to tell how far the chains of images of this shape, (B, H, W), are: of short chains on a GPU, that costs
+    time and tells nothing."""
+    return device.type == "cpu" or chains * sampling.executed.steps * math.prod(shape) >= LARGE
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from core.about import outside
-from core.chain_progress import BatchCount, StepCount, progress_of_chain
+from core.chain_progress import BatchCount, StepCount, is_worth_telling
 from core.checkpoint import saved_config
 from core.config import PRESETS, Config
 from core.config.presets import OF_STUDENTS
@@ -95,7 +95,7 @@ def steps_told(ready: ReadyNetwork, photo: Size, size: Size, tell: Tell) -> Call
     """What tells of a chain; None where that costs time: of a short one on a GPU."""
     (width, height), device = size, next(ready.network.parameters()).device
     chains = ready.sampling.chains(TrainedSizes.of(ready.config), (height, width), photo[::-1])
-    if not progress_of_chain(ready.sampling, (1, height, width), device, print, chains):
+    if not is_worth_telling(ready.sampling, (1, height, width), device, chains):
         return None
     count = StepCount(ready.sampling, chains)
     return lambda order, *_: tell(count.done(order), count.of)
