@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import build_network
+from model.group_decoding import decoded
 
 
 @torch.no_grad()
@@ -28,14 +29,9 @@ def count_flops(model: Mapping[str, Any], lr_side: int, hr_side: int, together: 
     return {"condition": conditioning, "encode": encoding, "decode": decoding}
 
 
-def decoded(group: Sequence[int], decode: str) -> int:
-    """How many steps of a group the decoder computes, all at once; decode: every, ends or first."""
-    return min(len(group), {"every": len(group), "ends": 2, "first": 1}[decode])
-
-
 def chain_flops(flops: Mapping[str, Any], groups: Sequence[Sequence[int]], decode: str) -> dict[str, float]:
     """GFLOP of an image, and what it would be if each of those decoder calls were one by itself."""
-    steps = [decoded(group, decode) for group in groups]
+    steps = [decoded(len(group), decode) for group in groups]
     encoding = flops["condition"] + len(groups) * flops["encode"]
     return {
         "gflop_per_image": encoding + sum(flops["decode"][k] for k in steps),

@@ -24,6 +24,7 @@ from data.images import resize
 from data.tensors import to_image
 from model import Network
 from model.conditioning import relative_scale
+from model.group_decoding import decoded
 from model.key_steps import EncoderChange
 from model.resampling import resample
 from model.sampler import SamplingPlan, sample
@@ -32,8 +33,6 @@ from model.tiling import OnBatch, sample_tiled
 
 # Settings that `sample` does not take by their names.
 RESOLVED = ("steps", "key_steps", "mirrored", "seed", "precision", "compile", "trained_sizes", "tile", "overlap")
-
-DECODED = {"ends": 2, "first": 1}  # steps of a group, if not every one
 
 Callback = Callable[[int, int, Tensor, Tensor], None]  # callback(order, timestep, x, ŷ_0) after each denoising step
 
@@ -98,10 +97,9 @@ class Sampling:
     @property
     def decoder_calls(self) -> int:
         """How many the decoder makes at once of one image: as many as a group has, or fewer."""
-        settings, longest = self.settings, max(len(group) for group in self.executed.groups)
-        if settings.decode == "every":
-            return min(longest, settings.decode_batch or longest)
-        return min(longest, DECODED[settings.decode])
+        how, longest = self.settings.decode, max(len(group) for group in self.executed.groups)
+        most = self.settings.decode_batch if how == "every" else None
+        return min(decoded(longest, how), most or longest)
 
     def describe(self) -> str:
         """In one line, for reports; what is off is not mentioned."""

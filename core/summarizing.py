@@ -13,11 +13,12 @@ from core.config.files import is_config
 from core.meta_memory import peak_bytes
 from core.network_file import read_with_network
 from core.network_size import parameter_count
-from core.operations import chain_flops, count_flops, decoded
+from core.operations import chain_flops, count_flops
 from core.sampling import Sampling
 from core.text_table import aligned
 from model import ModelError, Network, build_network
 from model.diffusion import DiffusionLoss
+from model.group_decoding import decoded
 from sparse.prunable import prunable_parameters
 
 FLOAT = 4  # bytes
@@ -120,7 +121,7 @@ def operations(described: Described) -> list[str]:
     sampling = sampling_of(described)
     groups = sampling.executed.groups if sampling else ()
     decode = described.config.sample.decode
-    flops = count_flops(described.config.model, *described.sides, {decoded(group, decode) for group in groups})
+    flops = count_flops(described.config.model, *described.sides, {decoded(len(group), decode) for group in groups})
     rows = [
         ("one image", "GFLOP"),
         ("conditioning, once", f"{flops['condition']:,.4g}"),
@@ -173,9 +174,7 @@ def training_bytes(described: Described, batch: int) -> int:
 def sampling_bytes(described: Described) -> int:
     """Weights, and the most that a group of the chain has at once."""
     network, sampling, (lr_side, hr_side) = described.network.eval(), sampling_of(described), described.sides
-    settings = described.config.sample
-    longest = max((decoded(group, settings.decode) for group in sampling.executed.groups), default=1) if sampling else 1
-    together = min(longest, settings.decode_batch or longest)
+    together = sampling.decoder_calls if sampling else 1
     lr, x = (torch.empty(1, 3, side, side, device="meta") for side in (lr_side, hr_side))
     level = torch.empty(1, device="meta")
 

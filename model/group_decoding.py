@@ -15,6 +15,11 @@ MOST_LENGTHS = 8  # of runs of the decoder: each is captured by itself, which ta
 Runs = Callable[[range], Iterator[range]]  # the orders of a group -> the orders of each call of the decoder
 
 
+def decoded(length: int, how: str) -> int:
+    """How many steps of a group of so many the decoder computes; how: one of DECODES."""
+    return min(length, {"every": length, "ends": 2, "first": 1}[how])
+
+
 def predictions_of_group(
     decode: Callable[[Tensor], Tensor],  # of the group's state: levels (K, B) -> predictions (K, B, 3, H, W)
     levels: Tensor,  # γ of each step of the chain, (S, B)

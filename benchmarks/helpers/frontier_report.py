@@ -24,9 +24,9 @@ from core.device import automatic_precision
 from core.errors import UserError
 from core.network_size import active_share, parameter_count
 from core.sampling import Sampling
+from model.group_decoding import decoded
 
 OF_REUSE = ("key_steps", "decode", "decode_batch")  # in all else a chain agrees with the one that it is compared with
-DECODED = {"every": math.inf, "ends": 2, "first": 1}  # the most steps of a group that the decoder computes
 SHOWN = ("consistency", "start", "prior_noise", "eta")  # settings that the title tells where they are on
 COLUMNS = {  # of the table: what it is called, how it is written
     "psnr": ("PSNR, dB", "{:.2f}"),
@@ -87,7 +87,7 @@ def describe_chain(sampling: Sampling) -> dict[str, Any]:
         "steps": plan.steps,
         "key_steps": str(plan),
         "encoder_calls": len(plan.key_steps),
-        "decoder_calls": sum(min(len(group), DECODED[settings.decode]) for group in plan.groups),
+        "decoder_calls": sum(decoded(len(group), settings.decode) for group in plan.groups),
     }
 
 

@@ -43,9 +43,10 @@ from benchmarks.helpers.reports import (
 from core.config import Config
 from core.device import autocast, automatic_precision, is_out_of_memory, pick_device, synchronize
 from core.network_size import parameter_count
-from core.operations import chain_flops, count_flops, decoded
+from core.operations import chain_flops, count_flops
 from core.processes import Processes
 from model.fast import make_plain
+from model.group_decoding import decoded
 from model.network import Network
 from model.sampler import SamplingPlan, sample
 
@@ -187,7 +188,7 @@ def measure(setting: Setting, chains: Mapping[str, Chain], arguments: Namespace)
     figures["matrix_peak"] = matrix_peak(setting.processes, setting.repeats)
 
     times = time_all(setting, chains.values(), arguments.batches)
-    together = {decoded(group, chain.decode) for chain in chains.values() for group in setting.plan(chain).groups}
+    together = {decoded(len(group), chain.decode) for chain in chains.values() for group in setting.plan(chain).groups}
     flops = count_flops(setting.config.model, setting.lr_side, setting.hr_side, together)
     comparable = setting.config.name == "faces_16_128" and not arguments.small
     rows = []

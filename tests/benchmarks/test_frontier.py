@@ -19,6 +19,7 @@ from core.errors import UserError
 from core.processes import Processes
 from core.report.json_files import write_json
 from model import build_network
+from model.group_decoding import decoded
 from model.key_steps import EncoderChange
 from model.plan import NAMED_SETS, SamplingPlan
 
@@ -163,8 +164,8 @@ def test_no_default_chain_computes_what_another_does():
     for name, settings in frontier_chains.default_chains().items():
         if not name.startswith("preset-") and not settings["key_steps"].startswith(frontier_chains.LIKE):
             groups = SamplingPlan.parse(settings["key_steps"], settings["steps"], 2000).groups
-            decoded = tuple(min(len(group), frontier_report.DECODED[settings["decode"]]) for group in groups)
-            other = computed.setdefault((settings["solver"], groups, decoded), name)
+            computed_steps = tuple(decoded(len(group), settings["decode"]) for group in groups)
+            other = computed.setdefault((settings["solver"], groups, computed_steps), name)
             assert other == name
 
 
