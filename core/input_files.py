@@ -42,6 +42,10 @@ class LeftOut(ImageFiles):
         if self.told:
             write_line(f"left out: {line}", sys.stderr)
 
+    def in_short(self) -> str:
+        """ "3 left out, as FILE: why", or nothing."""
+        return f"{self.number} left out, as {self.left_out[0]}" if self.number else ""
+
 
 @dataclass(frozen=True)
 class InputFiles:
@@ -148,6 +152,17 @@ def named_images(
             found.leave_out(f"{path}: {problem}")
         else:
             yield path, Path(path.name)
+
+
+def images_of_folder(flag: str, folder: Path, found: LeftOut) -> list[Path]:
+    """The images of the folder that a flag names, to any depth. Raises UserError where there is none, or no folder."""
+    if not folder.is_dir():
+        raise UserError(f"{flag} {folder}: no such folder")
+    files = [file for file, _ in named_images([folder], found)]
+    if not files:
+        left_out = f" ({found.in_short()})" if found.number else ""
+        raise UserError(f"{flag} {folder}: no image in this folder{left_out}")
+    return files
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:

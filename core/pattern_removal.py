@@ -14,7 +14,7 @@ from core.chain_progress import TimeLeft
 from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint
 from core.device import out_of_memory_said, pick_device
 from core.errors import UserError
-from core.input_files import LeftOut, evenly, named_images
+from core.input_files import LeftOut, evenly, images_of_folder
 from core.network_file import read_network_file, save_network, stored_types, writable_network_file
 from core.sampling import Sampling, super_resolve
 from core.trained_sizes import TrainedSizes
@@ -72,11 +72,7 @@ def degradation_of(loaded: LoadedNetwork) -> Degradation | None:
 def small_images(folder: Path, most: int, times: int, degradation: Degradation | None = None) -> list[Tensor]:
     """Of at most so many photographs of a folder, their centred squares made smaller, and worse as in the training:
     (1, 3, h, h) in [-1, 1] each. The n-th is always drawn alike."""
-    if not folder.is_dir():
-        raise UserError(f"--photos {folder}: no such folder")
-    files = [file for file, _ in named_images([folder], LeftOut())]
-    if not files:
-        raise UserError(f"--photos {folder}: no image in this folder")
+    files = images_of_folder("--photos", folder, LeftOut())
     return [small_image(file, times, degradation, n) for n, file in enumerate(evenly(files, most))]
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from core.device import autocast, out_of_memory_said, pick_device
 from core.errors import UserError
-from core.input_files import LeftOut, named_images
+from core.input_files import LeftOut, images_of_folder
 from core.lines import write_line
 from core.network_file import writable_network_file
 from core.tensor_files import read_safetensors, write_safetensors
@@ -59,11 +59,8 @@ def make_perceptual_network(arguments: Namespace) -> None:
 
 def image_files(folder: Path) -> list[Path]:
     """The images of a folder; what is left out is told. Raises UserError where there are fewer than two."""
-    if not folder.is_dir():
-        raise UserError(f"--images {folder}: no such folder")
     found = LeftOut()
-    files = [file for file, _ in named_images([folder], found)]
-    left_out = f"{found.number} left out, as {found.left_out[0]}" if found.number else ""
+    files, left_out = images_of_folder("--images", folder, found), found.in_short()
     if len(files) < 2:
         reason = f" ({left_out})" if left_out else ""
         raise UserError(f"--images {folder}: two images or more are needed, and {len(files)} found{reason}")

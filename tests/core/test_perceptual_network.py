@@ -195,11 +195,14 @@ def test_what_it_cannot_learn_from_is_one_line(run, folder, tmp_path):
     (tmp_path / "one").mkdir()
     texture(0).save(tmp_path / "one" / "a.png")
     (tmp_path / "one" / "b.heic").touch()
+    (tmp_path / "no").mkdir()
+    (tmp_path / "no" / "b.heic").touch()
     (tmp_path / "small").mkdir()
     for name in "ab":
         texture(0, 63).save(tmp_path / "small" / f"{name}.png")
     refused = {
         tmp_path / "none": "no such folder",
+        tmp_path / "no": "no image in this folder (1 left out, as",
         tmp_path / "one": "two images or more are needed, and 1 found (1 left out, as",
         tmp_path / "small": "63x63 is too small; images need 64x64 pixels",
     }
