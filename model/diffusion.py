@@ -49,6 +49,11 @@ def target(prediction: str, hr: Tensor, noise: Tensor, noise_level: Tensor) -> T
     return noise if prediction == "epsilon" else noise_level * noise - (1 - noise_level.square()).sqrt() * hr
 
 
+def noisy_at(noise_level: Tensor, image: Tensor, noise: Tensor) -> Tensor:
+    """γ·image + sqrt(1-γ²)·noise, image and noise (B, 3, H, W), noise_level γ (B, 1, 1, 1)."""
+    return noise_level * image + (1 - noise_level.square()).sqrt() * noise
+
+
 class DiffusionLoss(nn.Module):
     """The training objective as a module, so that one wrapper (DDP, compile) sees the whole forward pass."""
 
@@ -63,7 +68,7 @@ class DiffusionLoss(nn.Module):
         y = γ·y_0 + sqrt(1-γ²)·ε; the loss is the mean of |ε - ε̂| (l1) or its square (l2).
         """
         gamma = noise_level[:, None, None, None]
-        x_t = gamma * hr + (1 - gamma.square()).sqrt() * noise
+        x_t = noisy_at(gamma, hr, noise)
         condition = self.network.condition(lr, hr.shape[2:], scale)
         prediction = self.network(x_t, noise_level, condition)
         return self.loss(prediction.float(), target(self.network.prediction, hr, noise, gamma))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from model.diffusion import noisy_at
 from model.discriminator import Discriminator, discriminator_loss, generator_loss
 from model.fixed_pattern import PERIODS, fixed_pattern
 from model.network import Network
@@ -90,8 +91,7 @@ class TeacherFeatures(nn.Module):
 
     def forward(self, image: Tensor, lr_feature: Tensor, noise: Tensor, noise_level: Tensor) -> list[Tensor]:
         """image, lr_feature and noise (B, 3, H, W), γ (B,) -> the last skip of each level, and the bottleneck."""
-        gamma = noise_level[:, None, None, None]
-        x_t = gamma * image + (1 - gamma.square()).sqrt() * noise
+        x_t = noisy_at(noise_level[:, None, None, None], image, noise)
         state = self.encoder(torch.cat([lr_feature, x_t], dim=1), self.embedding(noise_level))
         return [*(state.skips[n] for n in self.last_skips), state.bottleneck]
 
