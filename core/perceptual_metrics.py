@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from core.errors import UserError
 from core.tensor_files import read_pth, read_safetensors
 from data.errors import reason
+from data.tensors import from_levels
 
 # The names under which torchvision and torch-fidelity keep what they download, in `torch.hub.get_dir()`/checkpoints.
 ALEXNET = "alexnet-owt-7be5be79.pth"
@@ -44,7 +45,7 @@ class Lpips:
     def __call__(self, image: np.ndarray, reference: np.ndarray) -> float:
         if min(image.shape[:2]) < LPIPS_SMALLEST:
             return float("nan")
-        pair = (to_batch(array, self.device).float() / 127.5 - 1 for array in (image, reference))
+        pair = (from_levels(to_batch(array, self.device)) for array in (image, reference))
         with exact():
             return self.network(*pair).item()
 

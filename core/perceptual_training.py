@@ -18,7 +18,7 @@ from core.lines import write_line
 from core.network_file import writable_network_file
 from core.tensor_files import read_safetensors, write_safetensors
 from data.images import read_rgb
-from data.tensors import to_tensor
+from data.tensors import from_levels, to_levels, to_tensor
 from model.perceptual_network import SPOILED, PerceptualNetwork
 from model.resampling import resample
 
@@ -111,7 +111,7 @@ def read_middle(file: Path) -> Tensor:
         raise UserError(f"{file}: {image.width}x{image.height} is too small; images need {CROP}x{CROP} pixels or more")
     left, top = (max(side - LARGEST, 0) // 2 for side in image.size)
     middle = image.crop((left, top, min(left + LARGEST, image.width), min(top + LARGEST, image.height)))
-    return to_tensor(middle).mul(127.5).add(127.5).round().byte()
+    return to_levels(to_tensor(middle))
 
 
 class Images:
@@ -140,7 +140,7 @@ class Images:
         begin, width = self.starts[numbers], self.sides[numbers, 1]
         places = (begin[:, None] + rows * width[:, None])[:, :, None] + columns[:, None]
         x = self.pixels[places].permute(0, 3, 1, 2).contiguous()
-        x = resample(x.float() / 127.5 - 1, (CROP, CROP))
+        x = resample(from_levels(x), (CROP, CROP))
         return self.varied(x), numbers
 
     @staticmethod

@@ -21,7 +21,7 @@ from core.errors import UserError
 from core.tiling import Tiles, tiles_for
 from core.trained_sizes import Stage, TrainedSizes
 from data.images import resize
-from data.tensors import to_image
+from data.tensors import from_levels, to_image
 from model import Network
 from model.conditioning import relative_scale
 from model.group_decoding import decoded
@@ -149,7 +149,7 @@ def reduced(sr: Tensor, size: tuple[int, int]) -> Tensor:
 
 def as_input(sr: Tensor) -> Tensor:
     """A result as an LR image, in [-1, 1]."""
-    return sr.float() / 127.5 - 1 if sr.dtype == torch.uint8 else sr
+    return from_levels(sr) if sr.dtype == torch.uint8 else sr
 
 
 def super_resolve_at(

@@ -42,6 +42,7 @@ from core.stopping import Stop, stop_requested
 from core.validation import CannotValidate, check_validation, validate_all
 from data import DataError, SRDataset, train_loader
 from data.mixture import Mixture
+from data.tensors import from_levels, to_levels
 from model import Network, build_network
 from model.conditioning import relative_scale
 from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, draw_sizes
@@ -471,6 +472,5 @@ def resized(lr: Tensor, hr: Tensor, lr_side: int, hr_side: int) -> tuple[Tensor,
     """A batch of pairs (B, 3, l, l), (B, 3, r, r) in other sizes. LR is made of HR, as in data.dataset, and has 8 bits;
     where it has the size already it stays."""
     if lr_side != lr.shape[-1]:
-        lr = resample(hr, (lr_side, lr_side)).clamp(-1, 1)
-        lr = ((lr + 1) * 127.5).round() / 127.5 - 1
+        lr = from_levels(to_levels(resample(hr, (lr_side, lr_side))))
     return lr, resample(hr, (hr_side, hr_side)).clamp(-1, 1) if hr_side != hr.shape[-1] else hr

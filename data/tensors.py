@@ -8,7 +8,17 @@ from PIL import Image
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """RGB image -> float32 (3, H, W) in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-    return pixels.float() / 127.5 - 1
+    return from_levels(pixels)
+
+
+def from_levels(levels: torch.Tensor) -> torch.Tensor:
+    """uint8 levels of any shape -> float32 in [-1, 1]."""
+    return levels.float() / 127.5 - 1
+
+
+def to_levels(images: torch.Tensor) -> torch.Tensor:
+    """In [-1, 1], of any shape -> uint8, clamped and rounded to the nearest level."""
+    return images.detach().float().clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
 
 
 def to_uint8(tensor: torch.Tensor) -> np.ndarray:
@@ -17,8 +27,7 @@ def to_uint8(tensor: torch.Tensor) -> np.ndarray:
     It computes where the tensor is: from a GPU come levels, a quarter of the bytes.
     """
     if tensor.dtype != torch.uint8:
-        levels = tensor.detach().float().clamp(-1, 1).add_(1).mul_(127.5)
-        tensor = levels.round_().to(torch.uint8)
+        tensor = to_levels(tensor)
     return tensor.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
