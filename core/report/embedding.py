@@ -7,6 +7,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from core.report.pictures import coloured
+
 LOSSLESS = 128  # pixels: larger images are compressed with a loss
 QUALITIES = (92, 80, 60)  # of WebP
 LARGEST_SIDE = 16383  # pixels that WebP can have
@@ -62,6 +64,4 @@ def error_map(image: Image.Image, truth: Image.Image) -> Image.Image:
 @functools.cache
 def error_colours() -> np.ndarray:
     """The colour (3 bytes) of each sum of differences over three channels."""
-    stops = np.linspace(0, 3 * ERROR_RANGE, len(ERROR_COLOURS))
-    channels = [np.interp(np.arange(3 * ERROR_RANGE + 1), stops, colours) for colours in ERROR_COLOURS.T]
-    return np.rint(np.stack(channels, axis=1)).astype(np.uint8)
+    return coloured(np.arange(3 * ERROR_RANGE + 1), ERROR_COLOURS, 3 * ERROR_RANGE)

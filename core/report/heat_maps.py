@@ -6,22 +6,15 @@ from itertools import groupby
 import numpy as np
 from PIL import Image, ImageDraw
 
-from core.report.pictures import font_of
+from core.report.pictures import coloured, font_of
 
 # Viridis (S. van der Walt and N. Smith, CC0) at even distances: as bright as it is large, for the colour-blind too.
-VIRIDIS = ("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725")
+VIRIDIS_HEX = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
+VIRIDIS = np.frombuffer(bytes.fromhex(VIRIDIS_HEX), np.uint8).reshape(-1, 3)
 WIDTH, HEIGHT = 640, 720  # pixels of the map, or a little less
 LEFT, TOP, RIGHT, BOTTOM = 130, 30, 80, 24  # pixels around it
 FONT = 12
 TICKS = 4  # parts of the colour bar
-
-
-def coloured(values: np.ndarray) -> Image.Image:
-    """Numbers in [0, 1], (H, W), as a picture of so many pixels."""
-    anchors = np.array([list(bytes.fromhex(colour)) for colour in VIRIDIS])
-    places = np.linspace(0, 1, len(anchors))
-    channels = [np.interp(values, places, channel) for channel in anchors.T]
-    return Image.fromarray(np.rint(np.stack(channels, axis=-1)).astype(np.uint8))
 
 
 def layers_over_time(
@@ -36,7 +29,7 @@ def layers_over_time(
     largest = max(values.max(), np.finfo(np.float32).tiny)
     columns = np.linspace(0, len(steps) - 1, WIDTH).round().astype(int)
     height = max(HEIGHT // len(layers), 1)
-    picture = coloured(np.sqrt(values / largest)[:, columns])
+    picture = Image.fromarray(coloured(np.sqrt(values / largest)[:, columns], VIRIDIS))
     picture = picture.resize((WIDTH, height * len(layers)), Image.Resampling.NEAREST)
 
     canvas = Image.new("RGB", (LEFT + WIDTH + RIGHT, TOP + picture.height + BOTTOM), "white")
@@ -68,7 +61,7 @@ def add_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, largest: float) ->
     """The colour bar, at the right."""
     left, height = LEFT + WIDTH + 12, canvas.height - TOP - BOTTOM
     shades = np.linspace(1, 0, height)[:, None].repeat(12, axis=1)
-    canvas.paste(coloured(shades), (left, TOP))
+    canvas.paste(Image.fromarray(coloured(shades, VIRIDIS)), (left, TOP))
     for n in range(TICKS + 1):
         share = n / TICKS
         y = TOP + (1 - share) * (height - 1)

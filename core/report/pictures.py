@@ -55,6 +55,14 @@ def font_of(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
         return ImageFont.load_default()
 
 
+def coloured(values: np.ndarray, stops: np.ndarray, largest: float = 1.0) -> np.ndarray:
+    """Numbers from 0 to `largest`, of any shape -> their colours, uint8 (..., 3), between stops (N, 3) at even
+    distances."""
+    places = np.linspace(0, largest, len(stops))
+    channels = [np.interp(values, places, channel) for channel in stops.T]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
 def heat_map(matrix: np.ndarray) -> Image.Image:
     """A square array of numbers ≥ 0 as a grey picture of some 400 pixels: 0 is black, the largest white. It shows their
     roots, so that small ones are seen."""

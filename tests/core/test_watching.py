@@ -19,7 +19,8 @@ from core.config import check_config
 from core.errors import UserError
 from core.layer_history import LayerHistory, read_layer_table
 from core.processes import Processes
-from core.report.heat_maps import LEFT, TOP, WIDTH, coloured, layers_over_time
+from core.report.heat_maps import LEFT, TOP, VIRIDIS, WIDTH, layers_over_time
+from core.report.pictures import coloured
 from core.training import Trainer
 
 TRAIN = {"n_iter": 6, "val_freq": 3, "save_checkpoint_freq": 3, "print_freq": 2, "optimizer": {"lr": 1e-3}}
@@ -186,7 +187,7 @@ def test_a_table_that_cannot_be_written_is_told_once(tmp_path, capsys):
 
 
 def test_colours_grow_brighter():
-    pixels = np.asarray(coloured(np.linspace(0, 1, 200)[None])).astype(float)[0]
+    pixels = coloured(np.linspace(0, 1, 200), VIRIDIS).astype(float)
     luminance = pixels @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance) > -1.5).all() and luminance[-1] > luminance[0] + 150
     assert pixels[0].tolist() == [0x44, 0x01, 0x54] and pixels[-1].tolist() == [0xFD, 0xE7, 0x25]
@@ -201,7 +202,7 @@ def test_a_heat_map_has_a_line_for_each_layer(n_layers, n_updates):
     assert picture.shape[1] < 900 and picture.shape[0] < 1100
     for layer in {0, n_layers // 2, n_layers - 1}:
         for at, update in ((0, 0), (WIDTH - 1, n_updates - 1)):
-            colour = np.asarray(coloured(np.sqrt(values[[[update]], layer] / values.max())))[0, 0]
+            colour = coloured(np.sqrt(values[update, layer] / values.max()), VIRIDIS)
             if height > 1:  # else the lines between parts are all that is seen of their first layers
                 assert np.array_equal(picture[TOP + layer * height + height - 1, LEFT + at], colour)
 
