@@ -23,6 +23,10 @@ def in_full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
 def repeated(x: Tensor, images: int) -> Tensor:
     """Repeats the batch, (B, ...) -> (images, ...): image n of the result is image n mod B of x."""
     return x if len(x) == images else torch.cat([x] * (images // len(x)))  # which stays channels-last

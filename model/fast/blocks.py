@@ -14,6 +14,7 @@ from model.blocks import (
     GroupNormSiLU,
     ResidualBlock,
     SelfAttention,
+    ceil_div,
     in_full_precision,
     repeated,
 )
@@ -152,7 +153,7 @@ class FastResidualBlock(ResidualBlock):
         width, channels = x.shape[1], x.shape[1] + skip.shape[1]
         of_norm = channels // self.norm1.num_groups if isinstance(self.norm1, nn.GroupNorm) else 1
         step = math.lcm(of_norm, ALIGNED)
-        cut = -(-width // step) * step
+        cut = ceil_div(width, step) * step
         if len(x) == len(skip) or 4 * (channels - cut) <= channels:  # a small share costs more launches than it saves
             return [(join(x, skip, skip.shape[1]), self.entry(0, channels))]
         shared = skip[:, cut - width :].contiguous(memory_format=torch.channels_last)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from model import steps as plain
-from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, ceil_div, kernel, tl
+from model.blocks import ceil_div
+from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, kernel, tl
 from model.noise import Noise
 from model.solvers import Steps
 

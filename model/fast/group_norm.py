@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from model.blocks import repeated
+from model.blocks import ceil_div, repeated
 from model.fast.group_norm_kernels import (
     apply_kernel,
     backward_kernel,
@@ -24,7 +24,7 @@ from model.fast.group_norm_kernels import (
     moments_kernel,
     whole_kernel,
 )
-from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, ceil_div, tracked
+from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, tracked
 
 TILE = 4096  # elements of a program's tile, 16 a thread
 LANES = 64  # channels of a tile: 128 bytes of a row in half precision

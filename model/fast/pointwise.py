@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from model.blocks import GAIN, SLOPE, repeated
+from model.blocks import GAIN, SLOPE, ceil_div, repeated
 from model.fast.pointwise_kernels import add_kernel, column_sums_kernel, join_kernel, modulate_kernel, spread_kernel
-from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, ceil_div, tracked
+from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, KERNEL_DTYPES, tracked
 
 Activation = Literal["relu", "silu", "leaky_relu"]
 

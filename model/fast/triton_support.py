@@ -38,7 +38,3 @@ def constant(value: int) -> Any:
 def tracked(*tensors: Tensor | None) -> bool:
     """Whether autograd will ask for a gradient."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from model.blocks import ceil_div
 from model.conditioning import LREncoder
-from model.tiling.plan import Tile, ceil_div, crop
+from model.tiling.plan import Tile, crop
 from model.tiling.resampling import resample_window
 
 STRIP_PIXELS = 512 * 1024  # of LR, that the encoder sees at once, beside what its convolutions see above and below

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.blocks import GroupNormSiLU, SelfAttention
+from model.blocks import GroupNormSiLU, SelfAttention, ceil_div
 from model.conditioning import Condition
 from model.fast import make_plain
 from model.fast.inference_copy import inference_copy
 from model.implicit_upsampler import ImplicitUpsampler, nearest_pixels
 from model.network import Network
 from model.tiling.enlarged import EnlargedImage
-from model.tiling.plan import Slices, Span, Tile, ceil_div, crop
+from model.tiling.plan import Slices, Span, Tile, crop
 from model.tiling.statistics import Cores, SharedGroupNorm, SharedGroupNormSiLU, Statistics
 from model.unet import EncoderState, UNetDecoder, UNetEncoder
 

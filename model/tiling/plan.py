@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from model.blocks import ceil_div
+
 Slices = tuple[slice, slice]  # rows and columns
 
 
@@ -40,10 +42,6 @@ class Tile(NamedTuple):
         return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
 
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 def crop(images: Tensor, part: Slices) -> Tensor:
     """(..., H, W) -> (..., h, w)."""
     return images[..., part[0], part[1]]
@@ -62,11 +60,11 @@ def plan_tiles(size: Sequence[int], tile: int, overlap: int, multiple: int) -> l
 
 def plan_spans(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
     """All windows are equally long, but the last, which the image may end by less than a multiple later."""
-    count, overlap = -(-length // tile), -(-overlap // multiple) * multiple
+    count, overlap = ceil_div(length, tile), ceil_div(overlap, multiple) * multiple
     bounds = [length * n // count // multiple * multiple for n in range(count)] + [length]
     cores = [(start, stop) for start, stop in pairwise(bounds) if start < stop]
     longest = max(stop - start for start, stop in cores) + 2 * overlap
-    window = -(-longest // multiple) * multiple
+    window = ceil_div(longest, multiple) * multiple
     last = max(length - window, 0) // multiple * multiple
     spans = []
     for core_start, core_stop in cores:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from model.blocks import ceil_div
 from model.fast import group_norm
 from model.fast.group_norm import affine_silu, group_norm_silu
-from model.fast.triton_support import ceil_div
 
 MOST_ON_FURTHER_AXES = 65535  # programs that a grid of CUDA takes on its second and third axis
 
