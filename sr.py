@@ -12,6 +12,8 @@ from typing import Any
 
 from core.command_line import DEVICES, Parser, wait_passively
 from core.config import Config, load_config
+from core.config.keys import Key
+from core.config.sections import SparseSection
 from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
 
@@ -69,9 +71,10 @@ def parse_arguments() -> argparse.Namespace:
     switch.add_argument("--sparse", dest="sparse", action="store_true", default=None, help="train sparse")
     switch.add_argument("--dense", dest="sparse", action="store_false", default=None, help="train dense")
     add("--density", type=float, help="fraction of the prunable weights that are active, in (0, 1]")
-    add("--prune", metavar="RULE", help="magnitude, magnitude_variance, SET or global_magnitude")
-    add("--growth", metavar="RULE", help="momentum, gradient, random, momentum_neuron or global_momentum")
-    add("--redistribution", metavar="RULE", help="momentum, magnitude, nonzero, variance or none")
+    for name in ("prune", "growth", "redistribution"):
+        rules = SparseSection.entries()[name]
+        assert isinstance(rules, Key)
+        add(f"--{name}", metavar="RULE", help=f"{rules.meaning}: {rules.value_type.allowed}")
     add(
         "--prune-rate",
         "--prune_rate",
