@@ -7,7 +7,7 @@ an argument of `sample` in model/sampler.py, to which it goes from here by its n
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -129,12 +129,11 @@ def super_resolve(
     Raises ModelError for a setting that the sampler cannot work with, and UserError where the result is not finite, or
     tiles do not go with the network.
     """
+    sampler = Sampler(network, sampling, seeds, trained.magnification, callback, on_batch)
     *first, last = sampling.stages(trained, size, lr.shape[-2:])
     for stage in first:
-        sr = super_resolve_at(network, lr, stage.made_at, sampling, seeds, trained.magnification, callback, on_batch)
-        lr = as_input(reduced(sr, stage.size))
-    sr = super_resolve_at(network, lr, last.made_at, sampling, seeds, trained.magnification, callback, on_batch)
-    return reduced(sr, last.size)
+        lr = as_input(reduced(sampler.at(lr, stage.made_at), stage.size))
+    return reduced(sampler.at(lr, last.made_at), last.size)
 
 
 def reduced(sr: Tensor, size: tuple[int, int]) -> Tensor:
@@ -152,22 +151,56 @@ def as_input(sr: Tensor) -> Tensor:
     return from_levels(sr) if sr.dtype == torch.uint8 else sr
 
 
-def super_resolve_at(
-    network: Network,
-    lr: Tensor,
-    size: tuple[int, int],
-    sampling: Sampling,
-    seeds: Sequence[int],
-    magnification: float,
-    callback: Callback | None = None,
-    on_batch: OnBatch | None = None,
-) -> Tensor:
-    """`super_resolve` at exactly this size: one result, or the mean of two, of the mirror image and of the image."""
+class Sampler(NamedTuple):
+    """What all chains of a result have in common. Its methods make (B, 3, H, W) of an LR batch (B, 3, h, w), size
+    (H, W), as `super_resolve` does, but at exactly this size."""
 
-    def once(image: Tensor) -> Tensor:
-        return super_resolve_once(network, image, size, sampling, seeds, magnification, callback, on_batch)
+    network: Network
+    sampling: Sampling
+    seeds: Sequence[int]
+    magnification: float
+    callback: Callback | None = None
+    on_batch: OnBatch | None = None
 
-    return mean(once(lr.flip(3)).flip(3), once(lr)) if sampling.settings.mirrored else once(lr)
+    def at(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """One result, or the mean of two, of the mirror image and of the image."""
+        if not self.sampling.settings.mirrored:
+            return self.once(lr, size)
+        return mean(self.once(lr.flip(3), size).flip(3), self.once(lr, size))
+
+    def once(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """The result of one chain; in float32 where values are beyond the range of the precision asked for."""
+        sampling, device = self.sampling, next(self.network.parameters()).device
+        scale = relative_scale(size, lr.shape[-2:], self.magnification)
+        tiles = tiles_for(self.network, size, sampling.settings, sampling.decoder_calls, sampling.most_pixels)
+        precision = sampling.settings.precision
+        precision = automatic_precision(device, sampling=True) if precision == "auto" else precision
+        for tried in dict.fromkeys((precision, "float32")):
+            try:
+                with autocast(device, tried):
+                    return self.by_tiles(lr, size, scale, tiles) if tiles else self.whole(lr.to(device), size, scale)
+            except FloatingPointError:
+                if tried != "float32":
+                    warnings.warn(f"values beyond the range of {tried}: sampled again in float32", stacklevel=2)
+        raise UserError("the network makes values that are not finite (NaN or infinite), and no image")
+
+    def whole(self, lr: Tensor, size: tuple[int, int], scale: float) -> Tensor:
+        """Float32 in [-1, 1]. Raises FloatingPointError where a value is not finite."""
+        options = self.sampling.options() | {"scale": scale, "callback": self.callback}
+        sr = sample(self.network, lr, size, self.sampling.plan, seeds=self.seeds, **options)
+        if not sr.isfinite().all():
+            raise FloatingPointError("values that are not finite")
+        return sr.clamp(-1, 1)
+
+    def by_tiles(self, lr: Tensor, size: tuple[int, int], scale: float, tiles: Tiles) -> Tensor:
+        """uint8 levels on the CPU, one image after the other. Raises FloatingPointError as `whole` does."""
+        left_out = ("compiled", "decode_batch")  # tiles are decoded one step after the other
+        options = {name: value for name, value in self.sampling.options().items() if name not in left_out}
+        options |= {**tiles._asdict(), "scale": scale, "on_batch": self.on_batch}
+        pairs = zip(lr.split(1), self.seeds, strict=True)
+        return torch.stack(
+            [sample_tiled(self.network, one, size, self.sampling.plan, seeds=[seed], **options) for one, seed in pairs]
+        )
 
 
 def mean(first: Tensor, second: Tensor) -> Tensor:
@@ -175,59 +208,3 @@ def mean(first: Tensor, second: Tensor) -> Tensor:
     if first.dtype == torch.uint8:
         return first.short().add_(second).add_(1).floor_divide_(2).byte()  # in place: images may be large
     return (first + second) / 2
-
-
-def super_resolve_once(
-    network: Network,
-    lr: Tensor,
-    size: tuple[int, int],
-    sampling: Sampling,
-    seeds: Sequence[int],
-    magnification: float,
-    callback: Callback | None = None,
-    on_batch: OnBatch | None = None,
-) -> Tensor:
-    """`super_resolve_at` without the mirror image."""
-    device = next(network.parameters()).device
-    scale = relative_scale(size, lr.shape[-2:], magnification)
-    tiles = tiles_for(network, size, sampling.settings, sampling.decoder_calls, sampling.most_pixels)
-
-    def sampled(precision: str) -> Tensor:
-        with autocast(device, precision):
-            if tiles:
-                return by_tiles(network, lr, size, sampling, seeds, scale, tiles, on_batch)
-            options = sampling.options() | {"scale": scale, "callback": callback}
-            sr = sample(network, lr.to(device), size, sampling.plan, seeds=seeds, **options)
-        if not sr.isfinite().all():
-            raise FloatingPointError("values that are not finite")
-        return sr.clamp(-1, 1)
-
-    precision = sampling.settings.precision
-    precision = automatic_precision(device, sampling=True) if precision == "auto" else precision
-    for tried in dict.fromkeys((precision, "float32")):
-        try:
-            return sampled(tried)
-        except FloatingPointError:
-            if tried != "float32":
-                warnings.warn(f"values beyond the range of {tried}: sampled again in float32", stacklevel=2)
-    raise UserError("the network makes values that are not finite (NaN or infinite), and no image")
-
-
-def by_tiles(
-    network: Network,
-    lr: Tensor,
-    size: tuple[int, int],
-    sampling: Sampling,
-    seeds: Sequence[int],
-    scale: float,
-    tiles: Tiles,
-    on_batch: OnBatch | None,
-) -> Tensor:  # (B, 3, H, W) uint8
-    """One image after the other."""
-    left_out = ("compiled", "decode_batch")  # tiles are decoded one step after the other
-    options = {name: value for name, value in sampling.options().items() if name not in left_out}
-    options |= {**tiles._asdict(), "scale": scale, "on_batch": on_batch}
-    pairs = zip(lr.split(1), seeds, strict=True)
-    return torch.stack(
-        [sample_tiled(network, one, size, sampling.plan, seeds=[seed], **options) for one, seed in pairs]
-    )

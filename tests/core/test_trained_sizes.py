@@ -239,8 +239,8 @@ def test_a_cascade_tells_of_both_its_stages(small_network, small_config, lr):
 @pytest.fixture
 def made_at(monkeypatch):
     """The sizes at which networks make images."""
-    sizes, make = [], core.sampling.super_resolve_at
-    monkeypatch.setattr(core.sampling, "super_resolve_at", lambda *a: sizes.append(tuple(a[2])) or make(*a))
+    sizes, make = [], core.sampling.Sampler.at
+    monkeypatch.setattr(core.sampling.Sampler, "at", lambda *a: sizes.append(tuple(a[2])) or make(*a))
     return sizes
 
 
