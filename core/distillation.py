@@ -102,14 +102,17 @@ class DistillationTrainer(Trainer):
         plan = SamplingPlan.parse(sample.key_steps, sample.steps, n_timestep)
         assert isinstance(self.network, Network) and sample.start is not None  # as core.config.rules sees to
         student = StudentChain(self.network, plan, sample.start, sample.consistency, self.processes.device)
-        weights = options.feature_weight, options.adversarial_weight, options.texture_weight, options.level_weights
-        perceptual = self.perceptual, options.perceptual_weight, options.perceptual_heads
         self.objective = DistillationLoss(
             student,
             self.teacher,
             self.discriminator,
-            *weights,
-            *perceptual,
+            feature_weight=options.feature_weight,
+            adversarial_weight=options.adversarial_weight,
+            texture_weight=options.texture_weight,
+            level_weights=options.level_weights,
+            perceptual=self.perceptual,
+            perceptual_weight=options.perceptual_weight,
+            perceptual_heads=options.perceptual_heads,
             mirror_weight=options.mirror_weight,
             pattern_weight=options.pattern_weight,
         )

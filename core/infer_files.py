@@ -29,8 +29,15 @@ def infer_files(arguments: Namespace) -> int:
     if arguments.deterministic:
         compute_deterministically()
     scales = arguments.scale or ()
-    naming = arguments.ext, arguments.quality, arguments.suffix, scales, arguments.compare
-    output = Output.of(arguments.output, arguments.input, *naming)
+    output = Output.of(
+        arguments.output,
+        arguments.input,
+        extension=arguments.ext,
+        quality=arguments.quality,
+        suffix=arguments.suffix,
+        scales=scales,
+        compared=arguments.compare,
+    )
     files = InputFiles(arguments.input, output)
     first = files.first()
     if not arguments.skip_existing or len(output.files(first.target)) > 1:
@@ -48,8 +55,16 @@ def infer_files(arguments: Namespace) -> int:
     found = LeftOut(told=processes.is_main)
     jobs = islice(files.jobs(found), processes.rank, None, processes.world)
     wanted = inference.Wanted(max(scales, default=None), arguments.size)
-    work = networks, output, wanted, arguments.batch_size, progress, arguments.skip_existing, faces
-    failed = inference.super_resolve_files(jobs, *work)
+    failed = inference.super_resolve_files(
+        jobs,
+        networks,
+        output,
+        wanted,
+        batch_size=arguments.batch_size,
+        progress=progress,
+        skip_existing=arguments.skip_existing,
+        faces=faces,
+    )
     progress.bar.close()
 
     tallies = processes.gather((progress.done, progress.skipped, failed))

@@ -367,9 +367,17 @@ class Trainer:
         nor a fault came before the end."""
         network = self.ema.network
         sampling = Sampling.of(self.config.sample, network.schedule)
-        rest = self.processes, self.step, self.log, self.density
         try:
-            reports = validate_all(network, self.config, sampling, *rest, interruptible=stop.until_asked)
+            reports = validate_all(
+                network,
+                self.config,
+                sampling,
+                self.processes,
+                step=self.step,
+                log=self.log,
+                density=self.density,
+                interruptible=stop.until_asked,
+            )
         except Interrupted:
             return False
         except CannotValidate as error:

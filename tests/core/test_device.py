@@ -48,7 +48,7 @@ def test_everything_computes_alike(config_file, command, make_image, tmp_path, m
     """Validation within a training and by itself, and inference."""
     seen = []
 
-    def look(*arguments):
+    def look(*arguments, **options):
         seen.append((MATMUL.allow_tf32, CONVOLUTION.allow_tf32))
         return 0
 
