@@ -81,6 +81,19 @@ class Result(NamedTuple):
     features: dict[str, np.ndarray]
 
 
+class Run(NamedTuple):
+    """What is the same for all sets of a validation."""
+
+    network: Network  # on processes.device
+    config: Config
+    sampling: Sampling
+    processes: Processes  # process r validates images r, r + world, ...
+    step: int  # training steps behind the network
+    log: logging.Logger
+    density: float | None = None  # active share of the prunable weights; None: counted
+    checkpoint: str | Path | None = None  # where the network came from, for the report
+
+
 def validate_all(
     network: Network,  # on processes.device
     config: Config,
@@ -101,8 +114,8 @@ def validate_all(
         if problem:
             raise CannotValidate(problem)
     assert not isinstance(opened, str)
-    rest = processes, step, log, density, checkpoint, interruptible
-    return {key: validate(network, config, sampling, key, dataset, *rest) for key, dataset in opened.items()}
+    run = Run(network, config, sampling, processes, step, log, density, checkpoint)
+    return {key: validate(run, key, dataset, interruptible) for key, dataset in opened.items()}
 
 
 def check_validation(config: Config, device: torch.device) -> None:
@@ -133,16 +146,9 @@ def open_sets(config: Config) -> dict[str, SRDataset]:
 
 
 def validate(
-    network: Network,
-    config: Config,
-    sampling: Sampling,
+    run: Run,
     key: str,  # the set: "val", or another one of config.datasets
     dataset: SRDataset,  # its images
-    processes: Processes,  # process r validates images r, r + world, ...
-    step: int,
-    log: logging.Logger,
-    density: float | None = None,
-    checkpoint: str | Path | None = None,
     interruptible: Interruptible = lambda work: work(),
 ) -> Report:  # on every process; with its comparison "picture" on the main one
     """Validates one set, as `validate_all`. Writes into the experiment's folder
@@ -155,45 +161,54 @@ def validate(
     and those of a set `val_x` into a folder `val_x` in each of these. The noise of an image has the seed sample.seed +
     index, so that no result depends on processes or batches.
     """
-    images = config.datasets.validation[key]
-    folders = output_folders(config, key)
-    perceptual = load_perceptual_metrics(processes.device, config.metrics.lpips_weights, config.metrics.fid_weights)
-
-    fits, trained = Fitting(images.batch_size, sampling, log.info), TrainedSizes.of(config)
-
-    def work(samples: Sequence[Sample], sampling: Sampling) -> SuperResolved:
-        return super_resolve_samples(network, sampling, samples, trained, log.info)
-
-    def result_of(sample: Sample, made: SuperResolved, n: int, first_batch: bool) -> Result:
-        pictures = pictures_of(sample, made.sr[n])
-        save(pictures, [x0[n] for x0 in made.stages], folders, step, sample["index"])
-        entry = identity(sample, sampling) | measure(pictures, perceptual.lpips)
-        entry |= {"seconds": made.seconds, "first_batch": first_batch}
-        shown = pictures if sample["index"] < COMPARED else None
-        return Result(entry, shown, features_of(pictures, perceptual.inception))
-
-    def validate_shard() -> list[Result]:
-        results: list[Result] = []
-        shard = range(processes.rank, len(dataset), processes.world)
-        for indices in batches(shard, images.batch_size, images.name, processes, log):
-            left: Sequence[Sample] = [dataset[index] for index in indices]
-            while left:
-                some, made = fits.do_some(network, left, work)
-                first = not results
-                results += [result_of(sample, made, n, first) for n, sample in enumerate(some)]
-                left = left[len(some) :]
-        return results
-
-    shards = processes.gather(interruptible(lambda: or_problem(validate_shard)))
+    shard = Shard(run, key, dataset)
+    shards = run.processes.gather(interruptible(lambda: or_problem(shard.results)))
     for problem in shards:
         if isinstance(problem, str):
             raise CannotValidate(f"datasets.{key}: {problem}")
     if None in shards:
         raise Interrupted
     results = sorted(chain(*shards), key=lambda result: result.entry["index"])
-    report = describe_run(network, config, sampling, key, processes, step, density, checkpoint)
-    report |= {"files": relative_folders(folders), **summary(results, perceptual.missing)}
-    return publish(report, results, folders, log) if processes.is_main else report
+    files = {"files": relative_folders(shard.folders)}
+    report = describe_run(run, key) | files | summary(results, shard.perceptual.missing)
+    return publish(report, results, shard.folders, run.log) if run.processes.is_main else report
+
+
+class Shard:
+    """The images of a set that this process validates, and what that takes."""
+
+    def __init__(self, run: Run, key: str, dataset: SRDataset) -> None:
+        config, metrics = run.config, run.config.metrics
+        self.run, self.dataset, self.images = run, dataset, config.datasets.validation[key]
+        self.folders = output_folders(config, key)
+        self.perceptual = load_perceptual_metrics(run.processes.device, metrics.lpips_weights, metrics.fid_weights)
+        self.fits = Fitting(self.images.batch_size, run.sampling, run.log.info)
+        self.trained = TrainedSizes.of(config)
+
+    def results(self) -> list[Result]:
+        """Super-resolves, saves and measures the images, as many at once as fit into memory."""
+        run, results = self.run, list[Result]()
+        shard = range(run.processes.rank, len(self.dataset), run.processes.world)
+        for indices in batches(shard, self.images.batch_size, self.images.name, run.processes, run.log):
+            left: Sequence[Sample] = [self.dataset[index] for index in indices]
+            while left:
+                some, made = self.fits.do_some(run.network, left, self.super_resolve)
+                first = not results
+                results += [self.result_of(sample, made, n, first) for n, sample in enumerate(some)]
+                left = left[len(some) :]
+        return results
+
+    def super_resolve(self, samples: Sequence[Sample], sampling: Sampling) -> SuperResolved:
+        return super_resolve_samples(self.run.network, sampling, samples, self.trained, self.run.log.info)
+
+    def result_of(self, sample: Sample, made: SuperResolved, n: int, first_batch: bool) -> Result:
+        """The n-th image of a batch."""
+        pictures = pictures_of(sample, made.sr[n])
+        save(pictures, [x0[n] for x0 in made.stages], self.folders, self.run.step, sample["index"])
+        entry = identity(sample, self.run.sampling) | measure(pictures, self.perceptual.lpips)
+        entry |= {"seconds": made.seconds, "first_batch": first_batch}
+        shown = pictures if sample["index"] < COMPARED else None
+        return Result(entry, shown, features_of(pictures, self.perceptual.inception))
 
 
 def or_problem(work: Callable[[], T]) -> T | str:
@@ -361,34 +376,25 @@ def summary(results: Sequence[Result], missing: dict[str, str]) -> dict[str, Any
     return {"images": len(entries), **means, "per_image": entries}
 
 
-def describe_run(
-    network: Network,
-    config: Config,
-    sampling: Sampling,
-    key: str,
-    processes: Processes,
-    step: int,
-    density: float | None,
-    checkpoint: str | Path | None,
-) -> dict[str, Any]:
+def describe_run(run: Run, key: str) -> dict[str, Any]:
     """The part of a report that says what was validated, and how, so that it can be done again."""
-    images = config.datasets.validation[key].to_dict()
+    images = run.config.datasets.validation[key].to_dict()
     told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "data_len", "l_resolution", "r_resolution", "degradation")
     return {
-        "config": config.name,
-        "checkpoint": None if checkpoint is None else str(checkpoint),
-        "step": step,
-        "density": active_share(network) if density is None else density,
+        "config": run.config.name,
+        "checkpoint": None if run.checkpoint is None else str(run.checkpoint),
+        "step": run.step,
+        "density": active_share(run.network) if run.density is None else run.density,
         "dataset": {"key": key, **{name: images[name] for name in told if name in images}},
-        "sampling": sampling.describe(),
-        "key_steps": str(sampling.executed),
-        "chain": describe_chain(sampling),
-        "settings": {**sampling.settings, "batch_size": images["batch_size"]},
-        "device": describe(processes.device),
-        "processes": processes.world,
+        "sampling": run.sampling.describe(),
+        "key_steps": str(run.sampling.executed),
+        "chain": describe_chain(run.sampling),
+        "settings": {**run.sampling.settings, "batch_size": images["batch_size"]},
+        "device": describe(run.processes.device),
+        "processes": run.processes.world,
         "versions": versions(LIBRARIES),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "full_config": config.to_dict(),
+        "full_config": run.config.to_dict(),
     }
 
 
