@@ -62,47 +62,52 @@ def parser() -> Parser:
     out = "folder of the results, made if it does not exist; or, for one input, a file such as result.png"
     add("-o", "--output", metavar="OUT", help=out)
     add("--about", action="store_true", help="say what the network of -r, or each one of the project, is for, and exit")
-    size = parser.add_mutually_exclusive_group()
-    scale = (
-        "magnification, 1 or more; several, such as 2,4,6.5, give a result each and a strip (default: the network's)"
-    )
-    size.add_argument("--scale", type=magnifications, metavar="X[,X...]", help=scale)
-    size.add_argument(
-        "--size",
-        type=pixels,
-        metavar="N|WxH",
-        help="size of the result: the longer side in pixels, or width and height",
-    )
-    add("--suffix", default="", metavar="TEXT", help="text added to the names of results, such as _x4 (default: none)")
-    add("--ext", choices=("png", "jpg", "webp"), help="format of the results (default: png, or that of -o FILE)")
-    add("--quality", type=percent, metavar="Q", help="quality of jpg and webp, 1 to 100 (default: 95)")
-    faces = "improve upright faces of 16 to 64 pixels in photographs with a network for faces (default: faces)"
-    add("--faces", nargs="?", const=True, metavar="NETWORK", help=faces)
-    save = "with --faces: also write each face, NAME_face1_lr.png as found and NAME_face1.png as improved"
-    add("--save-faces", metavar="FOLDER", help=save)
-    detector = "with --faces: what finds them; opencv finds more, and needs requirements-faces.txt (default: lbp)"
-    add("--face-detector", choices=("lbp", "opencv"), help=detector)
-    add("--compare", action="store_true", help="also write NAME_compare.png: bicubic enlargement | result")
-    add(
-        "--skip-existing",
-        action="store_true",
-        help="skip results that already exist: continues a run that was stopped",
-    )
-    add(
-        "--batch-size",
-        type=count,
-        default=1,
-        metavar="B",
-        help="largest number of images of equal size at once (default: 1)",
-    )
-    add("--deterministic", action="store_true", help="give the same bits each time on a GPU too; a little slower")
-    add("--device", default="auto", help=DEVICES)
+    add_result_flags(parser)
+    add_face_flags(parser)
+    add_work_flags(parser)
 
     sampling = parser.add_argument_group("sampling (defaults: the `sample` section of the checkpoint's config)")
     help = "a named choice of the options below, which override it (docs/images.md compares them)"
     sampling.add_argument("--preset", choices=PRESETS, help=help)
     add_sample_flags(sampling)
     return parser
+
+
+def add_result_flags(parser: Parser) -> None:
+    """How large the results are, and their files."""
+    add = parser.add_argument
+    size = parser.add_mutually_exclusive_group()
+    scale = (
+        "magnification, 1 or more; several, such as 2,4,6.5, give a result each and a strip (default: the network's)"
+    )
+    size.add_argument("--scale", type=magnifications, metavar="X[,X...]", help=scale)
+    sides = "size of the result: the longer side in pixels, or width and height"
+    size.add_argument("--size", type=pixels, metavar="N|WxH", help=sides)
+    add("--suffix", default="", metavar="TEXT", help="text added to the names of results, such as _x4 (default: none)")
+    add("--ext", choices=("png", "jpg", "webp"), help="format of the results (default: png, or that of -o FILE)")
+    add("--quality", type=percent, metavar="Q", help="quality of jpg and webp, 1 to 100 (default: 95)")
+    add("--compare", action="store_true", help="also write NAME_compare.png: bicubic enlargement | result")
+
+
+def add_face_flags(parser: Parser) -> None:
+    add = parser.add_argument
+    faces = "improve upright faces of 16 to 64 pixels in photographs with a network for faces (default: faces)"
+    add("--faces", nargs="?", const=True, metavar="NETWORK", help=faces)
+    save = "with --faces: also write each face, NAME_face1_lr.png as found and NAME_face1.png as improved"
+    add("--save-faces", metavar="FOLDER", help=save)
+    detector = "with --faces: what finds them; opencv finds more, and needs requirements-faces.txt (default: lbp)"
+    add("--face-detector", choices=("lbp", "opencv"), help=detector)
+
+
+def add_work_flags(parser: Parser) -> None:
+    """What is done, and on what."""
+    add = parser.add_argument
+    skip = "skip results that already exist: continues a run that was stopped"
+    add("--skip-existing", action="store_true", help=skip)
+    batch = "largest number of images of equal size at once (default: 1)"
+    add("--batch-size", type=count, default=1, metavar="B", help=batch)
+    add("--deterministic", action="store_true", help="give the same bits each time on a GPU too; a little slower")
+    add("--device", default="auto", help=DEVICES)
 
 
 def magnifications(text: str) -> tuple[float, ...]:
