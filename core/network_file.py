@@ -43,14 +43,14 @@ class NetworkState:
     encoder_change: EncoderChange | None = None
 
 
-def read_network_file(file: Path, config: Config | None = None) -> NetworkState:
-    """A network file, which is refused where it holds another network than that of the config."""
-    return read_with_network(file, config)[0]
+def read_network_file(file: Path) -> NetworkState:
+    """What a network file holds. Raises UserError where it is none."""
+    return read_with_network(file)[0]
 
 
 def read_with_network(file: Path, config: Config | None = None) -> tuple[NetworkState, Network]:
     """The same, and the network that the config describes, or else the file's own, which has no memory yet
-    (`with_memory`). The weights fit it."""
+    (`with_memory`). The weights fit it: a file with another network than that of the config is refused."""
     return (read_published if file.suffix == ".pth" else read_native)(file, config)
 
 

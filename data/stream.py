@@ -66,10 +66,6 @@ class TrainStream:
         epoch, position = divmod(k, self.length)
         return Draw(int(self._order(epoch)[position]), seed=(self.seed << 64) + k)
 
-    def epoch_of(self, step: int) -> int:
-        """The epoch, from 0, in which a step begins."""
-        return step * self.batch_size * self.world // self.length
-
     def _order(self, epoch: int) -> np.ndarray:
         if self._permutation[0] != epoch:
             rng = np.random.default_rng((self.seed, 0, epoch))

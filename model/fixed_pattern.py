@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEVELS = 127.5  # grey levels that a difference of 1 makes, of images in [-1, 1]
+CHANGE = 0.02  # of a bias, to see what it does
 COUNTS = 16  # times as much as other changes of the images: a pattern is faint, but the same in all
 PERIODS = 8  # that an image should have, along each axis, at least
 
@@ -60,16 +61,16 @@ Measured = Callable[[], tuple[Tensor, Tensor]]  # the pattern (C, n, n), and all
 
 
 @torch.no_grad()
-def response(measure: Measured, bias: Tensor, change: float = 0.02) -> Response:
+def response(measure: Measured, bias: Tensor) -> Response:
     """By differences: the values of the bias are changed in place, one after the other, and put back."""
     (pattern, images), kept = measure(), bias.clone()
     of_pattern, of_images = [], []
     for k in range(len(bias)):
-        bias[k] += change
+        bias[k] += CHANGE
         now = measure()
         bias.copy_(kept)
-        of_pattern.append((now[0] - pattern).flatten() / change)
-        of_images.append(((now[1] - images) / change).half())
+        of_pattern.append((now[0] - pattern).flatten() / CHANGE)
+        of_images.append(((now[1] - images) / CHANGE).half())
     return Response(torch.stack(of_pattern, dim=1), torch.stack(of_images))
 
 

@@ -16,6 +16,8 @@ from model.errors import ModelError
 State = Mapping[str, Tensor]  # a published state dict
 Names = list[tuple[str, str]]  # (this project's name, the published key)
 
+IMAGE_SIZE, NORM_GROUPS = 128, 32  # of the published models, which their shapes do not tell
+
 SCHEDULE_BUFFERS = (
     "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
     "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance",
@@ -55,11 +57,11 @@ def unwrapped(state: Any) -> dict[str, Tensor]:
     return state
 
 
-def read_architecture(state: State, image_size: int = 128, norm_groups: int = 32) -> dict[str, Any]:
+def read_architecture(state: State) -> dict[str, Any]:
     """config["model"] of a published state dict.
 
     The shapes do not tell the nominal image size, the number of groups of a GroupNorm, nor dropout: the first two are
-    arguments, with the values of the published models, and dropout is 0.
+    those of the published models, and dropout is 0.
     """
     state = unwrapped(state)
     inner, in_channel = _channels(state, "denoise_fn.downs.0.weight")
@@ -79,9 +81,9 @@ def read_architecture(state: State, image_size: int = 128, norm_groups: int = 32
             "in_channel": in_channel,
             "out_channel": _channels(state, "denoise_fn.final_conv.block.3.weight")[0],
             "inner_channel": inner,
-            "norm_groups": norm_groups,
+            "norm_groups": NORM_GROUPS,
             "channel_multiplier": [blocks[-1] // inner for blocks in levels],
-            "attn_res": [image_size // 2**level for level in sorted(attending)],
+            "attn_res": [IMAGE_SIZE // 2**level for level in sorted(attending)],
             "res_blocks": len(levels[0]),
             "dropout": 0.0,
         },
@@ -90,7 +92,7 @@ def read_architecture(state: State, image_size: int = 128, norm_groups: int = 32
             "n_feats": _channels(state, "encoder.head.0.weight")[0],
         },
         "beta_schedule": {phase: _read_schedule(state) for phase in ("train", "val")},
-        "diffusion": {"image_size": image_size, "channels": 3, "conditional": True, "prediction": "epsilon"},
+        "diffusion": {"image_size": IMAGE_SIZE, "channels": 3, "conditional": True, "prediction": "epsilon"},
     }
 
 

@@ -32,10 +32,6 @@ class NoiseSchedule:
     def n_timestep(self) -> int:
         return len(self.betas)
 
-    def noise_level(self, t: int | torch.Tensor) -> torch.Tensor:
-        """γ_t = sqrt(ᾱ_t), float64, in the shape of the timesteps `t` (0-based)."""
-        return self.noise_levels[t]
-
     def timestep_of(self, noise_level: float) -> int:
         """The timestep whose noise level is nearest to the given one."""
         return int((self.noise_levels - noise_level).abs().argmin())

@@ -291,7 +291,7 @@ def test_settings_with_auto_sample_at_the_steps_that_fit(measured, change, small
 
 def test_start_leaves_all_key_steps_in_the_chain(measured, change, small_config):
     network, _ = load_network(measured)
-    start = float(network.schedule.noise_level(7))
+    start = float(network.schedule.noise_levels[7])
     settings = small_config.sample.replace(steps=12, key_steps="auto:3", start=start)
     sampling = Sampling.of(settings, network.schedule, change)
     plan = sampling.executed

@@ -109,7 +109,7 @@ def test_steps_null_is_every_timestep(small_network, settings, sampling_of, lr):
 
 
 def test_start_shortens_the_chain(small_network, settings, sampling_of, lr):
-    settings = settings.replace(steps=10, start=float(small_network.schedule.noise_level(5)))
+    settings = settings.replace(steps=10, start=float(small_network.schedule.noise_levels[5]))
     seen = timesteps(small_network, lr[:1], sampling_of(settings))
     assert seen == list(sampling_of(settings).executed.timesteps) == [5, 4, 3, 2, 1, 0]
 

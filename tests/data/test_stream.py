@@ -114,12 +114,6 @@ def test_seeds(weights):
     assert [draw.index for draw in draws] != [draw.index for draw in other]
 
 
-def test_epoch_of():
-    stream = TrainStream(length=10, batch_size=2, seed=0, world=2)
-    assert [stream.epoch_of(step) for step in range(7)] == [0, 0, 0, 1, 1, 2, 2]
-    assert TrainStream(length=2, batch_size=7, seed=0).epoch_of(2) == 7
-
-
 def test_as_a_batch_sampler():
     stream = TrainStream(length=5, batch_size=3, seed=0, start_step=2)
 

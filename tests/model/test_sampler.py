@@ -275,7 +275,7 @@ def test_consistency_makes_the_image_agree_with_its_lr(network, solver):
 def test_start_begins_at_the_noise_level_from_the_lr_image(recorder):
     lr_image, draws = lr_images(2), torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     schedule = recorder.schedule
-    gamma = schedule.noise_level(20)
+    gamma = schedule.noise_levels[20]
     _, trace = run(
         recorder, lr_image, SIZE, plan_of("uniform:3", steps=10), "ddim",
         noise=lambda i, shape: draws, start=gamma.item() + 1e-4,
@@ -288,7 +288,7 @@ def test_start_begins_at_the_noise_level_from_the_lr_image(recorder):
 
 
 def test_start_takes_no_more_steps_than_there_are_timesteps(recorder):
-    start = recorder.schedule.noise_level(4).item()
+    start = recorder.schedule.noise_levels[4].item()
     _, trace = run(recorder, lr_images(1), SIZE, plan_of("uniform:3", steps=10), start=start)
     assert [timestep for _, timestep, *_ in trace] == [4, 3, 2, 1, 0]
     assert [len(levels) for levels in recorder.levels] == [3, 2]

@@ -47,7 +47,7 @@ class Oracle(nn.Module):
         return epsilon if self.prediction == "epsilon" else gamma * epsilon - sigma * clean
 
     def predict(self, x, t):
-        return self.decode(x, self.schedule.noise_level(t).float().expand(len(x)), None)
+        return self.decode(x, self.schedule.noise_levels[t].float().expand(len(x)), None)
 
 
 def smooth(amplitude):
