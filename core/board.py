@@ -54,8 +54,8 @@ class Board:
     def reports(self, reports: Mapping[str, Mapping[str, Any]], step: int) -> None:
         """Adds what a validation measured, and its pictures, by the key of each set."""
         for name, report in reports.items():
-            told = report["mean"] | report["of_sets"]
-            self.scalars({f"{name}/{key}": value for key, value in told.items()}, step)
+            means = report["mean"] | report["of_sets"]
+            self.scalars({f"{name}/{key}": value for key, value in means.items()}, step)
             if "picture" in report:
                 self.image(f"{name}/lr_bicubic_sr_hr", report["picture"], step)
 

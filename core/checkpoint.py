@@ -27,8 +27,8 @@ from core.errors import UserError
 from core.network_file import (
     NetworkState,
     config_in,
+    encoder_change_tensors,
     load_weights,
-    measured,
     read_with_network,
     save_network,
     shapes_of,
@@ -166,7 +166,7 @@ def save_encoder_change(path: str | Path, loaded: LoadedNetwork, target: str | P
         save_network(target, state, loaded.step)
     else:
         tensors, metadata = read_safetensors(file)
-        write_safetensors(target, tensors | measured(loaded.encoder_change), metadata)
+        write_safetensors(target, tensors | encoder_change_tensors(loaded.encoder_change), metadata)
 
 
 def load_training_state(path: str | Path, config: Config | None) -> TrainingState:

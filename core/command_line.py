@@ -40,10 +40,10 @@ class Parser(argparse.ArgumentParser):
 
 def number_of_processes() -> int:
     """How many processes torchrun has started, by its variable WORLD_SIZE; 1 without torchrun."""
-    told = os.environ.get("WORLD_SIZE") or "1"
-    if not told.isdecimal() or not int(told):
-        raise UserError(f"the variable WORLD_SIZE is {told!r}, but must be a whole number of 1 or more: unset it")
-    return int(told)
+    processes = os.environ.get("WORLD_SIZE") or "1"
+    if not processes.isdecimal() or not int(processes):
+        raise UserError(f"the variable WORLD_SIZE is {processes!r}, but must be a whole number of 1 or more: unset it")
+    return int(processes)
 
 
 def wait_passively() -> None:
@@ -65,8 +65,8 @@ def add_sample_flags(
     for name in names:
         key = SampleSection.entries()[name]
         assert isinstance(key, Key)
-        told = f"; default: {defaults[name]}" if name in defaults else ""
-        words = f"{key.meaning} ({key.value_type.allowed}{told})".replace("%", "%%")
+        usual = f"; default: {defaults[name]}" if name in defaults else ""
+        words = f"{key.meaning} ({key.value_type.allowed}{usual})".replace("%", "%%")
         switch = {"action": argparse.BooleanOptionalAction} if key.value_type is flag else {"metavar": name.upper()}
         default = defaults.get(name)
         group.add_argument(f"--{name.replace('_', '-')}", default=default, help=words, **switch)  # type: ignore[arg-type]

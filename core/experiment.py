@@ -19,8 +19,8 @@ from data.files import is_there, make_writable, missing_folders, remove_empty, r
 from sparse.checkpoint_files import latest_prefix
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-SECONDS_FOR_THE_ONE_BEFORE = 10  # to end, where torchrun has started this process anew
-SECONDS_FOR_THE_MAIN_ONE = 1  # to clear up: torchrun ends all processes as soon as one has ended
+SECONDS_TO_WAIT_FOR_LOCK = 10  # of the process before, where torchrun has started this one anew
+SECONDS_TO_CLEAN_UP = 1  # for the main process: torchrun ends all as soon as one has ended
 _locks: list[TextIO] = []  # that this process holds, until it ends
 
 
@@ -43,7 +43,7 @@ def nothing_left_if_refused(config: Config, is_main: bool) -> Iterator[None]:
         yield
     except BaseException:
         if not is_main:
-            time.sleep(SECONDS_FOR_THE_MAIN_ONE)
+            time.sleep(SECONDS_TO_CLEAN_UP)
             raise
         held = [own for own in _locks if own.name == str(lock)]
         for file in files if held or config.phase == "val" else []:  # else they are of the run that holds the lock
@@ -88,7 +88,7 @@ def claim(folder: Path) -> None:
     The lock is POSIX's, which NFS and the file systems of clusters keep for all machines, and which processes that read
     images do not inherit. The file tells who holds it.
     """
-    deadline = time.monotonic() + (SECONDS_FOR_THE_ONE_BEFORE if "TORCHELASTIC_RUN_ID" in os.environ else 0)
+    deadline = time.monotonic() + (SECONDS_TO_WAIT_FOR_LOCK if "TORCHELASTIC_RUN_ID" in os.environ else 0)
     try:
         lock = (folder / ".lock").open("a+")
         while True:

@@ -52,7 +52,7 @@ def infer_files(arguments: Namespace) -> int:
     total, results = files.count(), len(output.scales) or 1  # of each image
     share = len(range(processes.rank, total, processes.world))
     progress = FileProgress(share * results, processes.rank if processes.world > 1 else None)
-    found = LeftOut(told=processes.is_main)
+    found = LeftOut(aloud=processes.is_main)
     jobs = islice(files.jobs(found), processes.rank, None, processes.world)
     wanted = inference.Wanted(max(scales, default=None), arguments.size)
     failed = inference.super_resolve_files(
@@ -71,9 +71,9 @@ def infer_files(arguments: Namespace) -> int:
     done, skipped, failed = map(sum, zip(*tallies, strict=True))
     if processes.is_main:
         there = f"; {skipped} there already" if skipped else ""
-        told = f"; {found.number} left out" if found.number else ""
+        left_out = f"; {found.number} left out" if found.number else ""
         written = f"{done} of {done + skipped + failed} images written to {arguments.output}"
-        print(f"{written}{there}{told}{found.describe_others()}")
+        print(f"{written}{there}{left_out}{found.describe_others()}")
     processes.close()
     return 1 if failed or found.number else 0
 

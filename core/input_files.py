@@ -30,16 +30,16 @@ class Job(NamedTuple):
 
 @dataclass
 class LeftOut(ImageFiles):
-    """Counts what is left out, keeps the first line of it, and says all of it where it is told to."""
+    """Counts what is left out, keeps the first line of it, and, if `aloud`, says all of it on stderr."""
 
-    told: bool = False
+    aloud: bool = False
     number: int = 0
 
     def leave_out(self, line: str) -> None:
         self.number += 1
         if self.number == 1:
             self.left_out.append(line)
-        if self.told:
+        if self.aloud:
             write_line(f"left out: {line}", sys.stderr)
 
     def in_short(self) -> str:

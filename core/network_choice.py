@@ -94,9 +94,9 @@ class Networks:
             return None
         compared = "at most" if max(size) <= SMALL else "more than"
         each = "; ".join(f"{name}: {told_of(name)}" for name in ("faces", "photos"))
-        told = "" if self.explained else f" ({each}; -r chooses)"
+        reasons = "" if self.explained else f" ({each}; -r chooses)"
         self.explained.add(name)
-        return f"{name} for {source}, as its longer side has {compared} {SMALL} pixels{told}"
+        return f"{name} for {source}, as its longer side has {compared} {SMALL} pixels{reasons}"
 
 
 def suited(size: Size) -> str:

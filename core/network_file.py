@@ -173,13 +173,10 @@ def refuse_misfits(shapes: Mapping[str, Sequence[int]], tensors: Mapping[str, Te
     for name in sorted(shapes.keys() | tensors.keys()):
         ours, tensor = shapes.get(name), tensors.get(name)
         if ours is None or tensor is None or tuple(tensor.shape) != tuple(ours):
-            told = [
-                "nothing" if shape is None else tuple(shape)
-                for shape in (tensor if tensor is None else tensor.shape, ours)
-            ]
-            raise UserError(
-                f"{where}: does not fit the network of the config: {cut(name, 200)} is {told[0]}, not {told[1]}"
-            )
+            own = None if tensor is None else tensor.shape
+            found, expected = ("nothing" if shape is None else tuple(shape) for shape in (own, ours))
+            problem = f"{cut(name, 200)} is {found}, not {expected}"
+            raise UserError(f"{where}: does not fit the network of the config: {problem}")
         if tensor.dtype not in FLOATS:
             raise UserError(f"{where}: {name} is of {tensor.dtype}, not of floating-point numbers")
 
@@ -194,7 +191,7 @@ def save_network(
     """Writes a network file, its weights as `sparse.pack` makes them of the last two arguments."""
     metadata = {"config": json.dumps(state.config.to_dict()), "step": str(step)}
     packed = pack(state.weights, state.masks, values_dtype, compressed)
-    write_safetensors(file, packed | measured(state.encoder_change), metadata)
+    write_safetensors(file, packed | encoder_change_tensors(state.encoder_change), metadata)
 
 
 def stored_types(names: Collection[str], values: torch.dtype) -> dict[str, torch.dtype]:
@@ -224,7 +221,7 @@ def take_encoder_change(tensors: dict[str, Tensor], file: Path) -> EncoderChange
         raise UserError(f"{file}: damaged: its measured encoder change is no such thing ({error})") from error
 
 
-def measured(change: EncoderChange | None) -> dict[str, Tensor]:
+def encoder_change_tensors(change: EncoderChange | None) -> dict[str, Tensor]:
     """An EncoderChange, or None, as tensors of a network file."""
     return {} if change is None else {CHANGE: change.distance, CHANGE_TIMESTEPS: torch.tensor(change.timesteps)}
 

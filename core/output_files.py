@@ -42,13 +42,13 @@ class Output:
         sweep = tuple(dict.fromkeys(scales)) if len(scales) > 1 else ()
         if is_file:
             refuse_file(path, inputs, extension, suffix, sweep)
-        told = path.suffix.lower() if is_file else f".{extension or 'png'}"
-        if quality is not None and FORMATS[told] == "PNG":
+        ending = path.suffix.lower() if is_file else f".{extension or 'png'}"
+        if quality is not None and FORMATS[ending] == "PNG":
             raise UserError(f"--quality {quality}: PNG loses nothing; give --ext jpg or --ext webp with it")
         if "/" in suffix or "\0" in suffix:
             raise UserError(f"--suffix {suffix!r}: cannot be part of a file name")
         folder, name = (path.parent, path.name) if is_file else (path, None)
-        return cls(folder, name, suffix, told, quality or 95, sweep, compared)
+        return cls(folder, name, suffix, ending, quality or 95, sweep, compared)
 
     def target(self, name: Path) -> Path:
         """The file of the result for an input that has this path inside the output."""

@@ -113,7 +113,7 @@ class PatternMeter:
     def results(self, images: Sequence[Tensor], what: str = "") -> list[Tensor]:
         """Of all images, with progress where it is said what is measured."""
         numbered = list(enumerate(images))
-        return [self.result(lr, n) for n, lr in (told(numbered, what) if what else numbered)]
+        return [self.result(lr, n) for n, lr in (with_progress(numbered, what) if what else numbered)]
 
     def pattern_in(self, results: Sequence[Tensor]) -> Tensor:
         """The mean over results, (3, n, n)."""
@@ -169,7 +169,7 @@ def without_pattern(meter: PatternMeter, images: Sequence[Tensor]) -> Tensor:
 
 def response_of(meter: PatternMeter, numbered: Sequence[tuple[int, Tensor]], bias: Tensor) -> Response:
     """`model.fixed_pattern.response` of these images, with progress."""
-    runs = told(range(len(bias) + 1), "response to the biases, run")
+    runs = with_progress(range(len(bias) + 1), "response to the biases, run")
 
     def measure() -> tuple[Tensor, Tensor]:
         next(runs)
@@ -179,7 +179,7 @@ def response_of(meter: PatternMeter, numbered: Sequence[tuple[int, Tensor]], bia
     return response(measure, bias)
 
 
-def told(items: Sequence[T], what: str) -> Iterator[T]:
+def with_progress(items: Sequence[T], what: str) -> Iterator[T]:
     """The items, with a progress bar on a terminal; elsewhere with lines, if it takes more than a minute."""
     time = TimeLeft(what, lambda line: print(line, flush=True))
     bar = tqdm(items, desc=what, leave=False, disable=None)

@@ -202,8 +202,8 @@ def import_package(name: str) -> Any:
         raise Unavailable(f"needs the package {package}: pip install -r {REQUIREMENTS}") from None
     except Exception as error:  # a torchvision that does not fit torch raises whatever it stumbles over
         cause = reason(error).rstrip(".")
-        told = f"{package} does not work beside torch {torch.__version__} ({cause}); see {REQUIREMENTS}"
-        raise Unavailable(f"the package {told}") from None
+        problem = f"{package} does not work beside torch {torch.__version__} ({cause}); see {REQUIREMENTS}"
+        raise Unavailable(f"the package {problem}") from None
 
 
 def to_batch(image: np.ndarray, device: torch.device) -> Tensor:

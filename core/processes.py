@@ -40,8 +40,8 @@ class Processes:
         if (processes := number_of_processes()) == 1:
             return cls(0, 1, own)
         if missing := sorted(OF_TORCHRUN - os.environ.keys()):
-            told = f"WORLD_SIZE is {processes}, and these variables are missing: {', '.join(missing)}"
-            raise UserError(f"{told}; start several processes with torchrun, or unset WORLD_SIZE")
+            problem = f"WORLD_SIZE is {processes}, and these variables are missing: {', '.join(missing)}"
+            raise UserError(f"{problem}; start several processes with torchrun, or unset WORLD_SIZE")
         if own.type == "cuda":
             own = pick_device(f"cuda:{int(os.environ['LOCAL_RANK'])}")
             torch.cuda.set_device(own)

@@ -323,9 +323,9 @@ class Trainer:
             total.zero_()
         rate = steps * self.images_per_step / (self.since[0] - start)
         lr = self.optimizer.param_groups[0]["lr"]
-        told = {"train/loss": loss, "train/gradient_norm": norm} if kept else {}
-        told |= {"train/lr": lr, "train/images_per_second": rate, "train/skipped": steps - kept}
-        self.board.scalars(told | {"train/memory_gb": peak_memory(self.processes.device)}, self.step)
+        scalars = {"train/loss": loss, "train/gradient_norm": norm} if kept else {}
+        scalars |= {"train/lr": lr, "train/images_per_second": rate, "train/skipped": steps - kept}
+        self.board.scalars(scalars | {"train/memory_gb": peak_memory(self.processes.device)}, self.step)
         bar.set_postfix(loss=f"{loss:.4f}")
         where = f"step {self.step}/{self.options.n_iter}  epoch {self.epoch}"
         skipped = f"  {steps - kept} skipped: loss or gradient not finite" if kept < steps else ""

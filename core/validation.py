@@ -362,8 +362,8 @@ def summary(results: Sequence[Result], missing: dict[str, str]) -> dict[str, Any
     `seconds_warm` leaves out the first batch of each process, which pays for memory, kernels and compilation.
     """
     entries = [result.entry for result in results]
-    told = ("index", "name", "seed", "first_batch")
-    measures = [{name: value for name, value in entry.items() if name not in told} for entry in entries]
+    no_measures = ("index", "name", "seed", "first_batch")
+    measures = [{name: value for name, value in entry.items() if name not in no_measures} for entry in entries]
     mean, deviation = mean_and_deviation(measures)
     if warm := [entry["seconds"] for entry in entries if not entry["first_batch"]]:
         mean["seconds_warm"] = fmean(warm)
@@ -379,13 +379,13 @@ def summary(results: Sequence[Result], missing: dict[str, str]) -> dict[str, Any
 def describe_run(run: Run, key: str) -> dict[str, Any]:
     """The part of a report that says what was validated, and how, so that it can be done again."""
     images = run.config.datasets.validation[key].to_dict()
-    told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "data_len", "l_resolution", "r_resolution", "degradation")
+    kept = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "data_len", "l_resolution", "r_resolution", "degradation")
     return {
         "config": run.config.name,
         "checkpoint": None if run.checkpoint is None else str(run.checkpoint),
         "step": run.step,
         "density": active_share(run.network) if run.density is None else run.density,
-        "dataset": {"key": key, **{name: images[name] for name in told if name in images}},
+        "dataset": {"key": key, **{name: images[name] for name in kept if name in images}},
         "sampling": run.sampling.describe(),
         "key_steps": str(run.sampling.executed),
         "chain": describe_chain(run.sampling),

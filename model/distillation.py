@@ -140,7 +140,7 @@ class DistillationLoss(nn.Module):
         hr: Tensor,  # (B, 3, H, W) in [-1, 1]
         noise: Tensor,  # (B, 3, H, W), from which the student starts
         teacher_noise: Tensor,  # (B, 3, H, W), under which the teacher looks at results and truths
-        teacher_level: Tensor,  # (B,), its γ
+        teacher_noise_level: Tensor,  # (B,), its γ
         rows: Tensor,  # (B, H), the order in which the judges see the rows of an image, see `draw_view`
         columns: Tensor,  # (B, W)
         scale: float,  # p in [0, 1]
@@ -159,7 +159,7 @@ class DistillationLoss(nn.Module):
         with torch.no_grad():
             lr_feature = seen(self.teacher.lr_encoder(lr, hr.shape[2:]), rows, columns)
         result, hr, lr_up = (seen(image, rows, columns) for image in (result, hr, lr_up))
-        found, truth = self.teacher_sees(result, hr, lr_feature, teacher_noise, teacher_level)
+        found, truth = self.teacher_sees(result, hr, lr_feature, teacher_noise, teacher_noise_level)
         features, texture = self.compare(found, truth)
         perceptual, in_result, in_truth = self.perceive(result, hr)
         adversarial, own = self.judge(([*found, *in_result], result, lr_up), ([*truth, *in_truth], hr, lr_up))

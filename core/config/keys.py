@@ -120,8 +120,8 @@ class Section(Mapping[str, Any]):
 
 
 def entry_of(each: "Field[Any]") -> Entry:
-    told = each.metadata
-    return told["entry"] if "entry" in told else Subsection(each.type, told["note"], told["optional"])  # type: ignore[arg-type]
+    metadata = each.metadata
+    return metadata["entry"] if "entry" in metadata else Subsection(each.type, metadata["note"], metadata["optional"])  # type: ignore[arg-type]
 
 
 def walk(cls: type[Section], given: Mapping[str, Any] | None = None, prefix: str = "") -> Iterator[tuple[str, Entry]]:

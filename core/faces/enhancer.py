@@ -61,7 +61,7 @@ class FaceEnhancer:
                 save(small, self.folder / name, f"face{number}_lr")
                 save(large, self.folder / name, f"face{number}")
             blend(larger, large.resize(region.size, Image.Resampling.BICUBIC), region, larger.width / photo.width)
-        return told(faces)
+        return in_words(faces)
 
     def make(self, photo: Image.Image, larger: Image.Image, face: Face) -> tuple[Region, Image.Image, Image.Image]:
         """-> (where the face goes, the face as it was cut out, the face as it was made), both squares."""
@@ -80,7 +80,7 @@ def save(face: Image.Image, file: Path, addition: str) -> None:
     save_png(face, file)
 
 
-def told(faces: Sequence[Face]) -> str:
+def in_words(faces: Sequence[Face]) -> str:
     """How many faces there are, and of which sizes, in words."""
     if not faces:
         return f"no face of {SMALLEST} to {LARGEST} pixels"

@@ -256,9 +256,9 @@ def histograms_of(columns: Sequence[Column], measurements: Sequence[Measurement]
 
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
     """What the reports tell beside the measurements, those that differ first."""
-    told = [dict(flat({key: v for key, v in run.report.items() if key not in NOT_SETTINGS})) for run in runs]
-    names = {name: None for one in told for name in one}
-    rows = [[one.get(name, "–") for one in told] for name in names]
+    reported = [dict(flat({key: v for key, v in run.report.items() if key not in NOT_SETTINGS})) for run in runs]
+    names = {name: None for one in reported for name in one}
+    rows = [[one.get(name, "–") for one in reported] for name in names]
     settings = [Setting(name, values, len({*values}) > 1) for name, values in zip(names, rows, strict=True)]
     return sorted(settings, key=lambda setting: not setting.differs)
 

@@ -48,7 +48,7 @@ def test_print_writes_two_pieces():
         lambda line: write_line(line, sys.stderr),
         lambda line: FileProgress(2, process=1).succeed(line),
         lambda line: FileProgress(2, process=1).warn(line),
-        lambda line: LeftOut(told=True).leave_out(line),
+        lambda line: LeftOut(aloud=True).leave_out(line),
         warn,
         say_once,
     ],
