@@ -73,6 +73,7 @@ class Network(nn.Module):
         return prediction.unflatten(0, noise_level.shape)
 
     def forward(self, x_t: Tensor, noise_level: Tensor, condition: Condition) -> Tensor:
+        """x_t (B, 3, H, W) at noise_level γ (B,), under the condition of its images -> prediction (B, 3, H, W)."""
         return self.decode(self.encode(x_t, noise_level, condition), noise_level, condition)
 
     def prunable_parameters(self) -> dict[str, nn.Parameter]:

@@ -13,7 +13,10 @@ A = -0.5  # of the cubic kernel, as in Pillow and in torch where it antialiases
 
 
 def resample(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Bicubic with antialiasing: (B, C, h, w) -> (B, C, H, W), size (H, W). What Pillow computes, but for rounding."""
+    """Bicubic with antialiasing: (B, C, h, w) -> (B, C, H, W), size (H, W).
+
+    What Pillow computes, neither rounded nor clamped: of images in [-1, 1], the result overshoots beside sharp edges.
+    """
     height, width = size
     if width == 1:  # where torch 2.13 mixes up the rows on a CPU: columns become rows before, and columns again after
         return F.interpolate(images.mT, size=(1, height), mode="bicubic", antialias=True).mT
