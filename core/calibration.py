@@ -72,6 +72,8 @@ def target_file(source: Path, output: str | None) -> Path:
 
 
 def images_of_files(paths: Sequence[str | Path], most: int) -> list[LRImage]:
+    """At most so many of the images in files and folders, from all over them. Raises UserError where a path or an image
+    is missing, and DataError where one cannot be read."""
     refuse_missing(paths)
     files = [file for file, _ in named_images(paths, LeftOut())]
     if not files:

@@ -78,6 +78,7 @@ def autocast(device: torch.device, precision: str = "auto", sampling: bool = Fal
 
 
 def automatic_precision(device: torch.device, sampling: bool) -> str:
+    """What "auto" stands for on a device, in sampling or in training: "float32", "bf16" or "fp16"; see `autocast`."""
     if device.type != "cuda" or not torch.cuda.is_bf16_supported():
         return "float32"
     return "fp16" if sampling else "bf16"

@@ -145,6 +145,7 @@ def upscale(
 def upscale_one(
     image: Image.Image | str | Path, networks: Networks, wanted: Wanted, faces: "FaceEnhancer | None" = None
 ) -> Image.Image:
+    """One image as `upscale` makes it, with a warning the first time that one lies outside the card of a network."""
     if isinstance(image, Image.Image):
         picture, name = picture_of(image), Path("the image")
     else:

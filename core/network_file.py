@@ -55,6 +55,8 @@ def read_with_network(file: Path, config: Config | None = None) -> tuple[Network
 
 
 def read_published(file: Path, config: Config | None) -> tuple[NetworkState, Network]:
+    """Of a published file, .pth. Raises UserError where it is none, does not fit the config or has values that are not
+    finite."""
     published = read_pth(file)
     try:
         model: Mapping[str, Any] = config.model if config else read_architecture(published)
@@ -69,6 +71,8 @@ def read_published(file: Path, config: Config | None) -> tuple[NetworkState, Net
 
 
 def read_native(file: Path, config: Config | None) -> tuple[NetworkState, Network]:
+    """Of a file of this project, .safetensors. Raises UserError where it is none, is damaged or holds another network
+    than that of the config."""
     tensors, metadata = read_safetensors(file)
     own = config_in(metadata, file)
     if own is None:

@@ -20,6 +20,8 @@ BYTES = 3000  # of a GPU's memory a pixel, generously, where an image is made at
 
 
 class Tiles(NamedTuple):
+    """How an image is cut into tiles, as `model.tiling.sample_tiled` takes it."""
+
     tile: int  # side, in pixels of the result
     overlap: int
     most_pixels: int  # of windows at once

@@ -322,6 +322,7 @@ def describe_chain(sampling: Sampling) -> dict[str, Any]:
 
 
 def pictures_of(sample: Sample, sr: Tensor) -> Pictures:
+    """Of a sample, with lr (3, h, w) and hr (3, H, W) in [-1, 1], and its result (3, H, W), so or as uint8 levels."""
     lr, hr = to_image(sample["lr"]), to_image(sample["hr"])
     return Pictures(lr, resize(lr, hr.size), to_image(sr), hr)
 

@@ -48,6 +48,8 @@ class Enlarged(NamedTuple):
 
 @dataclass(frozen=True)
 class Enlarger:
+    """Enlarges the photos of visitors, on a device and within limits of their bytes and pixels."""
+
     device: torch.device
     limits: Limits
 
