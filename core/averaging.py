@@ -15,7 +15,7 @@ from core.network_file import NetworkState, read_network_file
 
 
 def average(files: Sequence[Path], shares: Sequence[float]) -> tuple[NetworkState, bool]:
-    """Returns the network of the first file with the weighted mean of all, and whether calibration had measured one.
+    """The network of the first file with the weighted mean of all, and whether calibration had measured one.
 
     The measurement is not true of the mean, and left out. `shares` are positive and have the sum 1, one for each file.
     The sum is in float64, the result in float32. Raises UserError where networks differ in their model or their masks.

@@ -231,12 +231,12 @@ def refuse_other_moments(
 
 
 def _section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Returns the tensors named NAME/KEY, by KEY."""
+    """The tensors named NAME/KEY, by KEY."""
     return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
 
 
 def _nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Returns tensors named NAME/KEY as {NAME: {KEY: tensor}}."""
+    """Tensors named NAME/KEY as {NAME: {KEY: tensor}}."""
     nested: dict[str, dict[str, Tensor]] = {}
     for path, tensor in tensors.items():
         name, _, key = path.rpartition("/")

@@ -57,7 +57,7 @@ class DistillationTrainer(Trainer):
         self.parts = torch.zeros_like(self.objective.parts)  # summed since the last line of the log
 
     def load_state(self, resume: str | Path) -> TrainingState:
-        """Returns what a distillation left behind, or a network's weights and masks at step 0."""
+        """What a distillation left behind, or a network's weights and masks at step 0."""
         state = load_training_state(resume, self.config)
         if DISCRIMINATOR in state.modules:
             return state

@@ -112,23 +112,23 @@ class Trainer:
     # What another kind of training replaces.
 
     def build_network(self, initialised: bool) -> Network:
-        """Returns the network, on the device. initialised: False where a checkpoint's weights follow. Processes other
+        """The network, on the device. initialised: False where a checkpoint's weights follow. Processes other
         than the main one get its weights."""
         initialised = initialised and self.processes.is_main
         return build_network(self.config.model, initialised=initialised).to(self.processes.device)
 
     def build_objective(self) -> Callable[..., Tensor]:
-        """Returns the function of what `draw` gives, (*tensors, *constants), whose result, a scalar, is minimised."""
+        """The function of what `draw` gives, (*tensors, *constants), whose result, a scalar, is minimised."""
         return DiffusionLoss(self.network, self.options.loss)
 
     def build_modules(self) -> dict[str, nn.Module]:
-        """Returns what is trained beside the network, by name, on the device. It is saved with its moments, never
+        """What is trained beside the network, by name, on the device. It is saved with its moments, never
         masked or averaged, and no part of the network file. A name has no "/".
         """
         return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Returns the optimiser's groups: the network's, and one of each further module.
+        """The optimiser's groups: the network's, and one of each further module.
 
         A group may have options of its own (betas, ...), and an `lr_scale` that multiplies its learning rate.
         """
@@ -140,7 +140,7 @@ class Trainer:
         return [rate * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
 
     def load_state(self, resume: str | Path) -> TrainingState:
-        """Returns what a checkpoint holds to go on from."""
+        """What a checkpoint holds to go on from."""
         return load_training_state(resume, self.config)
 
     def draw(self, batch: dict[str, Any]) -> Drawn:
@@ -156,7 +156,7 @@ class Trainer:
         return (lr, hr, self.draw_noise(hr, on_device), levels.to(hr.device, non_blocking=True)), (scale,)
 
     def draw_images(self, batch: dict[str, Any], on_host: torch.Generator) -> tuple[Tensor, Tensor, float]:
-        """Returns lr and hr on the device, in drawn sizes where the config says so, and the scale p of these."""
+        """lr and hr on the device, in drawn sizes where the config says so, and the scale p of these."""
         lr, hr = (batch[key].to(self.processes.device, non_blocking=True) for key in ("lr", "hr"))
         if sizes := self.training_sets[int(batch["set"][0]) if "set" in batch else 0].sizes:
             lr, hr = resized(lr, hr, *draw_sizes(sizes, on_host))
@@ -167,19 +167,19 @@ class Trainer:
         return lr, resample(hr, (side, side)) if side != hr.shape[-1] else hr, scale
 
     def draw_noise(self, hr: Tensor, on_device: torch.Generator) -> Tensor:
-        """Returns Gaussian noise in the shape of hr."""
+        """Gaussian noise in the shape of hr."""
         shape = (self.processes.world * len(hr), *hr.shape[1:])
         return torch.randn(shape, generator=on_device, device=hr.device)[self.own_share(len(hr))]
 
     def own_share(self, images: int) -> slice:
-        """Returns where the images of this process are in what is drawn for the batch of all processes."""
+        """Where the images of this process are in what is drawn for the batch of all processes."""
         return slice(self.processes.rank * images, (self.processes.rank + 1) * images)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Setting up, afresh or from a checkpoint.
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Returns all parameters that are trained: the network's by their names, a module's as "module/parameter"."""
+        """All parameters that are trained: the network's by their names, a module's as "module/parameter"."""
         parameters = dict(self.network.named_parameters())
         for name, module in self.modules.items():
             parameters |= {f"{name}/{key}": parameter for key, parameter in module.named_parameters()}
@@ -200,7 +200,7 @@ class Trainer:
             load_weights(self.modules[name], saved.modules[name], f"the checkpoint's {name}")
 
     def state(self) -> TrainingState:
-        """Returns all that continuing from this step takes."""
+        """All that continuing from this step takes."""
         masker = self.masker
         return TrainingState(
             weights=self.network.state_dict(),
@@ -305,8 +305,8 @@ class Trainer:
         return self.masker.step(self.step)
 
     def generators(self) -> tuple[torch.Generator, torch.Generator]:
-        """Returns the sources of all that this step draws, on the host and on the device, equal in all processes; and
-        sets that of dropout, which each process draws for itself."""
+        """The sources of all that this step draws, on the host and on the device, equal in all processes. That of
+        dropout, which each process draws for itself, is set here too."""
         seed = int(np.random.SeedSequence((self.options.seed, self.step)).generate_state(1, np.uint64)[0] >> 1)
         torch.manual_seed(seed + self.processes.rank)
         return torch.Generator().manual_seed(seed), torch.Generator(self.processes.device).manual_seed(seed)

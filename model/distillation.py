@@ -145,7 +145,7 @@ class DistillationLoss(nn.Module):
         columns: Tensor,  # (B, W)
         scale: float,  # p in [0, 1]
     ) -> Tensor:
-        """Returns the loss, a scalar."""
+        """The loss, a scalar."""
         lr_up = resample(lr, hr.shape[2:])
         result = self.student(lr, lr_up, noise, scale)
         pixels, mirror = F.l1_loss(result, hr), self.mirror_distance(result, lr, lr_up, noise, scale)

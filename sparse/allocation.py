@@ -66,7 +66,7 @@ INITIAL_DENSITIES = {"constant": constant, "erdos_renyi": erdos_renyi, "erdos_re
 
 
 def initial_counts(name: str, shapes: Sequence[Sequence[int]], total: int) -> list[int]:
-    """Return how many weights of each layer are active at first; they add up to `total`.
+    """How many weights of each layer are active at first; they add up to `total`.
 
     shapes: (n_out, n_in, …kernel) of each layer.
     A layer whose density would exceed 1 is dense and the others share the rest. A layer that would get nothing gets

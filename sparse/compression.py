@@ -35,7 +35,7 @@ MEMORY_LEVEL = 9  # the highest, that of the fewest tables of codes
 
 
 def compress(tensor: Tensor, mask: Tensor | None, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the blobs, by kind, of a tensor, or of what a mask (bool, of its shape) leaves of it, its values as dtype.
+    """The blobs, by kind, of a tensor, or of what a mask (bool, of its shape) leaves of it, its values as dtype.
 
     Raises SparseError where a value is not finite, or is not once it has that dtype.
     """
@@ -62,12 +62,12 @@ def compress(tensor: Tensor, mask: Tensor | None, dtype: torch.dtype) -> dict[st
 
 
 def compressed_shape(blobs: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Return the shape that the blobs of a tensor promise; no memory is taken for it yet."""
+    """The shape that the blobs of a tensor promise; no memory is taken for it yet."""
     return _begin_values(blobs)[2]
 
 
 def decompress(blobs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Return the tensor, float32 with zeros outside its mask, and its mask (bool; None where it is dense).
+    """The tensor, float32 with zeros outside its mask, and its mask (bool; None where it is dense).
 
     Raises SparseError where the blobs are damaged. They are never inflated beyond what their shape allows.
     """
@@ -92,14 +92,14 @@ def decompress(blobs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
 
 
 def scatter(values: Tensor, mask: np.ndarray) -> Tensor:
-    """Return a flat float32 tensor with the values where the mask is True, and zeros elsewhere."""
+    """A flat float32 tensor with the values where the mask is True, and zeros elsewhere."""
     scattered = np.zeros(mask.shape, dtype=np.float32)
     scattered[mask] = values.float().numpy()
     return torch.from_numpy(scattered)
 
 
 def _begin_values(blobs: Mapping[str, Tensor]) -> tuple[torch.dtype, "_Inflating", tuple[int, ...]]:
-    """Return the dtype of the values, their blob read up to the end of the shape, and the shape."""
+    """The dtype of the values, their blob read up to the end of the shape, and the shape."""
     kinds = [kind for kind in VALUE_KINDS if kind in blobs]
     if len(kinds) != 1 or len(blobs) > 2 or (len(blobs) == 2 and blobs.keys().isdisjoint((ACTIVE, PRUNED))):
         raise SparseError(f"the entries {', '.join(sorted(blobs))} are not those of one tensor")
@@ -180,7 +180,7 @@ class _Inflating:
         self.inflating = zlib.decompressobj()
 
     def read_at_most(self, n_bytes: int) -> bytes:
-        """Return the next n_bytes, or as many as there are."""
+        """The next n_bytes, or as many as there are."""
         n_bytes = min(n_bytes, self.limit)
         if n_bytes == 0:  # which zlib takes for no limit
             return b""
@@ -192,7 +192,7 @@ class _Inflating:
         return content
 
     def read(self, n_bytes: int) -> bytes:
-        """Return the next n_bytes."""
+        """The next n_bytes."""
         content = self.read_at_most(n_bytes)
         if len(content) < n_bytes:
             raise SparseError(f"damaged: the blob of its {self.what} ends too early")

@@ -45,7 +45,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def tabulate(stored: Mapping[str, Tensor]) -> list[Row]:
-    """Return a row for every convolution and linear weight, in the file's order of packed or dense tensors."""
+    """A row for every convolution and linear weight, in the file's order of packed or dense tensors."""
     tensors, masks = unpack(stored)
     entries_of = group_entries(stored)
     rows = []
@@ -59,7 +59,7 @@ def tabulate(stored: Mapping[str, Tensor]) -> list[Row]:
 
 
 def total_of(rows: list[Row], what: str) -> Row:
-    """Return the sum of the rows as one row."""
+    """The sum of the rows as one row."""
     sums = (sum(getattr(row, field) for row in rows) for field in ("active", "total", "n_bytes"))
     return Row(f"{what} ({len(rows)})", (), *sums)
 

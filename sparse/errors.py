@@ -10,13 +10,13 @@ class SparseError(Exception):
 
 
 def shorten(items: Sequence[str], limit: int = 5) -> str:
-    """Return the first items and how many more there are, in one line."""
+    """The first items and how many more there are, in one line."""
     more = len(items) - limit
     return ", ".join(items[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def nearest_name(name: object, known: Collection[str]) -> str:
-    """Return ', did you mean "..."?' for the known name nearest to `name`, whatever its case, or nothing."""
+    """', did you mean "..."?' for the known name nearest to `name`, whatever its case, or nothing."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     matches = get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.4)
     return f', did you mean "{by_lower[matches[0]]}"?' if matches else ""
@@ -29,7 +29,7 @@ def check_name(argument: str, name: object, known: Collection[str]) -> None:
 
 
 def check_fraction(argument: str, value: float, zero_allowed: bool = True) -> float:
-    """Return `value`; raise SparseError unless it is a number in [0, 1], or in (0, 1]."""
+    """`value`. Raises SparseError unless it is a number in [0, 1], or in (0, 1]."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not (is_number and 0 <= value <= 1 and (zero_allowed or value > 0)):
         raise SparseError(f"{argument}={value!r} must be {'from 0 to 1' if zero_allowed else 'above 0 and at most 1'}")

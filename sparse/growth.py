@@ -63,7 +63,7 @@ def global_momentum(
 
 
 def generator_of_update(seed: int, update: int, device: torch.device) -> torch.Generator:
-    """Return the random generator of one update: the same on every rank, and for a run that was continued."""
+    """The random generator of one update: the same on every rank, and for a run that was continued."""
     mixed = np.random.SeedSequence([seed, update]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(mixed))
 

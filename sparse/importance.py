@@ -53,7 +53,7 @@ REDISTRIBUTION_RULES = {
 
 
 def layer_importance(rule: Callable[[Layer], Tensor], layers: Sequence[Layer]) -> list[float]:
-    """Return the importance of each layer, normalised to sum 1, in one transfer to the host.
+    """The importance of each layer, normalised to sum 1, in one transfer to the host.
 
     A value that is not finite counts as 0; where all are 0, as before any momentum, layers matter by their size.
     """

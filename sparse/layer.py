@@ -26,7 +26,7 @@ class Layer(NamedTuple):
 
 
 def weight_shape(weight: Tensor) -> tuple[int, ...]:
-    """Return (n_out, n_in, …kernel): the shape, less the batch dimension of 1 that leads a modulated convolution's."""
+    """(n_out, n_in, …kernel): the shape, less the batch dimension of 1 that leads a modulated convolution's."""
     shape = tuple(weight.shape)
     return shape[1:] if len(shape) == 5 and shape[0] == 1 else shape
 
@@ -42,7 +42,7 @@ def reads(*fields: str) -> Callable:
 
 
 def fields_read(rules: Iterable[Callable]) -> set[str]:
-    """Return every field of Layer that one of the rules was marked with."""
+    """Every field of Layer that one of the rules was marked with."""
     return {field for rule in rules for field in getattr(rule, "reads", ())}
 
 

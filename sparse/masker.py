@@ -134,11 +134,11 @@ class Masker:
         return self.active / self.prunable
 
     def active_by_layer(self) -> dict[str, int]:
-        """Return the number of active weights of each layer."""
+        """The number of active weights of each layer."""
         return self._by_name(self._count_active())
 
     def densities(self) -> dict[str, float]:
-        """Return the density of each layer."""
+        """The density of each layer."""
         return self._by_name([active / size for active, size in zip(self._count_active(), self._sizes, strict=True)])
 
     @property
@@ -210,7 +210,7 @@ class Masker:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a run needs to continue: the masks (bool), the counters and the seed."""
+        """All that a run needs to continue: the masks (bool), the counters and the seed."""
         return {"masks": dict(self.masks), "steps": self.steps, "updates": self.updates, "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -226,7 +226,7 @@ class Masker:
         self._adopt([state["masks"][name].to(p.device, copy=True) for name, p in self.parameters.items()])
 
     def _by_name(self, values: Sequence[T]) -> dict[str, T]:
-        """Return one value a layer by parameter name."""
+        """One value a layer by parameter name."""
         return dict(zip(self.parameters, values, strict=True))
 
     def _check_masks(self, masks: Mapping[str, Tensor]) -> None:
@@ -257,7 +257,7 @@ class Masker:
         return [mask.to(p.device) for mask, p in zip(drawn, self.parameters.values(), strict=True)]
 
     def _applicable_rules(self) -> tuple[Callable, ...]:
-        """Return the rules asked for; before the first optimiser step, stand-ins for those that read moments."""
+        """The rules asked for; before the first optimiser step, stand-ins for those that read moments."""
         if has_moments(self.optimizer, self.parameters):
             return self._rules
         stand_ins = PRUNE_RULES["magnitude"], GROWTH_RULES["random"], REDISTRIBUTION_RULES["none"]
@@ -276,7 +276,7 @@ class Masker:
         self.apply()
 
     def _count_active(self) -> list[int]:
-        """Return the number of active weights of each layer."""
+        """The number of active weights of each layer."""
         self._follow_masks()
         return self._active
 

@@ -39,25 +39,25 @@ def has_moments(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> bool:
 
 
 def weight(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return the parameters themselves."""
+    """The parameters themselves."""
     return parameters
 
 
 def momentum(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return m: SGD's momentum buffer, or Adam's exp_avg / (sqrt(exp_avg_sq) + 1e-8), without bias correction."""
+    """m: SGD's momentum buffer, or Adam's exp_avg / (sqrt(exp_avg_sq) + 1e-8), without bias correction."""
     states = [optimizer.state.get(parameter, {}) for parameter in parameters]
     of_adam = iter(_adam_momentum([state for state in states if "exp_avg" in state], optimizer))
     return [next(of_adam) if "exp_avg" in state else state.get("momentum_buffer") for state in states]
 
 
 def second_moment(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return Adam's exp_avg_sq."""
+    """Adam's exp_avg_sq."""
     states = [optimizer.state.get(parameter, {}) for parameter in parameters]
     return [_second_moment_in(state, optimizer) if state else None for state in states]
 
 
 def gradient(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the gradient that the last backward pass left."""
+    """The gradient that the last backward pass left."""
     return [parameter.grad for parameter in parameters]
 
 
@@ -67,7 +67,7 @@ READERS = {"weight": weight, "momentum": momentum, "second_moment": second_momen
 def read_layers(
     parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor], optimizer: Optimizer, fields: Collection[str]
 ) -> list[Layer]:
-    """Return every parameter as the Layer that rules with these `fields` read; what is absent reads as zeros."""
+    """Every parameter as the Layer that rules with these `fields` read; what is absent reads as zeros."""
     if "gradient" in fields and all(parameter.grad is None for parameter in parameters.values()):
         raise SparseError('growth="gradient" needs gradients: step the masker before zero_grad(), after backward()')
     layers = [Layer(NOT_READ, masks[name].flatten(), weight_shape(p)[0]) for name, p in parameters.items()]

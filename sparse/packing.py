@@ -32,7 +32,7 @@ def pack(
     values_dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     compressed: bool = False,
 ) -> dict[str, Tensor]:
-    """Return the tensors, on the CPU, with every masked one replaced by its packed entries.
+    """The tensors, on the CPU, with every masked one replaced by its packed entries.
 
     masks: bool, of the shape of the tensor of that name; what lies outside a mask is not stored.
     values_dtype: of all, or by name. torch.float16 or torch.bfloat16 halve the values; None keeps them bit for bit.
@@ -72,7 +72,7 @@ def pack(
 def unpack(
     packed: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors that were packed, as float32 with zeros outside their masks, and their masks (bool).
+    """The tensors that were packed, as float32 with zeros outside their masks, and their masks (bool).
 
     Entries that are not packed are passed through. Raises SparseError where entries are damaged or do not fit each
     other, and, before memory is taken for any, where compressed ones are not of the `shapes` that are expected.
@@ -98,7 +98,7 @@ def unpack(
 
 
 def group_entries(packed: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return the entries of each packed tensor, by its name and by their kind: "mask", "values", ..."""
+    """The entries of each packed tensor, by its name and by their kind: "mask", "values", ..."""
     groups: dict[str, dict[str, Tensor]] = {}
     for key, tensor in packed.items():
         name, kind = _split(key)

@@ -13,7 +13,7 @@ PRUNABLE_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def prunable_parameters(
     module: nn.Module, exclude: Sequence[str] = (), min_elements: int = 0
 ) -> dict[str, nn.Parameter]:
-    """Return the prunable parameters of a network by name.
+    """The prunable parameters of a network by name.
 
     The network knows best: its own `prunable_parameters()` is asked. Without one, it is the weights of all linear and
     convolution layers that are trained. Biases and norms stay dense.

@@ -19,7 +19,7 @@ SATURATED = 0.2  # a layer with a smaller share of inactive weights has little r
 def layer_prune_rates(
     rate: float, importance: Sequence[float], active: Sequence[int], sizes: Sequence[int]
 ) -> list[float]:
-    """Return the prune rate of each layer: `rate`, but no more than its inactive share for a layer that is nearly full
+    """The prune rate of each layer: `rate`, but no more than its inactive share for a layer that is nearly full
     and more important than the average, since it would only ask for the same weights back.
     """
     rates = []
@@ -31,7 +31,7 @@ def layer_prune_rates(
 
 
 def prune_counts(rates: Sequence[float], active: Sequence[int]) -> list[int]:
-    """Return how many of each layer's active weights to prune: ceil(rate · active)."""
+    """How many of each layer's active weights to prune: ceil(rate · active)."""
     return [min(n_active, math.ceil(rate * n_active)) for rate, n_active in zip(rates, active, strict=True)]
 
 

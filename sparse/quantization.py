@@ -14,7 +14,7 @@ LARGEST_RATIO = 127.49
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return q, int8 of the weight's shape, and the scale of each output channel, bfloat16 (n_out,).
+    """q, int8 of the weight's shape, and the scale of each output channel, bfloat16 (n_out,).
 
     |weight - q·scale| ≤ scale/2, and scale ≤ max|channel|/126.5 where that is above 1e-38 (below, bfloat16 is coarser).
     A channel of zeros has the scale 0. Raises SparseError where a value is not finite.
@@ -29,12 +29,12 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize(q: Tensor, scale: Tensor) -> Tensor:
-    """Return q·scale, float32 of the shape of q; exact, as 7 bits times 8 are 15."""
+    """q·scale, float32 of the shape of q; exact, as 7 bits times 8 are 15."""
     return (_channels_as_rows(q) * scale.float()[:, None]).view(q.shape)
 
 
 def count_channels(weight: Tensor) -> int:
-    """Return how many scales a weight has, one for each output channel."""
+    """How many scales a weight has, one for each output channel."""
     return math.prod(weight_shape(weight)[:1])
 
 

@@ -24,7 +24,7 @@ def by_rows(function: Callable[..., Tensor], *arguments: Sequence[Tensor]) -> li
 
 
 def _of_equal_shape(tensors: Sequence[Tensor]) -> list[list[int]]:
-    """Return the indices of the tensors, those of equal shape together as far as they make no more than one stack."""
+    """The indices of the tensors, those of equal shape together as far as they make no more than one stack."""
     groups: list[list[int]] = []
     open_group: dict[torch.Size, list[int]] = {}
     for index, tensor in enumerate(tensors):

@@ -46,6 +46,6 @@ class UpdateSchedule:
         return (step - self.start) % self.every == 0 and (self.until is None or step <= self.until)
 
     def prune_rate_at(self, step: int) -> float:
-        """Return the prune rate of an update at this step."""
+        """The prune rate of an update at this step."""
         progress = 0.0 if self.until is None else min(1.0, (step - self.start) / (self.until - self.start))
         return PRUNE_RATE_SCHEDULES[self.decay](self.prune_rate, progress)

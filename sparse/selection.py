@@ -53,22 +53,22 @@ def per_layer(rule: Callable[[Layer, Tensor], Tensor]) -> Callable:
 
 
 def on_device(counts: Sequence[int], layers: Sequence[Layer]) -> Sequence[Tensor]:
-    """Return each count as () int32 on the layers' device, in one transfer."""
+    """Each count as () int32 on the layers' device, in one transfer."""
     return torch.tensor(counts, dtype=torch.int32, device=layers[0].mask.device).unbind()
 
 
 def count_per_row(mask: Tensor) -> Tensor:
-    """Return the number of True in every row, (…, N) -> (…) int32: a sum in int64 takes ten times as long on a CPU."""
+    """The number of True in every row, (…, N) -> (…) int32: a sum in int64 takes ten times as long on a CPU."""
     return mask.sum(-1, dtype=torch.int32)
 
 
 def count_true(masks: Sequence[Tensor]) -> list[int]:
-    """Return the number of True in each mask, in one transfer to the host."""
+    """The number of True in each mask, in one transfer to the host."""
     return torch.stack(by_rows(count_per_row, [mask.flatten() for mask in masks])).tolist()
 
 
 def _kth_largest(scores: Tensor, k: Tensor) -> Tensor:
-    """Return the k-th largest score of every row.  scores: (…, N).  k: (…, 1), from 1 to N.  Returns (…, 1)."""
+    """The k-th largest score of every row, (…, 1).  scores: (…, N).  k: (…, 1), from 1 to N."""
     # On the CPU kthvalue takes a third of the time of a sort; on a GPU it scans a whole row with one thread block.
     return (_kth_by_selecting if scores.is_cpu else _kth_by_sorting)(scores, k)
 
