@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
 
     # Here, as torch takes a second to import, for which --help need not wait.
-    from core.about import about
-    from core.infer_files import infer_files
+    from core.inference.about import about
+    from core.inference.command import infer_files
 
     if arguments.about:
         shipped = [file for name, file in FILES.items() if is_there(name)]

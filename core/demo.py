@@ -23,7 +23,7 @@ def compare(folder: Path) -> None:
     import numpy as np  # here, as --help need not wait for it
     from PIL import Image
 
-    from core.metrics import measure
+    from core.metrics.image_metrics import measure
     from core.report.pictures import labelled
     from data.images import read_rgb, resize, save_png
 

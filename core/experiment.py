@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from core.checkpoint import find_checkpoint
+from core.checkpoint.files import find_checkpoint
 from core.config import Config
 from core.errors import UserError
 from core.log import warn

@@ -43,7 +43,7 @@ from core.shipped import CHECKPOINT
 from sparse.errors import SparseError
 
 if TYPE_CHECKING:
-    from core.network_file import NetworkState
+    from core.checkpoint.network_file import NetworkState
 
 VALUES = {"int8": "int8", "fp16": "float16", "bf16": "bfloat16", "float32": "float32"}  # -> their names in torch
 
@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> None:
     # Here, as torch takes a second to import, for which --help need not wait.
     import torch
 
-    from core.averaging import average
-    from core.checkpoint import find_checkpoint, step_of
-    from core.network_file import read_network_file, save_network, stored_types, writable_network_file
-    from core.sampling import sampling_settings
+    from core.checkpoint.averaging import average
+    from core.checkpoint.files import find_checkpoint, step_of
+    from core.checkpoint.network_file import read_network_file, save_network, stored_types, writable_network_file
+    from core.sampling.super_resolution import sampling_settings
 
     shares = shares_of(arguments.weights, len(arguments.checkpoint))
     source, *others = sources = [find_checkpoint(checkpoint).network for checkpoint in arguments.checkpoint]

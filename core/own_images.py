@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from core.checkpoint import saved_config
+from core.checkpoint.files import saved_config
 from core.config import Config, changed
 from core.config.loading import config_for_run
 from core.config.sections import is_validation_set

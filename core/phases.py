@@ -8,11 +8,9 @@ from typing import TypeVar
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from core.board import Board, start_wandb, wandb_module
-from core.checkpoint import load_checkpoint
+from core.checkpoint.files import load_checkpoint
 from core.config import Config, config_notices
 from core.device import compute_deterministically, show_gpus
-from core.distillation import DistillationTrainer
 from core.experiment import (
     checkpoint_to_resume,
     checkpoint_to_validate,
@@ -22,9 +20,11 @@ from core.experiment import (
 )
 from core.log import start_logging
 from core.processes import Processes
-from core.sampling import Sampling
-from core.stopping import stop_at_once
-from core.training import Trainer
+from core.sampling.super_resolution import Sampling
+from core.training.board import Board, start_wandb, wandb_module
+from core.training.distillation import DistillationTrainer
+from core.training.stopping import stop_at_once
+from core.training.trainer import Trainer
 from core.validation import check_validation, validate_all, write_pages
 
 T = TypeVar("T")

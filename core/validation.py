@@ -16,24 +16,24 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from core.chain_progress import Say, TileProgress, duration, progress_of_chain
 from core.config import Config
 from core.device import describe, synchronize, versions
 from core.errors import Interrupted, UserError, is_of_user
 from core.experiment import experiment_folder
-from core.memory import Fitting
-from core.metrics import LIBRARIES, mean_and_deviation
-from core.metrics import measure as measure_image
+from core.metrics.image_metrics import LIBRARIES, mean_and_deviation
+from core.metrics.image_metrics import measure as measure_image
+from core.metrics.perceptual_metrics import Inception, Lpips, distances, load_perceptual_metrics
 from core.network_size import active_share
-from core.perceptual_metrics import Inception, Lpips, distances, load_perceptual_metrics
 from core.processes import Processes
 from core.report.json_files import write_json
 from core.report.page import write_page
 from core.report.pictures import comparison, grid
 from core.report.runs import read_runs
 from core.report.tables import validation_table
-from core.sampling import Callback, Sampling, super_resolve
-from core.trained_sizes import TrainedSizes
+from core.sampling.chain_progress import Say, TileProgress, duration, progress_of_chain
+from core.sampling.memory import Fitting
+from core.sampling.super_resolution import Callback, Sampling, super_resolve
+from core.sampling.trained_sizes import TrainedSizes
 from data import DataError, SRDataset
 from data.images import resize, save_png
 from data.tensors import to_image

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from model import fast
-from model.group_decoding import DECODES, predictions_of_group, runs_of_decoder
 from model.network import Network
-from model.noise import Noise, noise_of_chain
-from model.plan import SamplingPlan
 from model.resampling import resample
-from model.sampler_checks import check_inputs, check_settings
-from model.trajectory import trajectory_of
+from model.sampling.checks import check_inputs, check_settings
+from model.sampling.group_decoding import DECODES, predictions_of_group, runs_of_decoder
+from model.sampling.noise import Noise, noise_of_chain
+from model.sampling.plan import SamplingPlan
+from model.sampling.trajectory import trajectory_of
 
 __all__ = ["DECODES", "SamplingPlan", "sample"]
 

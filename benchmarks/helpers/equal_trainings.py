@@ -28,12 +28,12 @@ from core.config import Config, changed, load_config
 from core.config.sections import SparseSection
 from core.device import pick_device, synchronize
 from core.errors import UserError
-from core.perceptual_metrics import load_perceptual_metrics
+from core.metrics.perceptual_metrics import load_perceptual_metrics
 from core.processes import Processes
 from core.report.json_files import write_json
-from core.sampling import Sampling
-from core.trained_sizes import TrainedSizes
-from core.training import Trainer
+from core.sampling.super_resolution import Sampling
+from core.sampling.trained_sizes import TrainedSizes
+from core.training.trainer import Trainer
 from core.validation import Pictures, batches, measure, pictures_of, super_resolve_samples
 from data import DataError, SRDataset
 from data.demo import make_demo

@@ -14,10 +14,10 @@ from benchmarks.helpers.comparison import Comparison
 from benchmarks.helpers.reports import environment, read_report, show, table, without_bicubic
 from core.config import Config
 from core.errors import UserError
+from core.metrics.perceptual_metrics import Lpips
 from core.network_size import parameter_count
-from core.perceptual_metrics import Lpips
 from core.processes import Processes
-from core.sampling import Sampling
+from core.sampling.super_resolution import Sampling
 from data import SRDataset
 from model import build_network
 

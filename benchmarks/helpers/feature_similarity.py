@@ -16,19 +16,19 @@ from matplotlib.figure import Figure
 from benchmarks.helpers.pictures import make_logarithmic, new_picture, save
 from benchmarks.helpers.reports import environment, publish, show, start_log, table
 from benchmarks.helpers.trained_network import config_of, load
-from core.calibration import LRImage, images_of_files, too_large
-from core.checkpoint import load_network, step_of
+from core.calibrate.calibration import LRImage, images_of_files, too_large
+from core.checkpoint.files import load_network, step_of
 from core.config import Config
 from core.config.sections import SampleSection
 from core.device import autocast, automatic_precision, out_of_memory_said, pick_device
-from core.inference import target_size
+from core.inference.result_sizes import target_size
 from core.network_size import active_share, parameter_count
 from core.processes import Processes
-from core.sampling import sampling_settings
+from core.sampling.super_resolution import sampling_settings
 from core.validation import batches
-from model.calibration import Feature, chain_features, cosine_similarity, relative_distance
 from model.conditioning import relative_scale
 from model.network import Network
+from model.sampling.calibration import Feature, chain_features, cosine_similarity, relative_distance
 
 APART = (1, 2, 5, 10)  # steps between those that the table compares
 HALVES = {"encoder": ("skip", "bottleneck"), "decoder": ("decoder",)}  # of the UNet -> their parts

@@ -19,11 +19,11 @@ from benchmarks.helpers.reports import publish, start_log, without_bicubic
 from benchmarks.helpers.trained_network import Setting, load
 from core.device import is_out_of_memory, synchronize
 from core.errors import UserError
-from core.perceptual_metrics import Lpips, load_perceptual_metrics
+from core.metrics.perceptual_metrics import Lpips, load_perceptual_metrics
 from core.report.json_files import write_json
 from core.report.pictures import comparison
-from core.sampling import Sampling, super_resolve
-from core.trained_sizes import TrainedSizes
+from core.sampling.super_resolution import Sampling, super_resolve
+from core.sampling.trained_sizes import TrainedSizes
 from core.validation import COMPARED, Pictures, batches, measure, pictures_of, seed_of
 from data.errors import reason
 from data.images import save_png

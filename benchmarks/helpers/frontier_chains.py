@@ -10,9 +10,9 @@ from core.config import PRESETS, changed
 from core.config.files import is_config, read_file
 from core.config.sections import SampleSection
 from core.errors import UserError
-from core.sampling import Sampling
+from core.sampling.super_resolution import Sampling
 from model.errors import did_you_mean
-from model.plan import NAMED_SETS, automatic
+from model.sampling.plan import NAMED_SETS, automatic
 
 Settings = dict[str, Any]  # keys of the section `sample` and their values
 

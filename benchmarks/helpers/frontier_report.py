@@ -18,13 +18,13 @@ from benchmarks.helpers.frontier_chains import by_reason, default_chains
 from benchmarks.helpers.pictures import PALE, draw_levels, make_logarithmic, name_points, new_picture, save
 from benchmarks.helpers.reports import environment, read_report, show, table, without_bicubic
 from benchmarks.helpers.trained_network import Setting
-from core.checkpoint import step_of
+from core.checkpoint.files import step_of
 from core.config import PRESETS
 from core.device import automatic_precision
 from core.errors import UserError
 from core.network_size import active_share, parameter_count
-from core.sampling import Sampling
-from model.group_decoding import decoded
+from core.sampling.super_resolution import Sampling
+from model.sampling.group_decoding import decoded
 
 OF_REUSE = ("key_steps", "decode", "decode_batch")  # in all else a chain agrees with the one that it is compared with
 SHOWN = ("consistency", "start", "prior_noise", "eta")  # settings that the title tells where they are on

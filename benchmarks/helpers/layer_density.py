@@ -14,9 +14,9 @@ from matplotlib.ticker import StrMethodFormatter
 
 from benchmarks.helpers.pictures import PALE, new_picture, save
 from benchmarks.helpers.reports import publish, read_report, show, table
-from core.checkpoint import find_checkpoint, step_of
+from core.checkpoint.files import find_checkpoint, step_of
 from core.errors import UserError
-from core.layer_history import read_layer_table
+from core.training.layer_history import read_layer_table
 from data.errors import reason
 from sparse.checkpoint_files import latest_prefix
 from sparse.contents import read_tensors, tabulate

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from benchmarks.helpers.pictures import COLOURS, make_logarithmic, new_picture, save
 from benchmarks.helpers.reports import read_report
-from model.group_decoding import predictions_of_group
-from model.plan import SamplingPlan
+from model.sampling.group_decoding import predictions_of_group
+from model.sampling.plan import SamplingPlan
 from sparse import Masker
 
 ROOT = Path(__file__).parents[2]

@@ -31,11 +31,11 @@ from benchmarks.helpers.sampling import count_flops
 from core.config import Config
 from core.device import automatic_precision, is_out_of_memory, pick_device, synchronize
 from core.errors import UserError
-from core.memory import peak_memory
 from core.network_size import parameter_count
 from core.processes import Processes
-from core.sampling import Sampling, sampling_settings, super_resolve
-from core.trained_sizes import TrainedSizes
+from core.sampling.memory import peak_memory
+from core.sampling.super_resolution import Sampling, sampling_settings, super_resolve
+from core.sampling.trained_sizes import TrainedSizes
 from data.tensors import to_image, to_tensor
 from model.network import Network
 

@@ -13,7 +13,7 @@ from core.device import describe, versions
 from core.errors import UserError
 from core.log import TerminalHandler
 from core.report.json_files import read_json, write_json
-from core.text_table import aligned
+from core.summary.text_table import aligned
 
 Target = tuple[str, float]  # "≤" or "≥", and the number
 Figure = tuple[str, str, Target | None]  # what a number is, how it is written, its target

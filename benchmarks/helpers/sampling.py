@@ -43,12 +43,12 @@ from benchmarks.helpers.reports import (
 from core.config import Config
 from core.device import autocast, automatic_precision, is_out_of_memory, pick_device, synchronize
 from core.network_size import parameter_count
-from core.operations import chain_flops, count_flops
 from core.processes import Processes
+from core.summary.operations import chain_flops, count_flops
 from model.fast import make_plain
-from model.group_decoding import decoded
 from model.network import Network
 from model.sampler import SamplingPlan, sample
+from model.sampling.group_decoding import decoded
 
 SCRIPT = Path(__file__).parents[1] / "sampling.py"  # started anew for the first image of a process
 CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")  # where compilers leave what they made

@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from core.checkpoint import LoadedNetwork, find_checkpoint, load_checkpoint
+from core.checkpoint.files import LoadedNetwork, find_checkpoint, load_checkpoint
+from core.checkpoint.network_file import read_network_file
 from core.config import Config, check_config, load_config
 from core.config.loading import override
 from core.device import pick_device
 from core.errors import UserError
-from core.network_file import read_network_file
 from core.processes import Processes
 from data import SRDataset
 from data.demo import make_demo
 from model import build_network
-from model.key_steps import EncoderChange
 from model.network import Network
+from model.sampling.key_steps import EncoderChange
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from benchmarks.helpers.reports import (
 from core.config import Config, changed, load_config
 from core.network_size import parameter_count
 from core.processes import Processes
-from core.training import Trainer
+from core.training.trainer import Trainer
 from data.images import resize, save_png
 from model import build_network
 from model.diffusion import DiffusionLoss, draw_noise_levels

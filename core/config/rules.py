@@ -33,7 +33,7 @@ def check_run(config: Config) -> Problems:
             key = "hr_dataroot" if images.lr_dataroot else "dataroot"
             yield f"datasets.{name}.{key}", "is missing: images come from dataroot, or hr_dataroot and lr_dataroot"
     if training and (config.datasets.validation or config.phase == "distill"):
-        from model.plan import automatic  # imports torch
+        from model.sampling.plan import automatic  # imports torch
 
         if automatic(config.sample.key_steps):
             problem = "but it needs a measurement, which a network in training has not: take uniform:K"
@@ -121,7 +121,7 @@ def check_sparse(config: Config) -> Problems:
 
 def check_sampling(config: Config) -> Problems:
     from model.errors import ModelError  # imports torch
-    from model.plan import SamplingPlan
+    from model.sampling.plan import SamplingPlan
 
     sample, n_timestep = config.sample, config.model.beta_schedule.val.n_timestep
     if (sample.steps or 1) > n_timestep:

@@ -399,8 +399,8 @@ class SparseSection(Section):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class SampleSection(Section):
-    """How to sample. Each key is also a flag of infer.py. What `core.sampling` does not use itself goes to
-    `model.sampler.sample` under the same name."""
+    """How to sample. Each key is also a flag of infer.py. What `core.sampling.super_resolution` does not use itself
+    goes to `model.sampler.sample` under the same name."""
 
     solver: str = key(choice("ddpm", "ddim", "dpm++"), "ddpm", "ancestral sampling, DDIM, or DPM-Solver++(2M)")
     steps: int | None = key(optional(count), None, "number of denoising steps; null: all timesteps")

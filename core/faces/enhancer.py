@@ -11,9 +11,9 @@ from core.config.presets import PRESETS
 from core.faces.blending import Region, blend, cut
 from core.faces.cascades import CASCADES
 from core.faces.detection import LARGEST, SMALLEST, Face, find_faces
-from core.network_choice import Load, Networks
-from core.sampling import super_resolve
-from core.trained_sizes import TrainedSizes
+from core.inference.network_choice import Load, Networks
+from core.sampling.super_resolution import super_resolve
+from core.sampling.trained_sizes import TrainedSizes
 from data.files import make_writable
 from data.images import save_png
 from data.tensors import to_image, to_tensor

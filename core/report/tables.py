@@ -4,7 +4,7 @@ import math
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
-from core.text_table import aligned
+from core.summary.text_table import aligned
 
 
 class Measurement(NamedTuple):

@@ -9,19 +9,20 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from core.about import outside
-from core.chain_progress import BatchCount, StepCount, is_worth_telling
-from core.checkpoint import saved_config
+from core.checkpoint.files import saved_config
 from core.config import PRESETS, Config
 from core.config.presets import OF_STUDENTS
 from core.device import out_of_memory_said
 from core.errors import UserError
-from core.inference import Wanted, enlarged, is_smaller, show
-from core.input_files import Size, size_of
-from core.network_choice import Networks, ReadyNetwork, load_once
-from core.sampling import Callback
+from core.inference.about import outside
+from core.inference.input_files import Size, size_of
+from core.inference.network_choice import Networks, ReadyNetwork, load_once
+from core.inference.result_sizes import Wanted, is_smaller, show
+from core.inference.upscaling import enlarged
+from core.sampling.chain_progress import BatchCount, StepCount, is_worth_telling
+from core.sampling.super_resolution import Callback
+from core.sampling.trained_sizes import TrainedSizes
 from core.shipped import CHAINS, FILES, is_there, sampled_by, shipped_file
-from core.trained_sizes import TrainedSizes
 from core.web.limits import Limits
 from data.images import encode, on_white, read_picture, resize
 from model.tiling import OnBatch

@@ -13,12 +13,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from model import steps
 from model.fast import denoising_steps
 from model.fast.cuda_graphs import GraphedNetwork, graphed, release
 from model.fast.network import FastNetwork, accelerate, make_plain
 from model.network import Network
-from model.steps import TakeSteps
+from model.sampling import steps
+from model.sampling.steps import TakeSteps
 
 __all__ = ["FastNetwork", "GraphedNetwork", "accelerate", "for_sampling", "make_plain", "release"]
 
@@ -28,7 +28,7 @@ def for_sampling(network: Network, graphs: bool = True) -> Iterator[tuple[Networ
     """What samples in the network's place, with its present weights, and what takes its denoising steps.
 
     Of a fast network on a GPU these are CUDA graphs, unless they are not wanted, and one kernel; of any other network
-    the network itself and `model.steps.take_steps`.
+    the network itself and `model.sampling.steps.take_steps`.
     """
     if not isinstance(network, FastNetwork):
         yield network, steps.take_steps

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model import steps as plain
 from model.blocks import ceil_div
 from model.fast.triton_support import HAS_KERNELS, KERNEL_DEVICE, kernel, tl
-from model.noise import Noise
-from model.solvers import Steps
+from model.sampling import steps as plain
+from model.sampling.noise import Noise
+from model.sampling.solvers import Steps
 
 ELEMENTS = 512  # of a program: few, as one image is to fill the GPU
 
@@ -28,7 +28,7 @@ def take_steps(
     consistency: int = 0,
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What `model.steps.take_steps` computes; one kernel on a GPU, where nothing is asked in between."""
+    """What `model.sampling.steps.take_steps` computes; one kernel on a GPU, where nothing is asked in between."""
     if HAS_KERNELS and x.device.type == KERNEL_DEVICE and not consistency and not callback:
         return _take_at_once(steps, orders, x, x0_before, predictions, noise)
     return plain.take_steps(steps, orders, x, x0_before, predictions, noise, lr_image, consistency, callback)

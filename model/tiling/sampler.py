@@ -6,19 +6,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from model.group_decoding import predictions_of_group
 from model.network import Network
-from model.noise import Noise, noise_of_chain
-from model.plan import SamplingPlan
 from model.sampler import noisy
-from model.sampler_checks import check_inputs, check_settings, check_tiles
-from model.solvers import Steps
-from model.steps import clean_estimate, next_state
+from model.sampling.checks import check_inputs, check_settings, check_tiles
+from model.sampling.group_decoding import predictions_of_group
+from model.sampling.noise import Noise, noise_of_chain
+from model.sampling.plan import SamplingPlan
+from model.sampling.solvers import Steps
+from model.sampling.steps import clean_estimate, next_state
+from model.sampling.trajectory import trajectory_of
 from model.tiling.network import Size, TiledNetwork
 from model.tiling.plan import Tile, batches_of_tiles, crop, plan_tiles
 from model.tiling.resampling import resample_window
 from model.tiling.statistics import Looking
-from model.trajectory import trajectory_of
 
 SAMPLE_TILE, SAMPLE_OVERLAP, LEAST_WINDOWS = 64, 32, 16  # of the sample that norms are measured on
 CORRECTIONS = 1  # times that what the sample tells of the image is compared with the image
@@ -200,7 +200,7 @@ class TiledChain:
         yield from predictions_of_group(decode, levels, group, self.decode, one_by_one)
 
     def back_project(self, x0: Tensor, batch: Sequence[Tile]) -> Tensor:
-        """ŷ_0 + up(x_lr - down(ŷ_0)), as `model.steps.clean_estimate` does it."""
+        """ŷ_0 + up(x_lr - down(ŷ_0)), as `model.sampling.steps.clean_estimate` does it."""
         size, lr_size = self.canvas.size, self.canvas.lr_size
         projected = []
         for image, tile in zip(x0, batch, strict=True):

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.helpers import measuring, real_esrgan, reports, sampling
 from benchmarks.helpers.training import FIGURES, STEPS, forward_flops
 from core.config import load_config
-from core.operations import chain_flops, count_flops
 from core.processes import Processes
+from core.summary.operations import chain_flops, count_flops
 from data.demo import make_demo
 from model import build_network
 from model.diffusion import DiffusionLoss

@@ -21,7 +21,7 @@ from benchmarks.helpers.equal_trainings_report import merge
 from benchmarks.helpers.reports import start_log
 from core.config import load_config
 from core.errors import UserError
-from core.perceptual_metrics import PerceptualMetrics
+from core.metrics.perceptual_metrics import PerceptualMetrics
 from data.demo import make_demo
 from model import build_network
 from sparse import Masker

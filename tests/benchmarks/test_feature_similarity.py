@@ -12,14 +12,14 @@ from PIL import Image
 
 from benchmarks import feature_similarity as script
 from benchmarks.helpers import feature_similarity
-from core.calibration import LRImage
-from core.calibration import measure as calibrate
-from core.checkpoint import TrainingState, load_network, save_checkpoint
+from core.calibrate.calibration import LRImage
+from core.calibrate.calibration import measure as calibrate
+from core.checkpoint.files import TrainingState, load_network, save_checkpoint
 from core.config import load_config
 from model import build_network
 from model.blocks import ResidualBlock
-from model.calibration import Feature, chain_features, cosine_similarity, relative_distance
 from model.sampler import SamplingPlan, sample
+from model.sampling.calibration import Feature, chain_features, cosine_similarity, relative_distance
 
 LEVELS = ["full size", "1/2", "1/4"]  # of the demo's network
 PLACES = [

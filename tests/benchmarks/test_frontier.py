@@ -19,9 +19,9 @@ from core.errors import UserError
 from core.processes import Processes
 from core.report.json_files import write_json
 from model import build_network
-from model.group_decoding import decoded
-from model.key_steps import EncoderChange
-from model.plan import NAMED_SETS, SamplingPlan
+from model.sampling.group_decoding import decoded
+from model.sampling.key_steps import EncoderChange
+from model.sampling.plan import NAMED_SETS, SamplingPlan
 
 
 @pytest.fixture

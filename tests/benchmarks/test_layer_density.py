@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from benchmarks import layer_density as script
 from benchmarks.helpers import layer_density
 from core.config import changed, load_config
-from core.layer_history import LayerHistory
 from core.processes import Processes
-from core.training import Trainer
+from core.training.layer_history import LayerHistory
+from core.training.trainer import Trainer
 from data.demo import make_demo
 from model import build_network
 

@@ -1,7 +1,7 @@
 """The figures of the method show what its code does: how many calls a chain makes, and masks with an exact budget."""
 
 from benchmarks.helpers import method_figures as figures
-from model.plan import SamplingPlan
+from model.sampling.plan import SamplingPlan
 
 
 def test_calls_are_those_of_the_sampler():

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from core.checkpoint import TrainingState, save_checkpoint
+from core.checkpoint.files import TrainingState, save_checkpoint
 from core.config import changed, check_config
-from core.sampling import super_resolve
+from core.sampling.super_resolution import super_resolve
 from model import build_network
 from model.published import parameter_order
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-import core.inference
+import core.inference.command
 import core.validation
 import infer
 import sr
@@ -58,7 +58,7 @@ def test_everything_computes_alike(config_file, command, make_image, tmp_path, m
 
     monkeypatch.setattr(core.validation, "validate", validate)
     monkeypatch.setattr("core.phases.write_pages", lambda config, log: None)  # there are no results
-    monkeypatch.setattr(core.inference, "super_resolve_files", look)
+    monkeypatch.setattr(core.inference.command, "super_resolve_files", look)
     command("-p", "train", "-c", config_file, "--device", "cpu")
     command("-p", "val", "-c", config_file, "--device", "cpu")
     make_image(8, 8).save(tmp_path / "a.png")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.checkpoint import (
+from core.checkpoint.files import (
     TrainingState,
     load_checkpoint,
     load_network,
@@ -19,13 +19,13 @@ from core.checkpoint import (
     save_encoder_change,
     step_of,
 )
+from core.checkpoint.network_file import NetworkState, read_network_file, save_network, sensitive
+from core.checkpoint.tensor_files import read_safetensors, write_safetensors
 from core.config import PRESETS, changed, check_config
 from core.errors import UserError
 from core.export import main
 from core.inference import upscale
-from core.network_file import NetworkState, read_network_file, save_network, sensitive
-from core.tensor_files import read_safetensors, write_safetensors
-from model.key_steps import EncoderChange
+from model.sampling.key_steps import EncoderChange
 from sparse.inspect import main as inspect
 from tests.core.conftest import SMALL
 
@@ -282,7 +282,7 @@ def test_the_mean_samples(two_networks, tmp_path, make_image):
 def test_one_checkpoint_is_not_averaged(sparse_checkpoint, tmp_path, monkeypatch):
     """It is what packing the checkpoint itself gives, to the byte."""
     prefix, weights, masks = sparse_checkpoint
-    monkeypatch.setattr("core.averaging.average", None)
+    monkeypatch.setattr("core.checkpoint.averaging.average", None)
     assert not export("-r", prefix, "-o", tmp_path / "x.safetensors", "--values", "bf16")
     state = NetworkState(weights, masks, check_config(SMALL))
     dtypes = dict.fromkeys(weights, torch.bfloat16)

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from core.errors import say_once
-from core.file_progress import FileProgress
-from core.input_files import LeftOut
+from core.inference.file_progress import FileProgress
+from core.inference.input_files import LeftOut
 from core.lines import write_line
 from core.log import start_logging, warn
 

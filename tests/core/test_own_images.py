@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from core.checkpoint import TrainingState, save_checkpoint
+from core.checkpoint.files import TrainingState, save_checkpoint
 from core.config import changed
 from core.errors import UserError
 from core.own_images import own_images_config

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.checkpoint import saved_config
+from core.checkpoint.files import saved_config
 from core.config import load_config
 from core.export import main as export
-from core.perceptual_network import main as make_perceptual_network
+from core.perceptual_network.__main__ import main as make_perceptual_network
 from data.demo import read_photo
 from model import build_network
 

@@ -14,12 +14,12 @@ import yaml
 from safetensors.torch import save_file
 
 import sr
-from core.checkpoint import TrainingState, save_checkpoint
+from core.checkpoint.files import TrainingState, save_checkpoint
 from core.config import check_config
 from core.errors import UserError
 from core.experiment import _locks, checkpoint_to_resume, claim, nothing_left_if_refused, open_folders
 from core.phases import run_phase
-from core.stopping import STOPPING
+from core.training.stopping import STOPPING
 from data import DataError
 from data.files import remove_empty
 

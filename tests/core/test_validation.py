@@ -16,10 +16,10 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from core.config import changed
 from core.errors import UserError
-from core.metrics import sharpness, spectral_distance
-from core.perceptual_metrics import PerceptualMetrics
+from core.metrics.image_metrics import sharpness, spectral_distance
+from core.metrics.perceptual_metrics import PerceptualMetrics
 from core.processes import Processes
-from core.sampling import Sampling
+from core.sampling.super_resolution import Sampling
 from core.validation import CHAINS, COMPARED, write_pages
 from core.validation import validate_all as validate_with
 
@@ -145,7 +145,7 @@ def test_an_image_that_does_not_fit_into_memory(small_network, small_config, lit
 @pytest.mark.parametrize(("mirrored", "steps"), [(False, 4), (True, 8)])
 def test_a_long_chain_tells_its_time(small_network, small_config, monkeypatch, caplog, mirrored, steps):
     small_config = changed(small_config, {"sample.mirrored": mirrored})
-    monkeypatch.setattr("core.chain_progress.LONG", 0)
+    monkeypatch.setattr("core.sampling.chain_progress.LONG", 0)
     with caplog.at_level(logging.INFO):
         validate_all(small_network, small_config, ALONE, 7, LOG)
     assert any(f"step 2 of {steps}, about" in line for line in caplog.messages)
@@ -242,7 +242,7 @@ import torch
 from core.checkpoint import load_network
 from core.config import check_config
 from core.processes import Processes
-from core.sampling import Sampling
+from core.sampling.super_resolution import Sampling
 from core.validation import validate_all
 
 torch.set_num_threads(1)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from core.checkpoint import TrainingState, load_checkpoint, load_training_state, save_checkpoint
+from core.checkpoint.files import TrainingState, load_checkpoint, load_training_state, save_checkpoint
+from core.checkpoint.network_file import NetworkState, save_network
 from core.config import check_config
-from core.network_file import NetworkState, save_network
 from model import build_network
 from sparse.contents import format_table, read_tensors, tabulate
 from tests.core.conftest import SMALL

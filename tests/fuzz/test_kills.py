@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from core.checkpoint import load_training_state
+from core.checkpoint.files import load_training_state
 from data.images import read_rgb
 from tests.core.conftest import SMALL
 from tests.fuzz.hostile import count

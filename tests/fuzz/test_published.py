@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from core.checkpoint import load_checkpoint, load_training_state
+from core.checkpoint.files import load_checkpoint, load_training_state
 from sparse.contents import format_table, read_tensors, tabulate
 from tests.fuzz.hostile import VALUES, answers, bounded_memory, count, damaged_bytes
 

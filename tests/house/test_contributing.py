@@ -44,7 +44,7 @@ def test_a_solver(example, monkeypatch, small_config):
     """Euler's method on the probability-flow ODE is DDIM with η = 0."""
     known = dict(solvers.SOLVERS)
     monkeypatch.setattr(solvers, "SOLVERS", known)
-    run(example("model/solvers.py"), solvers, SOLVERS=known)
+    run(example("model/sampling/solvers.py"), solvers, SOLVERS=known)
     network, lr = build_network(check_config(small_config).model).eval(), torch.rand(1, 3, 8, 8) * 2 - 1
     plan = SamplingPlan.parse("uniform:2", steps=4, n_timestep=20)
     ours, ddim = (sample(network, lr, (16, 16), plan, solver=solver, seeds=[0]) for solver in ("euler", "ddim"))

@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CODE = """
-import core.inference, core.web.enlarging, core.report.page
+import core.inference.upscaling, core.web.enlarging, core.report.page
 from core.shipped import FILES, FOLDER
-assert FOLDER.is_relative_to({folder!r}) and core.inference.__file__.startswith({folder!r})
+assert FOLDER.is_relative_to({folder!r}) and core.inference.upscaling.__file__.startswith({folder!r})
 """
 
 

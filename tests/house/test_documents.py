@@ -17,11 +17,11 @@ import torch
 import yaml
 from PIL import Image
 
-from core.checkpoint import TrainingState, save_checkpoint
+from core.checkpoint.files import TrainingState, save_checkpoint
 from core.config import changed, check_config
 from core.config.keys import walk
 from core.config.sections import Config
-from core.score import main as score
+from core.score.__main__ import main as score
 from core.shipped import FILES
 from model import build_network
 from tests.core.conftest import SMALL, published_state, wave

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from model.errors import ModelError
-from model.group_decoding import runs_of_decoder
 from model.resampling import resample
 from model.sampler import SamplingPlan, sample
+from model.sampling.group_decoding import runs_of_decoder
 
 SIZE = (32, 32)
 

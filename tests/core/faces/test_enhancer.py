@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 import infer
-from core.checkpoint import TrainingState, save_checkpoint
+from core.checkpoint.files import TrainingState, save_checkpoint
 from core.config import changed, check_config
 from core.faces.cascades import CASCADES
 from core.faces.detection import find_faces
 from core.inference import upscale
 from core.shipped import FILES
 from model import build_network
-from model.noise import seeded_noise
+from model.sampling.noise import seeded_noise
 from tests.core.conftest import SMALL
 
 PHOTOS = {  # a network for photographs: any, twice as large, without attention

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.metrics import measure
+from core.metrics.image_metrics import measure
 from core.report.json_files import write_json
 from data.images import resize
 

@@ -11,8 +11,8 @@ import torch
 from model import blocks, build_network, conditioning, implicit_upsampler, unet
 from model import network as whole
 from model.fast import FastNetwork, accelerate, make_plain
-from model.key_steps import EncoderChange
 from model.sampler import SamplingPlan, sample
+from model.sampling.key_steps import EncoderChange
 
 SIZES = [(32, 32), (27, 27), (29, 41), (16, 9)]  # of LR images of 8×8
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from model.fast.denoising_steps import take_steps
 from model.fast.pointwise import add_biased, can_spread, channel_sums, join, modulate, spread
-from model.solvers import SOLVERS, solver_steps
+from model.sampling.solvers import SOLVERS, solver_steps
 
 devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

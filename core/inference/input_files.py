@@ -1,0 +1,210 @@
+"""What infer.py reads and writes: the images of the command line, one after the other, and the file of each result."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from PIL import Image
+
+from core.errors import UserError
+from core.inference.output_files import Output
+from core.lines import write_line
+from data import DataError
+from data.errors import reason
+from data.files import make_writable
+from data.image_files import ImageFiles, walk_images, why_not_read
+
+Size = tuple[int, int]  # (width, height), in pixels
+T = TypeVar("T")
+
+
+class Job(NamedTuple):
+    """A file to super-resolve, and the file to write; of a sweep, each result has its scale in its name."""
+
+    source: Path
+    target: Path
+
+
+@dataclass
+class LeftOut(ImageFiles):
+    """Counts what is left out, keeps the first line of it, and, if `aloud`, says all of it on stderr."""
+
+    aloud: bool = False
+    number: int = 0
+
+    def leave_out(self, line: str) -> None:
+        self.number += 1
+        if self.number == 1:
+            self.left_out.append(line)
+        if self.aloud:
+            write_line(f"left out: {line}", sys.stderr)
+
+    def in_short(self) -> str:
+        """ "3 left out, as FILE: why", or nothing."""
+        return f"{self.number} left out, as {self.left_out[0]}" if self.number else ""
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """The images that files and folders `paths` hold; folders are searched to any depth, and never listed whole.
+
+    Raises UserError where a path is missing.
+    """
+
+    paths: Sequence[str | Path]
+    output: Output
+
+    def __post_init__(self) -> None:
+        refuse_missing(self.paths)
+
+    def jobs(self, found: LeftOut) -> Iterator[Job]:
+        """What to do, in an order that is the same each time; what cannot be done, as a second file of a name, is left
+        out."""
+        taken = Taken(forgets=len(self.paths) == 1)
+        for source, name in named_images(self.paths, found, self.output):
+            job = Job(source, self.output.target(name))
+            if problem := why_not_named(job.target):
+                found.leave_out(f"{source}: {job.target} cannot be written: {problem}")
+            elif (other := taken.by_another(job)) is None:
+                yield job
+            elif not other.samefile(source):
+                found.leave_out(f"{source}: {other} becomes {job.target} already; give it in another run")
+
+    def first(self) -> Job:
+        """Raises UserError where there is no image."""
+        found = LeftOut()
+        for job in self.jobs(found):
+            return job
+        reasons = f" ({found.left_out[0]})" if found.left_out else ""
+        raise UserError(f"no image in {', '.join(map(str, self.paths))}{reasons}")
+
+    def protect(self) -> None:
+        """Raises UserError where an input would be overwritten, under whatever name or link."""
+        there = {
+            identity: file
+            for job in (self.jobs(LeftOut()) if self.output.is_there() else ())
+            for file in self.output.files(job.target)
+            if (identity := identity_of(file))
+        }
+        for source, _ in named_images(self.paths, LeftOut(), self.output) if there else ():
+            identity = identity_of(source)
+            if identity in there:
+                raise UserError(
+                    f"{there[identity]} is an input and would be overwritten; give another --output, or --suffix"
+                )
+
+    def count(self) -> int:
+        return sum(1 for _ in named_images(self.paths, LeftOut(), self.output))
+
+
+def refuse_missing(paths: Iterable[str | Path]) -> None:
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UserError(f"--input {path}: no such file or folder")
+
+
+def size_of(file: Path) -> Size:
+    """The size of an image by its header; the least, where that cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except Exception:  # Pillow's decoders raise whatever their parsers stumble over; it is told where it is read
+        return 1, 1
+
+
+class Taken:
+    """Remembers which source each target is for.
+
+    With a single input, only files of the same folder can have the same target. So with `forgets`, folders that have
+    been looked through are forgotten, which saves memory.
+    """
+
+    def __init__(self, forgets: bool) -> None:
+        self.forgets = forgets
+        self.sources: dict[Path, dict[str, str]] = {}  # by folder and name
+
+    def by_another(self, job: Job) -> Path | None:
+        """The source that had the target first, if there is one."""
+        folder = job.target.parent
+        if folder not in self.sources and self.forgets:
+            self.sources = {known: names for known, names in self.sources.items() if folder.is_relative_to(known)}
+        names = self.sources.setdefault(folder, {})
+        if (other := names.get(job.target.name)) is not None:
+            return Path(other)
+        names[job.target.name] = str(job.source)
+        return None
+
+
+def named_images(
+    paths: Iterable[str | Path], found: ImageFiles, output: Output | None = None
+) -> Iterator[tuple[Path, Path]]:
+    """(file, its path inside the output) of each image; earlier results, where the output is inside an input, are no
+    images."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            for file in walk_images(path, found, output.folder if output else None):
+                if not (output and output.is_earlier_result(path, file)):
+                    yield file, file.relative_to(path)
+        elif problem := why_not_read(path):
+            found.leave_out(f"{path}: {problem}")
+        else:
+            yield path, Path(path.name)
+
+
+def images_of_folder(flag: str, folder: Path, found: LeftOut) -> list[Path]:
+    """The images of the folder that a flag names, to any depth. Raises UserError where there is none, or no folder."""
+    if not folder.is_dir():
+        raise UserError(f"{flag} {folder}: no such folder")
+    files = [file for file, _ in named_images([folder], found)]
+    if not files:
+        left_out = f" ({found.in_short()})" if found.number else ""
+        raise UserError(f"{flag} {folder}: no image in this folder{left_out}")
+    return files
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, at even distances, from the first on."""
+    n = min(most, len(items))
+    return [items[i * len(items) // n] for i in range(n)]
+
+
+def why_not_named(target: Path) -> str | None:
+    """Why no file can have this name, as one longer than the file system allows; None where it can."""
+    there = next(folder for folder in target.parents if folder.is_dir())  # the folder of the result may be missing yet
+    try:
+        (there / target.name).lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return reason(error)
+    return None
+
+
+def identity_of(file: Path) -> tuple[int, int] | None:
+    """What tells a file from all others, under whatever name or link; None where there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def check_some_writable(targets: Iterable[Path]) -> None:
+    """Raises DataError where no result could be written."""
+    problem = None
+    for target in targets:
+        try:
+            return check_writable(target)
+        except DataError as error:
+            problem = problem or error
+    raise problem or DataError("no result to write")
+
+
+def check_writable(target: Path) -> None:
+    """Makes the folder of a result. Raises DataError where the result could not be written."""
+    make_writable(target.parent)
+    if target.is_dir():
+        raise DataError(f"cannot write {target}: it is a folder")

@@ -1,0 +1,63 @@
+"""How large results are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from core.config import Config
+from core.inference.input_files import Size
+from data import DataError
+
+Asked = tuple[int, ...]  # a Size, or (N,), N for the longer side
+
+
+def target_size(size: Size, magnification: float, asked: Asked | None = None) -> Size:
+    """The size of the result for an image of `size`: the one that is asked for, or else `magnification` times as
+    large."""
+    if asked and len(asked) == 2:
+        return asked[0], asked[1]
+    factor = asked[0] / max(size) if asked else magnification
+    return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
+
+
+def usual_size(size: Size, config: Config) -> Size:
+    """The size of the result where none is asked for.
+
+    A network that was trained on whole images, such as faces, makes images as large as those: it knows what fills one.
+    Trained on crops, it makes any image as many times larger as it learnt to.
+    """
+    images = config.trained_images
+    asked = None if images.use_crop else (images.r_resolution,)
+    return target_size(size, images.magnification, asked)
+
+
+class Wanted(NamedTuple):
+    """How large results are to be; without both, as `usual_size` says."""
+
+    magnification: float | None = None
+    size: Asked | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        return bool(self.magnification or self.size)
+
+    def for_image(self, size: Size, config: Config) -> Size:
+        """The size of the result for an image of `size`; it may be smaller than that (`is_smaller`)."""
+        return target_size(size, self.magnification or 1, self.size) if self.is_asked else usual_size(size, config)
+
+    def size_of(self, source: Path, size: Size, config: Config) -> Size:
+        """The size of the result for an image. Raises DataError where it would be smaller than the image."""
+        result = self.for_image(size, config)
+        if is_smaller(result, size):
+            reason = "asked for" if self.is_asked else "this network makes; --scale and --size ask for more"
+            raise DataError(f"{source} has {show(size)} pixels, more than the {show(result)} {reason}")
+        return result
+
+
+def is_smaller(size: Size, than: Size) -> bool:
+    """Whether width or height is."""
+    return any(after < before for before, after in zip(than, size, strict=True))
+
+
+def show(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))

@@ -1,0 +1,1 @@
+"""Trains a perceptual network for distillation: `python -m core.perceptual_network`."""

@@ -1,0 +1,7 @@
+"""Training and distillation.
+
+`trainer.py`       the training loop; `distillation.py`, the same with a distillation's loss
+`gradients.py`, `optimizer.py`, `ema.py`, `sparse_stage.py`  what a step is made of
+`stopping.py`      signals: nothing is lost
+`board.py`, `layer_history.py`, `kept_checkpoints.py`        what a run leaves behind
+"""
