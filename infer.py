@@ -118,6 +118,8 @@ def magnifications(text: str) -> tuple[float, ...]:
         values = (0,)
     if not all(1 <= value < math.inf for value in values):
         raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more, or several such as 2,4,6.5")
+    if len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"{text} names a magnification twice: each has its own result")
     return values
 
 

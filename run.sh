@@ -24,12 +24,12 @@ help() {
 
 find_python() {
     for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11 python3.10; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    echo "error: no Python 3.10 or newer was found; install one, or name it: PYTHON=/path/to/python3 sh run.sh" >&2
+    echo "error: no Python 3.10 to 3.14 was found; install one, or name it: PYTHON=/path/to/python3 sh run.sh" >&2
     exit 2
 }
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from core.config.presets import PRESETS
+from core.errors import UserError
 from core.faces.blending import Region, blend, cut
 from core.faces.cascades import CASCADES
 from core.faces.detection import LARGEST, SMALLEST, Face, find_faces
@@ -37,14 +38,16 @@ class FaceEnhancer:
     ) -> None:
         """folder: where the faces go as well, each as it was cut out and as it was made.
 
-        Raises UserError where the network or the detector cannot be had, and DataError where nothing can be written to
-        the folder.
+        Raises UserError where the network or the detector cannot be had, or the network is not for faces, and DataError
+        where nothing can be written to the folder.
         """
         self.cascade = CASCADES[detector]()
         meant = {**(PRESETS[preset] if preset else {}), **flags}
         passed = {name: value for name, value in meant.items() if name in PASSED}
         # Faces differ in size, and a graph captured for each would cost more than its one call.
         self.ready = Networks(network, device, passed | {"compile": False}, load=load).of((LARGEST, LARGEST))
+        if self.ready.config.trained_images.use_crop:
+            raise UserError(f"--faces {network}: this network was trained on crops of images; name one for whole faces")
         self.folder = folder
         if folder:
             make_writable(folder)

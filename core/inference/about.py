@@ -10,19 +10,21 @@ from core.network_size import active_share, parameter_count
 from core.sampling.super_resolution import Sampling
 from core.shipped import FILES
 
+EXPORT = "python -m core.export -r {} -o NEW.safetensors --card FILE"
+
 
 def about(checkpoint: str | Path) -> str:
     """A paragraph on a checkpoint, a line for each thing that is known of it."""
     file = find_checkpoint(checkpoint).network
     loaded = load_checkpoint(file)
     title = next((f"{name}: " for name, shipped in FILES.items() if shipped == file.resolve()), "")
-    rows = facts(loaded)
+    rows = facts(loaded, file)
     width = max(map(len, rows)) + 2
     lines = [f"{title}{file}, {file.stat().st_size / 1e6:.1f} MB"]
     return "\n".join([*lines, *(f"  {name:<{width}}{value}" for name, value in rows.items())])
 
 
-def facts(loaded: LoadedNetwork) -> dict[str, str]:
+def facts(loaded: LoadedNetwork, file: Path) -> dict[str, str]:
     config = loaded.config
     card = config.card
     rows = {
@@ -34,7 +36,7 @@ def facts(loaded: LoadedNetwork) -> dict[str, str]:
         "licence of data": card.licence or "",
         "network": size_of(loaded),
         "sampling": Sampling.of(config.sample, loaded.network.schedule, loaded.encoder_change).describe(),
-        "card": "" if card.purpose else "none: `python -m core.export --card FILE` writes one",
+        "card": "" if card.purpose else f"none; to write one: {EXPORT.format(file)}",
     }
     return {name: value for name, value in rows.items() if value}
 
@@ -52,13 +54,13 @@ def purpose(config: Config) -> str:
 def usual_results(config: Config) -> str:
     images = config.trained_images
     size = f"{images.magnification:g} times as large" if images.use_crop else f"of {images.r_resolution} pixels"
-    return f"{size}, unless --scale or --size asks for more"
+    return f"{size}, unless --scale or --size asks for another size"
 
 
 def size_of(loaded: LoadedNetwork) -> str:
     total, active = parameter_count(loaded.network), active_share(loaded.network)
-    trained = f", trained for {loaded.step:,} steps" if loaded.step else ""
-    return f"{total / 1e6:.1f} million parameters, {active:.0%} of the weights active{trained}"
+    saved = f", saved at step {loaded.step:,}" if loaded.step else ""
+    return f"{total / 1e6:.1f} million parameters, {active:.0%} of the weights active{saved}"
 
 
 def shown(limits: Sequence[float]) -> str:

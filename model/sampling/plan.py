@@ -83,7 +83,8 @@ class SamplingPlan:
         if n is None:
             return cls(chain.steps, n_timestep, parse_key_steps(text, chain.steps))
         if n > chain.steps:
-            raise ModelError(f"key-step plan {text} asks for more key steps than the {chain.steps} steps of the chain")
+            problem = f"key-step plan {text} asks for more key steps than the chain has steps"
+            raise ModelError(f"{problem}: give at most auto:{chain.steps}")
         return chain
 
     @property

@@ -349,7 +349,7 @@ def test_a_config_may_say_auto_unless_it_is_to_be_validated_in_training(tmp_path
     assert load_config(file, ["phase=val"])["sample"]["key_steps"] == "auto:3"
     with pytest.raises(UserError, match=r"sample\.key_steps is auto:3, but it needs a measurement"):
         load_config(file)
-    with pytest.raises(UserError, match="auto:5 asks for more key steps than the 4 steps"):
+    with pytest.raises(UserError, match="auto:5 asks for more key steps than the chain has steps: give at most auto:4"):
         load_config(file, ["phase=val", "key_steps=auto:5"])
     del small_config["datasets"]["val"]
     file.write_text(json.dumps(small_config))

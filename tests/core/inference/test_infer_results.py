@@ -85,6 +85,7 @@ def test_a_file_as_output(run, image, tmp_path):
         (["a.png"], "x", ["--suffix", "a/b"], "file name"),
         (["a.png"], "x", ["--scale", "2,half"], "2,half"),
         (["a.png"], "x", ["--scale", "2,0.5"], "1 or more"),
+        (["a.png"], "x", ["--scale", "2,3,2.0"], "2,3,2.0 names a magnification twice"),
     ],
 )
 def test_refusals(run, image, tmp_path, inputs, out, options, words):

@@ -172,7 +172,7 @@ def test_about(shipped, run):
 def test_about_a_network_without_a_card(small_checkpoint, run):
     code, stdout, _ = run("--about", "-r", small_checkpoint)
     assert code == 0 and "whole images like those of waves, 8 to 32 pixels (by its config)" in stdout
-    assert "core.export --card" in stdout
+    assert f"python -m core.export -r {small_checkpoint}_gen.safetensors -o NEW.safetensors --card FILE" in stdout
 
 
 def test_a_card_is_written_by_export(small_checkpoint, tmp_path, capsys):

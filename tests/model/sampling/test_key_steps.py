@@ -113,7 +113,7 @@ def test_as_many_as_there_are_steps_is_every_step():
     ("text", "message"),
     [
         ("auto:5", r"auto:5 needs a measurement .* python -m core\.calibrate -r CHECKPOINT"),
-        ("auto:21", "auto:21 asks for more key steps than the 20 steps"),
+        ("auto:21", "auto:21 asks for more key steps than the chain has steps: give at most auto:20"),
         ("auto:0", 'did you mean "auto:N".*accepted: none, uniform:K, auto:N'),
         ("auto", 'did you mean "auto:N"'),
         ("auto:2.5", 'did you mean "auto:N"'),
