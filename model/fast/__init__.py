@@ -7,7 +7,8 @@
 `cuda_graphs.py`         all launches of a call as one, on a GPU
 `group_norm*.py`, `pointwise.py`, `denoising_steps.py`   Triton kernels, and what computes the same where there are none
 
-`model.build_network` makes a fast network unless it is told not to; `sample` enters by `for_sampling`.
+`model.build_network` makes a fast network unless it is told not to; `sample` enters by `for_sampling`, and tiles by
+`inference_copy` and `affine_silu`.
 """
 
 from collections.abc import Iterator
@@ -15,12 +16,23 @@ from contextlib import contextmanager
 
 from model.fast import denoising_steps
 from model.fast.cuda_graphs import GraphedNetwork, graphed, release
+from model.fast.group_norm import affine_silu
+from model.fast.inference_copy import inference_copy
 from model.fast.network import FastNetwork, accelerate, make_plain
 from model.network import Network
 from model.sampling import steps
 from model.sampling.steps import TakeSteps
 
-__all__ = ["FastNetwork", "GraphedNetwork", "accelerate", "for_sampling", "make_plain", "release"]
+__all__ = [
+    "FastNetwork",
+    "GraphedNetwork",
+    "accelerate",
+    "affine_silu",
+    "for_sampling",
+    "inference_copy",
+    "make_plain",
+    "release",
+]
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from model.blocks import GroupNormSiLU, SelfAttention, ceil_div
 from model.conditioning import Condition
-from model.fast import make_plain
-from model.fast.inference_copy import inference_copy
+from model.fast import inference_copy, make_plain
 from model.implicit_upsampler import ImplicitUpsampler, nearest_pixels
 from model.network import Network
 from model.tiling.enlarged import EnlargedImage

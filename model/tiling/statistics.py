@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from model.blocks import GroupNormSiLU
-from model.fast.group_norm import affine_silu
+from model.fast import affine_silu
 from model.tiling.plan import Slices, crop
 
 Cores = list[Slices]  # of each image of a batch, what counts
