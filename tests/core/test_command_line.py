@@ -13,15 +13,15 @@ from core.errors import UserError
 from core.processes import Processes
 
 ONE_PROCESS = {  # command: what it cannot do without
-    "core.calibrate": ["-r", "x"],
+    "core.calibrate.__main__": ["-r", "x"],
     "core.config.__main__": [],
     "core.demo": ["x"],
     "core.export": ["-r", "x", "-o", "x.safetensors"],
-    "core.fixed_pattern": ["-r", "x", "--photos", "x", "-o", "x.safetensors"],
-    "core.perceptual_network": ["--images", "x", "-o", "x.safetensors"],
+    "core.fixed_pattern.__main__": ["-r", "x", "--photos", "x", "-o", "x.safetensors"],
+    "core.perceptual_network.__main__": ["--images", "x", "-o", "x.safetensors"],
     "core.report.__main__": ["x"],
-    "core.score": ["x", "x"],
-    "core.summary": ["x"],
+    "core.score.__main__": ["x", "x"],
+    "core.summary.__main__": ["x"],
     "core.web.__main__": [],
 }
 
@@ -58,7 +58,7 @@ def test_commands_that_share_their_work_out_are_not(monkeypatch):
 def test_one_process_may_be_told_so(run_main, monkeypatch, tmp_path, told):
     monkeypatch.setenv("WORLD_SIZE", told)
     assert Processes.from_environment("cpu").world == 1
-    code, _, err = run_main(importlib.import_module("core.summary").main, tmp_path / "x.yaml")
+    code, _, err = run_main(importlib.import_module("core.summary.__main__").main, tmp_path / "x.yaml")
     assert code == 2 and "x.yaml" in err
 
 
@@ -66,7 +66,7 @@ def test_one_process_may_be_told_so(run_main, monkeypatch, tmp_path, told):
 def test_a_number_of_processes_that_is_none_is_refused(run_main, monkeypatch, tmp_path, told):
     monkeypatch.setenv("WORLD_SIZE", told)
     error = f"error: the variable WORLD_SIZE is {told!r}, but must be a whole number of 1 or more: unset it\n"
-    for main in (importlib.import_module("core.summary").main, infer.main):
+    for main in (importlib.import_module("core.summary.__main__").main, infer.main):
         assert run_main(main, *(["x"] if main is not infer.main else ["-i", "x", "-o", "y"])) == (2, "", error)
     with pytest.raises(UserError, match="WORLD_SIZE"):
         Processes.from_environment("cpu")

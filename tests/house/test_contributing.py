@@ -9,8 +9,9 @@ from torch import nn
 
 from core.config import check_config, rules, sections
 from core.errors import UserError
-from model import build_network, solvers
+from model import build_network
 from model.sampler import SamplingPlan, sample
+from model.sampling import solvers
 from sparse import Masker, growth
 from sparse.layer import Layer
 
