@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from core.checkpoint.files import find_checkpoint
+from core.checkpoint.lost_files import refuse_lost
 from core.config import Config
 from core.errors import UserError
 from core.log import warn
@@ -126,17 +127,19 @@ def checkpoint_to_resume(config: Config, resume: str | None) -> str | Path | Non
     """The checkpoint that training continues from, or None to start afresh.
 
     `resume` is a checkpoint, "auto" for the latest of the experiment if it has one, or None. Where the latest has lost
-    its training file, auto is refused.
+    one of its files, auto is refused.
     """
     folder = experiment_folder(config)("checkpoint")
     latest = latest_prefix(folder) if folder.is_dir() else None
+    if resume in ("auto", None) and (left := refuse_lost(folder)):
+        warn(left)
     if resume == "auto":
-        if latest and not find_checkpoint(latest).training:
+        if latest and not (files := find_checkpoint(latest)).training:
             whole = latest_prefix(folder, whole=True)
             other = f"-r {whole}, the latest that is whole" if whole else f"-r {latest} and --set name=NAME"
             raise UserError(
-                f"{latest}_opt.safetensors is missing, without which training cannot continue that checkpoint: put it "
-                f"back, or begin from {other}"
+                f"{latest}_opt{files.network.suffix} is missing, without which training cannot continue that "
+                f"checkpoint: put it back, or begin from {other}"
             )
         return latest
     if resume is None:
@@ -147,6 +150,7 @@ def checkpoint_to_resume(config: Config, resume: str | None) -> str | Path | Non
 def refuse_fresh_start(config: Config) -> None:
     """Raises UserError where the experiment has checkpoints already: a training from step 0 would mix two."""
     folder = experiment_folder(config)("checkpoint")
+    refuse_lost(folder)
     if folder.is_dir() and latest_prefix(folder) is not None:
         raise UserError(
             f"{folder} holds checkpoints already: continue that run with -r auto, or start another with --set name=NAME"

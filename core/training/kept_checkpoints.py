@@ -3,9 +3,9 @@
 import json
 from logging import Logger
 from pathlib import Path
-from typing import Any
 
 from core.checkpoint.files import find_checkpoint
+from core.checkpoint.lost_files import NOTE, read_note
 from data import DataError
 from data.files import write_atomically
 from sparse.checkpoint_files import SUFFIXES
@@ -20,7 +20,7 @@ class KeptCheckpoints:
 
     def __init__(self, folder: Path, keep: int | None, resumed: str | Path | None, log: Logger):
         self.folder, self.keep, self.log = folder, keep, log  # keep: how many of the newest; None: all
-        self.note = folder / "written.json"
+        self.note = folder / NOTE
         self.resumed = prefix_in(folder, resumed) if resumed else None
         self.written: list[str] = []  # names of prefixes, the oldest first
         self.best: tuple[float, str] | None = None  # the validation's score, and the name
@@ -52,14 +52,10 @@ class KeptCheckpoints:
 
     def read_note(self, resumed: str) -> None:
         """What the process before this one noted, up to the checkpoint that this one continues from."""
-        try:
-            note: dict[str, Any] = json.loads(self.note.read_text())
-            written, best = list(map(str, note["written"])), note["best"]
-            if resumed in written:
-                self.written = written[: written.index(resumed) + 1]
-                self.best = (float(best[0]), best[1]) if best and best[1] in self.written else None
-        except (OSError, ValueError, TypeError, KeyError, LookupError):
-            pass  # without it, no checkpoint is known to be the training's own
+        note = read_note(self.note)
+        if note and resumed in (written := note["written"]):  # else no checkpoint is known to be the training's own
+            self.written = written[: written.index(resumed) + 1]
+            self.best = note["best"] if note["best"] and note["best"][1] in self.written else None
 
 
 def prefix_in(folder: Path, checkpoint: str | Path) -> str | None:
