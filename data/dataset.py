@@ -1,5 +1,6 @@
 """The dataset: pairs of low- and high-resolution images as tensors in [-1, 1]."""
 
+import stat
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,9 +13,9 @@ from torch.utils.data import Dataset
 
 from data.augmentation import Jitter, draw_jitter, draw_tone, place, tinted, turn
 from data.degradation import Degradation, degrade
-from data.errors import DataError
+from data.errors import DataError, reason
 from data.images import centre_square, resize
-from data.stores import CachedStore, FolderStore, LmdbStore, PairStore
+from data.stores import CachedStore, FolderStore, LmdbStore, PairStore, resolutions_of
 from data.stream import Draw
 from data.tensors import to_tensor
 
@@ -137,7 +138,11 @@ class SRDataset(Dataset):
         if lr is not None:
             cells = [min(pair) for pair in zip(cells, lr.size, strict=True)]
         if min(cells) < side:
-            raise DataError(f"{self.store.sources(index)[1]} is {_size(hr)}, too small for r_resolution {self.r}")
+            most = min(cells) * factor if lr is None else f"{min(cells) * factor}, and l_resolution to {min(cells)}"
+            raise DataError(
+                f"{self.store.sources(index)[1]} is {_size(hr)}, too small for r_resolution {self.r}: lower that to "
+                f"{most}, or take out what is smaller"
+            )
         if lr is None and rng and self.shrink != (1, 1):
             side = min(round(side / rng.uniform(*self.shrink)), *cells)
         x, y = (int(rng.random() * (n - side + 1)) if rng else (n - side) // 2 for n in cells)
@@ -152,8 +157,20 @@ class SRDataset(Dataset):
             raise DataError(f"r_resolution {self.r} is no multiple of l_resolution {self.l}: crops cannot be aligned")
         if any(abs(small * factor - large) >= factor for small, large in zip(lr.size, hr.size, strict=True)):
             source = self.store.sources(index)
-            raise DataError(f"{source[0]} is {_size(lr)}, no {factor}-th of {source[1]}, which is {_size(hr)}")
+            wrong = f"{source[0]} is {_size(lr)}, no {factor}-th of {source[1]}, which is {_size(hr)}"
+            raise DataError(f"{wrong}: {self._how_to_scale(lr, hr, factor)}")
         return factor
+
+    def _how_to_scale(self, lr: Image.Image, hr: Image.Image, factor: int) -> str:
+        """What to do about a pair of another scale than the config's."""
+        actual = max(round(hr.width / lr.width), 1)
+        if lr.width > hr.width:
+            return "the LR image is the larger one; are the folders swapped?"
+        if actual > 1 and all(
+            abs(small * actual - large) < actual for small, large in zip(lr.size, hr.size, strict=True)
+        ):
+            return resolutions_of(actual, self.r)
+        return f"give one of {hr.width // factor}x{hr.height // factor}, or take the pair out"
 
 
 def open_store(spec: Mapping[str, Any], section: str) -> PairStore | LmdbStore:
@@ -164,21 +181,34 @@ def open_store(spec: Mapping[str, Any], section: str) -> PairStore | LmdbStore:
     l_resolution, r_resolution = spec["l_resolution"], spec["r_resolution"]
     if spec.get("hr_dataroot"):
         for key in ("hr_dataroot", "lr_dataroot"):
-            if spec.get(key) and not Path(spec[key]).is_dir():
-                raise DataError(f"{section}.{key}: there is no folder {spec[key]}")
+            if spec.get(key):
+                require_folder(Path(spec[key]), f"{section}.{key}", f"there is no folder {spec[key]}")
         if is_lmdb:
             raise DataError(f"{section}.datatype: lmdb goes with dataroot; set it to img for hr_dataroot")
         lr = spec.get("lr_dataroot") if with_lr else None
-        return PairStore(spec["hr_dataroot"], lr, suffix=f"x{r_resolution // l_resolution}")
+        return PairStore(spec["hr_dataroot"], lr, (l_resolution, r_resolution))
     if not spec.get("dataroot"):
         raise DataError(f"{section}.dataroot: missing; set it (or {section}.hr_dataroot) to the folder of the images")
     root = Path(spec["dataroot"])
-    if not root.is_dir():
-        raise DataError(f"{section}.dataroot: there is no {root}; {_how_to_make(root, spec, is_lmdb)}")
+    require_folder(root, f"{section}.dataroot", f"there is no {root}; {_how_to_make(root, spec, is_lmdb)}")
     if is_lmdb != (root / "data.mdb").is_file():
         article, other = ("no", "img") if is_lmdb else ("an", "lmdb")
         raise DataError(f"{section}.datatype: {root} is {article} LMDB; set it to {other}")
     return (LmdbStore if is_lmdb else FolderStore)(root, l_resolution, r_resolution, with_lr)
+
+
+def require_folder(path: Path, key: str, missing: str) -> None:
+    """Raises DataError that names the key where a path is no folder; `missing` is told where nothing is there."""
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise DataError(f"{key}: {path} is a link to nothing: mend it, or give the folder itself") from None
+        raise DataError(f"{key}: {missing}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{key}: cannot look into {path}: {reason(error)}; give a folder that can be read") from None
+    if not is_folder:
+        raise DataError(f"{key}: {path} is a file: give a folder, as the one that it is in, {path.absolute().parent}")
 
 
 def weights_by_name(names: list[str], patterns: Mapping[str, float], section: str, root: str | Path) -> np.ndarray:

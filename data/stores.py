@@ -6,9 +6,8 @@ configured resolutions. None of them holds an open file when it is pickled or fo
 """
 
 import os
-import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL import Image
 from data.errors import DataError, reason
 from data.image_files import ImageFiles, first_of_each_name, is_to_read, visible
 from data.images import read_rgb
+from data.names import factor_in, pair_names
 
 PREPARE_AGAIN = "run prepare_data.py again to complete them"
 
@@ -25,18 +25,26 @@ PREPARE_AGAIN = "run prepare_data.py again to complete them"
 class PairStore:
     """A folder of HR images and, where there is one, a folder of LR images of the same names.
 
-    An LR image may carry the scale in its name (0001x4.png for 0001.png), as DIV2K has it: `suffix` "x4".
+    Either may have words more, as 0001x4.png beside 0001.png, or 1_LR.png beside 1_HR.png (`data.names`). A factor
+    there must be that of `sizes`.
     """
 
     MEND = "add the missing images, or remove the others"  # where an image is without the other of its pair
 
-    def __init__(self, hr_root: str | Path, lr_root: str | Path | None = None, suffix: str = ""):
+    def __init__(
+        self,
+        hr_root: str | Path,
+        lr_root: str | Path | None = None,
+        sizes: tuple[int, int] | None = None,  # sides of LR and HR in pixels, by the config
+    ):
         hr = list_images(Path(hr_root))
         lr = list_images(Path(lr_root)) if lr_root else None
         if lr is not None:
-            for stem in [stem for stem in lr if stem not in hr and stem.removesuffix(suffix) not in lr]:
-                lr[stem.removesuffix(suffix)] = lr.pop(stem)
-            refuse_other_scale(set(hr), set(lr), suffix, f"{lr_root}")
+            lr_names = pair_names(hr, lr)
+            if sizes:
+                refuse_other_scale(lr_names, *sizes, f"{lr_root}")
+            left = {name: name for name in lr.keys() - lr_names.values()}
+            lr = {name: lr[lr_name] for name, lr_name in (lr_names | left).items()}
             require_same_names(set(hr), set(lr), f"{hr_root} and {lr_root}", self.MEND)
         self.sized = lr is not None
         self.names = sorted(hr)
@@ -63,7 +71,7 @@ class FolderStore(PairStore):
         if hr.is_dir():
             super().__init__(hr, lr if with_lr and lr.is_dir() else None)
             self.sized = True
-        elif other := sorted(path.name for path in Path(root).glob("hr_*")):
+        elif other := sorted(path.name for path in Path(root).glob("hr_*/")):
             raise DataError(f"{root} has no {hr.name}/ but {', '.join(other)}: set r_resolution, or prepare it")
         else:
             super().__init__(root)
@@ -173,25 +181,35 @@ def list_images(folder: Path) -> dict[str, str]:
     return images
 
 
-def refuse_other_scale(hr: set[str], lr: set[str], suffix: str, lr_root: str) -> None:
-    """One line where LR images have the names of the HR images and another scale, as 0001x4 for 0001 with "x8"."""
-    for stem in sorted(lr - hr):
-        match = re.fullmatch(r"(.+)(x\d+)", stem)
-        if match and match[1] in hr and match[2] != suffix:
+def refuse_other_scale(lr_names: Mapping[str, str], lr_side: int, hr_side: int, lr_root: str) -> None:
+    """One line where an LR image has the name of its HR image and another scale, as 0001x4 for 0001 with 16 and 128."""
+    for name, lr_name in sorted(lr_names.items()):
+        factor = factor_in(lr_name, name)
+        if factor and factor * lr_side != hr_side:
+            asked = f"x{hr_side / lr_side:g}"
             raise DataError(
-                f"{lr_root} has images of scale {match[2]} ({stem}), and the config says {suffix}: set l_resolution to "
-                f"r_resolution / {match[2].removeprefix('x')}, or lr_dataroot to the folder of {suffix}"
+                f"{lr_root} has images of scale x{factor} ({lr_name}), and the config says {asked}: "
+                f"{resolutions_of(factor, hr_side)}, or lr_dataroot to the folder of {asked}"
             )
+
+
+def resolutions_of(factor: int, hr_side: int) -> str:
+    """Which resolutions to set for images of another scale: r_resolution stays, or becomes a multiple of the factor."""
+    lr_side = max(hr_side // factor, 1)
+    if lr_side * factor == hr_side:
+        return f"set l_resolution to r_resolution / {factor}, {lr_side}"
+    return f"set l_resolution to {lr_side} and r_resolution to {lr_side * factor}"
 
 
 def require_same_names(hr: set[str], lr: set[str], where: str, mend: str) -> None:
     """Raises DataError, naming the first few, unless both halves hold the same images."""
+    lonely = []
     for names, half, other in ((sorted(hr - lr), "HR", "LR"), (sorted(lr - hr), "LR", "HR")):
         if names:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise DataError(
-                f"{where} do not match: {len(names)} {half} image(s) without their {other} ({shown}); {mend}"
-            )
+            lonely.append(f"{len(names)} {half} image(s) without their {other} ({shown})")
+    if lonely:
+        raise DataError(f"{where} do not match: {', '.join(lonely)}; {mend}")
 
 
 @contextmanager

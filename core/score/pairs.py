@@ -2,22 +2,14 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from core.errors import UserError
 from data.images import is_image
+from data.names import ROLES, TrueNames
 
-# The last word of a name, as in 0_12_sr.png, that says which image of a pair it is.
-ROLES = {
-    "sr": {"sr", "out", "output", "result", "rlt", "pred"},
-    "hr": {"hr", "gt", "target", "truth"},
-    "lr": {"lr", "lq", "input"},
-}
-# What a name ends in: a factor, which may follow without a break, or else a word after one.
-FACTOR = re.compile(r"(?P<rest>.*[^_\-. /])[_\-. ]*(?P<word>x\d{1,2})", re.IGNORECASE)
-WORD = re.compile(r"(?P<rest>.*[^_\-. /])[_\-. ]+(?P<word>[^_\-. /]+)")
 SHOWN = 3  # names in a message
 
 
@@ -67,21 +59,17 @@ def counterparts(
     files: Sequence[Path], truths: Sequence[Path], folder: str | Path, truth_folder: str | Path
 ) -> dict[Path, Path]:
     """{each true image: its file}"""
-    whole, stems, bare = (defaultdict[str, list[Path]](list) for _ in range(3))
-    for truth in truths:
-        name = truth.relative_to(truth_folder)
-        whole[str(name)].append(truth)
+    whole = {truth.relative_to(truth_folder): truth for truth in truths}
+    stems = defaultdict[str, list[Path]](list)
+    for name, truth in whole.items():
         stems[str(name.with_suffix(""))].append(truth)
-        for shorter in shortened(str(name.with_suffix("")), ROLES["hr"]):
-            bare[shorter].append(truth)
+    true_names = TrueNames(stems)
     found: dict[Path, Path] = {}
     lonely = []
     for file in files:
         name = file.relative_to(folder)
-        stem = str(name.with_suffix(""))
-        names = [stem, *shortened(stem)]
-        lists = [whole.get(str(name)), *map(stems.get, names), *map(bare.get, names)]
-        fitting = next(filter(None, lists), [])
+        same = [whole[name]] if name in whole else []
+        fitting = same or [truth for stem in true_names.of(str(name.with_suffix(""))) for truth in stems[stem]]
         if len(fitting) > 1:
             raise UserError(f"{file} may belong to {fitting[0]} or {fitting[1]}; name it as one of them")
         if not fitting:
@@ -91,16 +79,6 @@ def counterparts(
     refuse_lonely(lonely, folder, truth_folder)
     refuse_lonely([truth for truth in truths if truth not in found], truth_folder, folder)
     return found
-
-
-def shortened(stem: str, words: Iterable[str] | None = None) -> Iterator[str]:
-    """A name without its last word, without its last two, ..., as far as these are no numbers: img_1x4_out -> img_1x4,
-    img_1. A factor such as x4 is a word; of the others, only these `words` are left out, or any without them."""
-    while match := FACTOR.fullmatch(stem) or WORD.fullmatch(stem):
-        stem, word = match["rest"], match["word"].lower()
-        if word.isdecimal() or (words is not None and match.re is WORD and word not in words):
-            return
-        yield stem
 
 
 def refuse_lonely(files: Sequence[Path], folder: str | Path, other: str | Path) -> None:

@@ -2,8 +2,10 @@ import io
 import multiprocessing
 import os
 import pickle
+import shutil
 import sys
 import traceback
+from pathlib import Path
 
 import lmdb
 import numpy as np
@@ -462,17 +464,120 @@ def test_a_pipe_is_left_out(photos):
         assert len(SRDataset(spec(dataroot=photos), train=True)) == 7
 
 
-def test_lr_images_of_another_scale(tmp_path, picture):
+@pytest.fixture
+def whole_pairs(tmp_path, picture):
+    """whole_pairs(HR name, LR name, HR size, LR size) -> the roots of a folder of each, with this image alone."""
+
+    def make(hr_name, lr_name, hr_size=(48, 40), lr_size=(12, 10)):
+        for folder, name, size in (("HR", hr_name, hr_size), ("LR", lr_name, lr_size)):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+            (tmp_path / folder).mkdir()
+            picture(*size).save(tmp_path / folder / f"{name}.png")
+        return {"hr_dataroot": tmp_path / "HR", "lr_dataroot": tmp_path / "LR", "use_crop": True}
+
+    return make
+
+
+@pytest.mark.parametrize("ending", ["x4", "x4m", "x4w", "x4w1", "x4d", "_x4", "X4", "_x4_bicubic", "_x4_LR"])
+def test_lr_images_of_another_scale(whole_pairs, ending):
     """As DIV2K has them, with the resolutions of another scale; no command of this project made them."""
-    for folder in ("HR", "LR"):
-        (tmp_path / folder).mkdir()
-    picture(48, 48).save(tmp_path / "HR/0001.png")
-    picture(12, 12).save(tmp_path / "LR/0001x4.png")
-    roots = {"hr_dataroot": tmp_path / "HR", "lr_dataroot": tmp_path / "LR", "r_resolution": 24, "use_crop": True}
-    say = ("images of scale x4 (0001x4)", "the config says x3: set l_resolution to r_resolution / 4")
+    roots = whole_pairs("0001", f"0001{ending}")
+    say = (f"images of scale x4 (0001{ending})", "the config says x3: set l_resolution to r_resolution / 4, 6,")
     assert_error(*say, of=lambda: SRDataset(spec(**roots), train=True))
-    assert len(SRDataset(spec(**roots | {"l_resolution": 6}), train=True)) == 1
-    (tmp_path / "LR/0001x4.png").rename(tmp_path / "LR/other.png")
-    with pytest.raises(DataError, match="without their LR") as error:
-        SRDataset(spec(**roots), train=True)
-    assert "prepare_data" not in str(error.value)
+    assert SRDataset(spec(**roots | {"l_resolution": 6}), train=True)[0]["lr"].shape == (3, 6, 6)
+
+
+def test_a_scale_that_the_resolution_is_no_multiple_of(whole_pairs):
+    roots = whole_pairs("0001", "0001x5", (50, 40), (10, 8))
+    assert_error("set l_resolution to 4 and r_resolution to 20, or", of=lambda: SRDataset(spec(**roots), train=True))
+    followed = SRDataset(spec(**roots | {"l_resolution": 4, "r_resolution": 20}), train=True)
+    assert followed[0]["hr"].shape == (3, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("hr", "lr"),
+    [
+        ("0001_HR", "0001_LR"),
+        ("0001-hr", "0001-lr"),
+        ("0001_HR", "0001"),
+        ("0001", "0001_lq"),
+        ("img_001_SRF_4_HR", "img_001_SRF_4_LR"),  # Set5, Set14
+        ("0001_x4_GT", "0001_x4_LR"),
+        ("maxx3_hr", "maxx3_lr"),  # no factor, but a part of both
+    ],
+)
+def test_names_that_say_which_half_they_are_of(whole_pairs, hr, lr):
+    dataset = SRDataset(spec(**whole_pairs(hr, lr)) | {"l_resolution": 6}, train=False)
+    assert dataset.store.names == [hr] and [file.rpartition("/")[2] for file in dataset.store.sources(0)] == [
+        f"{lr}.png",
+        f"{hr}.png",
+    ]
+
+
+def test_names_that_do_not_match_are_shown_of_both_halves(whole_pairs):
+    for hr, lr in (("0001", "other"), ("0001", "0002"), ("ab", "a"), ("0_1_HR", "0_12_LR")):
+        roots = whole_pairs(hr, lr)
+        say = (f"1 HR image(s) without their LR ({hr}), 1 LR image(s) without their HR ({lr}); add the missing",)
+        assert_error(*say, of=lambda roots=roots: SRDataset(spec(**roots), train=True))
+
+
+def test_the_nearest_name_counts(tmp_path, picture):
+    for half, names in (("HR", ["a", "a_b", "fox1", "fox2"]), ("LR", ["a_x3", "a_b_x3", "fox1", "fox2x3"])):
+        (tmp_path / half).mkdir()
+        for name in names:
+            picture(24, 24).save(tmp_path / half / f"{name}.png")
+    store = SRDataset(spec(hr_dataroot=tmp_path / "HR", lr_dataroot=tmp_path / "LR"), train=False).store
+    assert [Path(store.sources(n)[0]).name for n in range(4)] == [
+        "a_x3.png",
+        "a_b_x3.png",
+        "fox1.png",
+        "fox2x3.png",
+    ]
+
+
+@pytest.mark.parametrize("hr_size", [(48, 40), (51, 43), (45, 37)])
+def test_pairs_of_one_name_and_another_scale(whole_pairs, hr_size):
+    dataset = SRDataset(spec(**whole_pairs("a", "a", hr_size)), train=True)
+    assert_error("no 3-th of", "set l_resolution to r_resolution / 4, 6", of=lambda: dataset[0])
+
+
+def test_pairs_that_fit_no_scale(whole_pairs):
+    swapped = SRDataset(spec(**whole_pairs("a", "a", (12, 10), (48, 40))), train=True)
+    assert_error("are the folders swapped?", of=lambda: swapped[0])
+    for size in ((48, 40), (20, 10), (32, 24)):
+        other = SRDataset(spec(**whole_pairs("a", "a", (48, 40), size)), train=True)
+        assert_error("give one of 16x13, or take the pair out", of=lambda other=other: other[0])
+
+
+def test_an_image_smaller_than_a_crop(whole_pairs):
+    roots = whole_pairs("a", "a", (20, 40), (7, 13))
+    assert_error("lower that to 18, and l_resolution to 6", of=lambda: SRDataset(spec(**roots), train=True)[0])
+    followed = spec(**roots) | {"l_resolution": 6, "r_resolution": 18}
+    assert SRDataset(followed, train=True)[0]["hr"].shape == (3, 18, 18)
+    alone = spec(hr_dataroot=roots["hr_dataroot"], use_crop=True)
+    assert_error("lower that to 20, or", of=lambda: SRDataset(alone, train=True)[0])
+    assert SRDataset(alone | {"r_resolution": 20}, train=True)[0]["hr"].shape == (3, 20, 20)
+
+
+@pytest.mark.parametrize("kind", ["image", "empty", "loop", "broken link"])
+@pytest.mark.parametrize("key", ["dataroot", "hr_dataroot", "lr_dataroot", "lmdb"])
+def test_what_is_no_folder_is_not_said_to_be_missing(tmp_path, photos, picture, kind, key):
+    path = tmp_path / "there.png"
+    if kind == "loop":
+        path.symlink_to(path)
+    elif kind == "broken link":
+        path.symlink_to(tmp_path / "nowhere")
+    else:
+        picture(24, 24).save(path) if kind == "image" else path.touch()
+    keys = {"hr_dataroot": photos} if key == "lr_dataroot" else {}
+    keys |= {"dataroot": path, "datatype": "lmdb"} if key == "lmdb" else {key: path}
+    with pytest.raises(DataError) as error:
+        SRDataset(spec(**keys), train=False, section="datasets.val_x")
+    told = {"loop": "cannot look into", "broken link": "a link to nothing"}.get(kind, "is a file: give a folder")
+    assert str(error.value).startswith(f"datasets.val_x.{'dataroot' if key == 'lmdb' else key}: ")
+    assert told in str(error.value) and "there is no" not in str(error.value)
+
+
+def test_images_named_as_prepared_folders(tmp_path, picture):
+    picture(24, 24).save(tmp_path / "hr_001.png")
+    assert SRDataset(spec(dataroot=tmp_path), train=True).store.names == ["hr_001"]
