@@ -5,8 +5,8 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -31,30 +31,52 @@ def experiment_folder(config: Config) -> Callable[[str], Path]:
     return lambda key: root / config.path[key]
 
 
-@contextmanager
-def nothing_left_if_refused(config: Config, is_main: bool) -> Iterator[None]:
-    """Inside, a run is set up. If that fails, the main process removes the folders and files that it made.
+class Refusable:
+    """A run that may be refused, for `with`: what it made is removed where the body fails, unless `keep` was called."""
 
-    Whatever was there before stays, and so does what another run has put into these folders meanwhile.
-    """
-    lock, log = Path(config.path.root) / config.name / ".lock", experiment_folder(config)("log") / f"{config.phase}.log"
-    files = [file for file in ([log] if config.phase == "val" else [lock, log]) if not is_there(file)]
-    folders = {path for folder in folders_to_open(config) for path in missing_folders(folder)}
-    try:
-        yield
-    except BaseException:
-        if not is_main:
+    def __init__(self, config: Config, is_main: bool) -> None:
+        folder, self.is_main, self.is_kept = experiment_folder(config), is_main, False
+        self.is_validation = config.phase == "val"
+        self.lock, self.log = Path(config.path.root) / config.name / ".lock", folder("log") / f"{config.phase}.log"
+        self.board = None if self.is_validation else folder("tb_logger")
+        self.there = {file for file in (self.lock, self.log, *self.events()) if is_there(file)}
+        self.missing = {path for folder in folders_to_open(config) for path in missing_folders(folder)}
+
+    def keep(self) -> None:
+        """From here on the run is not refused any more, whatever happens."""
+        self.is_kept = True
+
+    def events(self) -> list[Path]:
+        """The files of TensorBoard."""
+        return list(self.board.glob("events.*")) if self.board else []
+
+    def __enter__(self) -> "Refusable":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or self.is_kept:
+            return
+        if not self.is_main:
             time.sleep(SECONDS_TO_CLEAN_UP)
-            raise
-        held = [own for own in _locks if own.name == str(lock)]
-        for file in files if held or config.phase == "val" else []:  # else they are of the run that holds the lock
-            with suppress(OSError):
-                file.unlink()
-        remove_empty(folders)
+            return
+        held = [own for own in _locks if own.name == str(self.lock)]
+        files = [self.log] if self.is_validation else [self.lock, self.log, *self.events()]
+        for file in files if held or self.is_validation else []:  # else they are of the run that holds the lock
+            if file not in self.there:
+                with suppress(OSError):
+                    file.unlink()
+        remove_empty(self.missing)
         for own in held:
             _locks.remove(own)
             own.close()
-        raise
+
+
+def nothing_left_if_refused(config: Config, is_main: bool) -> Refusable:
+    """For `with`: inside, a run is set up. If that fails, the main process removes the folders and files that it made.
+
+    Whatever was there before stays, and so does what another run has put into these folders meanwhile.
+    """
+    return Refusable(config, is_main)
 
 
 def folders_to_open(config: Config) -> list[Path]:

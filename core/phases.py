@@ -40,14 +40,16 @@ def run_phase(config: Config, arguments: Namespace) -> None:
     processes = Processes.from_environment(arguments.device)
     is_alone = processes.world == 1  # of several, one that stops would leave the others waiting
     at_once = stop_at_once() if is_alone else nullcontext()
-    with at_once, nothing_left_if_refused(config, processes.is_main):
-        work = set_up(config, arguments, processes)
-    work()
+    run = nothing_left_if_refused(config, processes.is_main)
+    with at_once, run:
+        work = set_up(config, arguments, processes, run.keep)
+    with run:  # which may still be refused for its first images
+        work()
     processes.close()
 
 
-def set_up(config: Config, arguments: Namespace, processes: Processes) -> Callable[[], None]:
-    """Everything that a run may be refused for -> its work."""
+def set_up(config: Config, arguments: Namespace, processes: Processes, begun: Callable[[], None]) -> Callable[[], None]:
+    """Everything that a run may be refused for -> its work, which calls `begun` when it has done something."""
     processes.on_main(lambda: open_folders(config))
     log = start_logging(experiment_folder(config)("log"), config.phase, processes.is_main)
     uses_wandb = arguments.enable_wandb and processes.is_main
@@ -55,7 +57,7 @@ def set_up(config: Config, arguments: Namespace, processes: Processes) -> Callab
         wandb_module()  # which may be missing; its run begins when nothing can be refused any more
     resume = arguments.resume or config.path.resume_state
     set_up_phase = set_up_validation if config.phase == "val" else set_up_training
-    work = set_up_phase(config, processes, log, resume, uses_wandb)
+    work = set_up_phase(config, processes, log, resume, uses_wandb, begun)
 
     def tell_and_work() -> None:  # notices only now: a run that is refused leaves nothing in the log
         for notice in notices(config, arguments):
@@ -72,17 +74,28 @@ def notices(config: Config, arguments: Namespace) -> list[str]:
 
 
 def set_up_training(
-    config: Config, processes: Processes, log: Logger, resume: str | None, uses_wandb: bool
+    config: Config,
+    processes: Processes,
+    log: Logger,
+    resume: str | None,
+    uses_wandb: bool,
+    begun: Callable[[], None],
 ) -> Callable[[], None]:
     checkpoint = found(processes, checkpoint_to_resume, config, resume)
     trainer = (DistillationTrainer if config.phase == "distill" else Trainer)(config, processes, log, checkpoint)
     if uses_wandb:
         trainer.board.mirror = start_wandb(config.wandb.project, config.name)
+    trainer.begun = begun
     return trainer.fit
 
 
 def set_up_validation(
-    config: Config, processes: Processes, log: Logger, resume: str | None, uses_wandb: bool
+    config: Config,
+    processes: Processes,
+    log: Logger,
+    resume: str | None,
+    uses_wandb: bool,
+    begun: Callable[[], None],
 ) -> Callable[[], None]:
     checkpoint = found(processes, checkpoint_to_validate, config, resume)
     loaded = load_checkpoint(checkpoint, processes.device, config)
@@ -91,6 +104,7 @@ def set_up_validation(
     mirror = start_wandb(config.wandb.project, config.name) if uses_wandb else None
 
     def validate() -> None:
+        begun()
         reports = validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)
         Board(None, mirror=mirror).reports(reports, loaded.step)
         processes.on_main(lambda: write_pages(config, log))

@@ -106,6 +106,8 @@ class Trainer:
         self.norms = torch.zeros_like(self.losses)  # the same of the gradients' norms
         self.skips = Skips(processes.device)
         self.kept = KeptCheckpoints(self.folder("checkpoint"), self.options.keep_checkpoints, resume, log)
+        self.drawn: Drawn | None = None  # of the last batch
+        self.begun: Callable[[], None] = lambda: None  # called when a step is done for which all processes had images
         self.saved_step, self.last_checkpoint = self.step, resume  # of the last checkpoint that is known to be good
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -232,8 +234,9 @@ class Trainer:
 
     def fit(self) -> None:
         """Trains to the last step, with checkpoints, validations and lines of the log on the way."""
-        end = self.last_step
+        start, end = self.step, self.last_step
         if self.step >= end:
+            self.begun()
             which = "stop_at" if end < self.options.n_iter else "n_iter"
             self.log.info(f"at step {self.step}, nothing is left to train: raise train.{which} ({end}) to go on")
             return
@@ -250,6 +253,8 @@ class Trainer:
                 stopping, saving = stop.agreed(last)
                 if stopping:
                     self.leave(bar, stop)
+                if last or self.processes.world == 1 or self.step > start + 1:  # several tell each other a step late
+                    self.begun()
                 if self.skips.known >= self.options.max_skipped:
                     raise UserError(f"{self.skips.known} steps in a row, up to step {self.step}, {self.diverged()}")
                 if self.step % self.options.print_freq == 0 or last:
@@ -470,9 +475,12 @@ class Trainer:
 
 
 def training_images(config: Config) -> SRDataset | Mixture:
-    """The images of datasets.train, mixed with those of the further sets where there are any."""
+    """The images of datasets.train, mixed with those of the further sets where there are any; of each set, the first
+    could be read."""
     sections = config.datasets.training
     sets = [SRDataset(images, train=True, section=f"datasets.{name}") for name, images in sections.items()]
+    for images in sets:
+        images[0]  # raises DataError where its size is not the config's: better before the readers start
     return sets[0] if len(sets) == 1 else Mixture(sets, [images.share for images in sections.values()])
 
 

@@ -104,6 +104,43 @@ def test_nothing_is_left(command, tmp_path, options, told, begun):
     assert tree(tmp_path) == before and _locks == held
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["use_crop=true", "r_resolution=64"], "wave0.png is 32x32, too small for r_resolution 64: lower that to 32"),
+        (["lr_dataroot=LR", "hr_dataroot=waves", "dataroot=null", "use_crop=true"], "l_resolution to r_resolution / 2"),
+        (["lr_dataroot=waves", "hr_dataroot=LR", "dataroot=null", "use_crop=true"], "are the folders swapped?"),
+    ],
+)
+@pytest.mark.parametrize("phase", ["train", "distill"])
+def test_nothing_is_left_where_images_have_other_sizes(command, tmp_path, make_image, phase, options, told):
+    (tmp_path / "LR").mkdir()
+    for n in range(5):
+        make_image(16, 16, n).save(tmp_path / "LR" / f"wave{n}.png")
+    before, held = tree(tmp_path), list(_locks)
+    flags = [part for option in options for part in ("--set", f"datasets.train.{option}")]
+    code, _, err = command("-p", phase, "-r", "CHECKPOINT", *flags)
+    assert code == 2 and told in err and err.count("\n") == 1
+    assert tree(tmp_path) == before and _locks == held
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "begun"])
+def test_nothing_is_left_where_the_first_batch_cannot_be_read(command, tmp_path, begun):
+    """...though the first image can; of a run that was there before, all stays but the lines of its log."""
+    batch = ["-p", "train", "--set", "datasets.train.batch_size=5", "--set", "train.save_checkpoint_freq=1"]
+    if begun:
+        assert command(*batch)[0] == 0
+    (tmp_path / "waves" / "wave3.png").write_bytes(b"no image")
+    before = tree(tmp_path)
+    left = ["-r", "auto", "--set", "train.n_iter=2"] if begun else []
+    code, _, err = command(*batch, *left, "--set", "datasets.val=null")
+    assert code == 2 and "cannot read image" in err
+    after, home = tree(tmp_path), tmp_path / "experiments" / "small"
+    assert after.keys() == before.keys() and not [lock for lock in _locks if lock.name == str(home / ".lock")]
+    grown = {path for path in after if after[path] != before[path]}
+    assert grown <= {home / ".lock", home / "logs" / "train.log"}
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
 @pytest.mark.parametrize("phase", ["train", "distill", "val"])
 def test_a_signal_during_set_up_leaves_nothing(command, tmp_path, monkeypatch, phase, name):
