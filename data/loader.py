@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -50,11 +51,17 @@ def train_loader(
 
 
 class Readers(DataLoader):
-    """A DataLoader whose processes block SIGTERM from their first moment.
+    """A DataLoader whose processes block SIGTERM from their first moment. How many they are is the user's to choose: it
+    does not warn of more than there are cores.
 
     Libraries start threads in a new process before `obey_parent_alone` is called. One thread that does not block the
     signal is enough to end a process.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            super().__init__(*arguments, **options)
 
     def __iter__(self) -> Any:
         with termination_blocked():

@@ -114,3 +114,8 @@ def test_readers_end_when_the_parent_fails(spec, pytestconfig):
         [sys.executable, "-c", script], cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and done.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_more_readers_than_cores_are_the_users_choice(images, recwarn):
+    train_loader(images, 2, seed=0, workers=999)
+    assert not recwarn.list
