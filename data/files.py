@@ -49,6 +49,23 @@ def make_writable(folder: str | Path) -> Path:
     return folder
 
 
+def require_writable(file: str | Path) -> None:
+    """Raises DataError where a file cannot be written by this name; leaves nothing behind, no folder either."""
+    file = Path(file)
+    made = missing_folders(file.parent)
+    try:
+        if file.is_dir():
+            raise DataError(f"cannot write {file}: it is a folder")
+        make_writable(file.parent)
+        if not is_there(file):
+            file.touch()
+            file.unlink()
+    except OSError as error:
+        raise DataError(f"cannot write {file}: {reason(error)}") from None
+    finally:
+        remove_empty(made)
+
+
 def is_there(path: Path) -> bool:
     """Whether a file or a folder can be seen; one in a folder that nobody may look into cannot."""
     try:

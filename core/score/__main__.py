@@ -21,12 +21,15 @@ from pathlib import Path
 from core.command_line import DEVICES, Parser
 from core.errors import one_line_errors
 from core.score.pairs import find_pairs
+from data.files import require_writable
 
 
 @one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     pairs = find_pairs(arguments.sr, arguments.hr, arguments.lr)
+    for file in filter(None, (arguments.json, arguments.report)):
+        require_writable(file)
 
     # Here, as torch takes a second to import, for which --help and names that do not fit need not wait.
     from core.device import pick_device

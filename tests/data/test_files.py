@@ -11,6 +11,7 @@ from data.files import (
     missing_folders,
     remove_empty,
     remove_unfinished,
+    require_writable,
     write_atomically,
 )
 
@@ -55,3 +56,14 @@ def test_folders_that_were_made_are_removed_while_they_are_empty(tmp_path):
 
 def test_what_has_no_possible_name_is_not_there(tmp_path):
     assert is_there(tmp_path) and not is_there(tmp_path / "a") and not is_there(tmp_path / ("a" * 300))
+
+
+def test_whether_a_file_can_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "there.json").write_text("kept")
+    require_writable(tmp_path / "there.json")
+    require_writable(tmp_path / "new" / "folder" / "x.json")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there.json"]
+    assert (tmp_path / "there.json").read_text() == "kept"
+    for name in ("there.json/x", "", 300 * "x"):
+        with pytest.raises(DataError, match="cannot write"):
+            require_writable(tmp_path / name)

@@ -195,3 +195,15 @@ def test_what_is_no_image_is_named(folders, capsys):
         score(sr, hr)
     told = capsys.readouterr().err.splitlines()[-1]
     assert "2x4_out.png: not an image that Pillow knows" in told
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+@pytest.mark.parametrize("name", ["{}", "{}/0.png/x", "{}/" + 300 * "x"])
+def test_a_file_that_cannot_be_written_is_found_before(folders, capsys, monkeypatch, option, name):
+    sr, hr, _ = folders
+    monkeypatch.setattr("core.score.scoring.score", lambda *_: pytest.fail("measured first"))
+    with pytest.raises(SystemExit) as end:
+        main([str(sr), str(hr), option, name.format(hr)])
+    told = capsys.readouterr()
+    assert end.value.code == 2 and told.out == "" and told.err.startswith("error: cannot write")
+    assert told.err.count("\n") == 1
