@@ -1,7 +1,7 @@
 """The measurements of a report as text, with what each of them is."""
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from core.summary.text_table import aligned
@@ -48,16 +48,25 @@ ROWS = (
 
 
 def validation_table(report: Mapping[str, Any]) -> str:
-    """A validation report as text, bicubic upsampling beside SR."""
+    """A validation report as text, bicubic upsampling beside SR; one row for all that could not be measured."""
     heading = f"{report['dataset']['name']}, {report['images']} images, {report['sampling']}"
-    return f"{heading}\n{table(report, {'bicubic': 'bicubic_', 'SR': ''})}"
+    reasons = set(report["missing"].values())
+    names = ", ".join(row.name.partition(",")[0] for row in ROWS if row.key in report["missing"])
+    why = "metrics.json says why; docs/measuring.md, what it takes" if len(reasons) > 1 else "".join(reasons)
+    lacking = [(names, "-", "-", f"not measured: {why}")] if names else []
+    return f"{heading}\n{table(report, {'bicubic': 'bicubic_', 'SR': ''}, report['missing'], lacking)}"
 
 
-def table(report: Mapping[str, Any], columns: Mapping[str, str], left_out: Container[str] = ()) -> str:
+def table(
+    report: Mapping[str, Any],
+    columns: Mapping[str, str],
+    left_out: Container[str] = (),
+    last: Iterable[tuple[str, ...]] = (),
+) -> str:
     """The means and standard deviations of a report as text, with what each is, or why it is missing.
 
     columns: {what a column is called: what the names of its measurements begin with}; left_out: measurements that are
-    not told.
+    not told; last: rows after all others.
     """
     mean, missing = report["mean"] | report["of_sets"], report["missing"]
     rows = [("", *columns, "")]
@@ -68,6 +77,7 @@ def table(report: Mapping[str, Any], columns: Mapping[str, str], left_out: Conta
             cell(mean.get(prefix + key), report["deviation"].get(prefix + key), form) for prefix in columns.values()
         ]
         rows.append((name, *cells, f"not measured: {missing[key]}" if key in missing else meaning))
+    rows += last
     meanings = [row[-1] for row in rows]
     width = max(map(len, meanings))
     return "\n".join(aligned([(*row[:-1], row[-1].ljust(width)) for row in rows]))

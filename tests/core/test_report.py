@@ -50,6 +50,9 @@ def test_table_puts_bicubic_beside_sr():
         "seconds per image": ["-", "1.500"],
     }
     assert cells["LPIPS"][2] == "not measured: needs this" and "the higher the better" in cells["PSNR, dB"][2]
+    report["missing"] |= {"fid": "needs that", "kid": "needs that"}
+    (row,) = (line for line in validation_table(report).splitlines() if "not measured" in line)
+    assert row.startswith("LPIPS, FID, KID ") and "docs/measuring.md" in row and len(row.rstrip()) < 120
 
 
 def test_json_is_strict_and_whole(tmp_path):
