@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
-from core.config.wording import cut, readable, show
+from core.config.wording import cut, show
 from core.errors import UserError
 
 LARGEST_FILE = 100_000  # characters; those of the project have 5,000
@@ -51,7 +51,18 @@ def parse_json(text: str, source: str | Path) -> Any:
     except RecursionError:
         raise nested_without_end(source) from None
     except DuplicateKey as error:
-        raise UserError(f"{source}: the key {error} is there twice in one section") from None
+        raise error.at(source, line_of_duplicate(text)) from None
+
+
+def line_of_duplicate(text: str) -> int | None:
+    """The line of a JSON text with // comments where a key is for the second time. JSON is YAML, which knows lines."""
+    try:
+        Loader(strip_comments(text).replace("\t", " ")).get_single_data()
+    except DuplicateKey as error:
+        return error.line
+    except (yaml.YAMLError, RecursionError):
+        pass
+    return None
 
 
 def strip_comments(text: str) -> str:
@@ -79,7 +90,7 @@ def parse_yaml(text: str, source: str | Path) -> Any:
     except RecursionError:
         raise nested_without_end(source) from None
     except DuplicateKey as error:
-        raise UserError(f"{source}: the key {error} is there twice in one section") from None
+        raise error.at(source, error.line) from None
 
 
 def count_values(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
@@ -115,13 +126,22 @@ def dump_config(config: Mapping[str, Any]) -> str:
 class DuplicateKey(Exception):
     """A key that is there twice in one section."""
 
+    def __init__(self, key: Hashable, line: int | None = None) -> None:
+        super().__init__(key)
+        self.key, self.line = key, line
+
+    def at(self, source: str | Path, line: int | None) -> UserError:
+        """What is told of it."""
+        where = "" if line is None else f"line {line}: "
+        return UserError(f"{source}: {where}the key {show(self.key)} is there twice in one section: remove one of them")
+
 
 def unique(pairs: Iterable[tuple[Hashable, Any]]) -> dict[Any, Any]:
     """The pairs as a dict, where no key is there twice."""
     result: dict[Any, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise DuplicateKey(readable(key))
+            raise DuplicateKey(key)
         result[key] = value
     return result
 
@@ -140,7 +160,12 @@ class Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         if isinstance(node, yaml.MappingNode):
             keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-            unique([(key.value, None) for key in keys if isinstance(key, yaml.ScalarNode)])
+            known = set()
+            for key in keys:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in known:
+                        raise DuplicateKey(key.value, key.start_mark.line + 1)
+                    known.add(key.value)
         return super().construct_mapping(node, deep)
 
 
