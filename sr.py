@@ -18,6 +18,19 @@ from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
 
 DEBUG_STEPS = 10  # of a chain, at most
+FLAGS = {  # {key of the config: the flag that sets it, as an error names it}
+    "phase": "--phase",
+    "sparse.enabled": "--sparse",
+    "sparse.density": "--density",
+    "sparse.prune": "--prune",
+    "sparse.growth": "--growth",
+    "sparse.redistribution": "--redistribution",
+    "sparse.prune_rate": "--prune-rate",
+    "train.optimizer.lr": "--lr",
+    "train.optimizer.momentum": "--momentum",
+    "sample.solver": "-use_ddim",
+    **dict.fromkeys(("train.print_freq", "train.val_freq", "train.save_checkpoint_freq", "sample.steps"), "-debug"),
+}
 
 
 @one_line_errors()
@@ -38,12 +51,12 @@ def config_of(arguments: argparse.Namespace) -> Config:
 def read_config(arguments: argparse.Namespace, flags: dict[str, Any]) -> Config:
     """That of the file that is named, or else of the checkpoint to validate."""
     if arguments.config:
-        return load_config(arguments.config, arguments.overrides, flags)
+        return load_config(arguments.config, arguments.overrides, flags, FLAGS)
     if arguments.phase != "val" or arguments.resume in (None, "auto"):
         raise UserError("give a config with -c; only -p val -r CHECKPOINT works without one")
     from core.own_images import own_images_config  # imports torch
 
-    return own_images_config(arguments.resume, arguments.overrides, flags)
+    return own_images_config(arguments.resume, arguments.overrides, flags, FLAGS)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -90,7 +103,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--lr", type=float, help="learning rate")
     add("--momentum", type=float, help="momentum of sgd")
     add("--epochs", type=int, help="accepted, no effect: train.n_iter counts steps")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.sparse is False:
+        for key in ("sparse.density", "sparse.prune", "sparse.growth", "sparse.redistribution", "sparse.prune_rate"):
+            if flags(arguments)[key] is not None:
+                parser.error(f"argument {FLAGS[key]}: not allowed with argument --dense")
+    return arguments
 
 
 def flags(arguments: argparse.Namespace) -> dict[str, Any]:

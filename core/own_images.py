@@ -17,7 +17,10 @@ OF_TRAINING = ("l_resolution", "r_resolution", "use_crop")  # what a set has of 
 
 
 def own_images_config(
-    checkpoint: str | Path, overrides: Iterable[str], flags: Mapping[str, Any] | None = None
+    checkpoint: str | Path,
+    overrides: Iterable[str],
+    flags: Mapping[str, Any] | None = None,
+    flag_names: Mapping[str, str] | None = None,
 ) -> Config:
     """The config of a native checkpoint, for validation on the sets of images that the overrides name and no others.
 
@@ -31,7 +34,7 @@ def own_images_config(
         raise UserError("no images to validate on: name their folder, --set datasets.val.dataroot=FOLDER")
     given = {name: value for name, value in saved.to_dict().items() if name in KEPT}
     given["datasets"] = without_images(given["datasets"], sets_in(overrides))
-    return with_names_of_folders(config_for_run(given, f"the config in {checkpoint}", overrides, flags))
+    return with_names_of_folders(config_for_run(given, f"the config in {checkpoint}", overrides, flags, flag_names))
 
 
 def sets_in(overrides: Iterable[str]) -> list[str]:

@@ -129,8 +129,15 @@ def read_value(value: Any, key: Key, path: str, report: Report) -> Any:
         return key.value_type.read(value)
     except ValueError:
         quotes = " (in quotes)" if allowed.startswith("text") and not isinstance(value, str) else ""
-        report(path, f"{path} is {show(value)}, but must be {allowed}{quotes}")
+        report(path, f"{path} is {show(value)}, but must be {allowed}{quotes or percent(value, allowed)}")
         return None
+
+
+def percent(value: Any, allowed: str) -> str:
+    """ " (0.15 is 15 %)" for 15, where a share of at most 1 is asked for, else ""."""
+    is_share = allowed.startswith("a number") and allowed.endswith(("1]", "1)"))
+    is_percent = isinstance(value, int | float) and not isinstance(value, bool) and 10 <= value <= 100
+    return f" ({value / 100:g} is {value:g} %)" if is_share and is_percent else ""
 
 
 def with_derived_defaults(given: dict[str, Any]) -> dict[str, Any]:

@@ -17,13 +17,14 @@ def load_config(
     path: str | Path,  # a .json file (// comments allowed), or a YAML file
     overrides: Iterable[str] = (),  # "KEY=VALUE", VALUE as in YAML, KEY a key's full path or an unambiguous tail of it
     flags: Mapping[str, Any] | None = None,  # {full path: value} of other command-line flags; None: not given
+    flag_names: Mapping[str, str] | None = None,  # {full path: the flag, as an error names it}
 ) -> Config:
     """The config of a run. Overrides win over flags, and these over the file. Null for an optional section, or for the
     root of a set of validation images, leaves it out.
 
     Raises UserError, with one line that names the file (or the override), the key and what is allowed.
     """
-    return config_for_run(read_file(path), str(path), overrides, flags)
+    return config_for_run(read_file(path), str(path), overrides, flags, flag_names)
 
 
 def config_for_run(
@@ -31,13 +32,14 @@ def config_for_run(
     source: str,  # what an error names
     overrides: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,
+    flag_names: Mapping[str, str] | None = None,
 ) -> Config:
     """As `load_config`, of a config that is not in a file of its own."""
     origins = {}
     for key, value in (flags or {}).items():
         if value is not None:
             set_value(given, key, value)
-            origins[key] = "command line"
+            origins[key] = (flag_names or {}).get(key, "command line")
     origins |= override(given, overrides)
     leave_out_sets(given)
     return check_config(given, source, origins, for_run=True)

@@ -125,3 +125,27 @@ def test_debugging_a_validation_needs_no_training(small_checkpoint, monkeypatch)
     images = "--set", "datasets.val.dataroot=images"
     config = config_of(monkeypatch, "-p", "val", "-r", small_checkpoint, *images, "-debug")
     assert "train" not in config and config.sample.steps == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--density", "15"], "--density: sparse.density is 15.0, but must be a number in (0, 1] (0.15 is 15 %)"),
+        (["--prune-rate", "2"], "--prune-rate: sparse.prune_rate is 2.0"),
+        (["--growth", "x"], "--growth: sparse.growth is 'x'"),
+        (["--lr", "-1"], "--lr: train.optimizer.lr is -1.0"),
+        (["--momentum", "-1"], "--momentum: train.optimizer.momentum is -1.0"),
+        (["--dense", "--density", "0.2"], "argument --density: not allowed with argument --dense"),
+        (["--prune_rate", "0.2", "--dense"], "argument --prune-rate: not allowed with argument --dense"),
+        (["--dense", "--growth", "random"], "argument --growth: not allowed with argument --dense"),
+    ],
+)
+def test_a_flag_of_sr_is_named(run_main, monkeypatch, options, told):
+    monkeypatch.setattr(sys, "argv", ["sr.py", "-p", "train", "-c", "config/demo.yaml", *options])
+    code, _, err = run_main(lambda _: sr.main())
+    assert code == 2 and err.startswith(f"error: {told}") and err.count("\n") == 1
+
+
+def test_all_flags_that_set_keys_have_names(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sr.py"])
+    assert sr.flags(sr.parse_arguments()).keys() <= sr.FLAGS.keys()

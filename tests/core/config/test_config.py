@@ -444,7 +444,9 @@ def bomb(first, again):
         ("a.yaml", f"name: {300 * '['}{300 * ']'}", ["without end"]),
         ("a.yaml", "".join(f"k{n}: {n}\n" for n in range(7000)), ["unknown key k0", "(7005 more after this)"]),
         ("a.yaml", "".join(f"k{n}: {n}\n" for n in range(60_000)), ["more than 100,000 characters"]),
-        ("a.yaml", "".join(f"k{n}: {n}\n" for n in range(7000)) + "k5: 1", ["the key k5 is there twice"]),
+        ("a.yaml", "".join(f"k{n}: {n}\n" for n in range(7000)) + "k5: 1", ["line 7001: the key 'k5' is there twice"]),
+        ("a.yaml", "name: x\ntrain:\n  name: 1\n  name: 2", ["line 4: the key 'name' is there twice in one section"]),
+        ("a.json", '{"name": 1, // name\n"train": {"name": 1,\n\t"name": 2}}', ["a.json: line 3: the key 'name' is"]),
         ("a.yaml", "name: !!int x", ["line 1, column 7", "'x' cannot be read as int"]),
         ("a.yaml", "name: !!timestamp x", ["line 1, column 7", "cannot be read as timestamp"]),
         ("a.yaml", "name: !!python/object:os.system x", ["could not determine a constructor"]),
@@ -533,6 +535,12 @@ def test_overrides_win_over_flags_and_flags_over_the_file(small):
     assert (config["train"]["optimizer"]["lr"], config["train"]["n_iter"]) == (2.0, 7)
     assert (config.sparse.enabled, config.sparse.density) == (True, 0.15)
     assert error_of(small, flags={"train.n_iter": 0}).startswith("command line: train.n_iter is 0")
+
+
+def test_a_share_that_is_given_in_percent(small):
+    told = "sparse.density is 15, but must be a number in (0, 1] (0.15 is 15 %)"
+    assert error_of(small, flags={"sparse.density": 15}).endswith(told)
+    assert "%" not in error_of(small, flags={"sparse.density": 150}) + error_of(small, flags={"sparse.density": -1})
 
 
 @pytest.mark.parametrize(

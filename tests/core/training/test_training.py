@@ -491,7 +491,7 @@ def test_command_line_flags(config, tmp_path, pytestconfig):
     ("arguments", "told"),
     [
         (["--set", "train.n_itr=3"], "n_itr"),
-        (["--density", "1.5"], "sparse.density"),
+        (["--density", "15"], "--density: sparse.density is 15.0, but must be a number in (0, 1] (0.15 is 15 %)"),
         (["-r", "nowhere/I3_E1"], "nowhere/I3_E1"),
         (["--set", "datasets.train.dataroot=nowhere"], "nowhere"),
         (["-c", "nowhere.yaml"], "nowhere.yaml"),
