@@ -21,6 +21,7 @@ from core.experiment import (
 from core.log import start_logging
 from core.processes import Processes
 from core.sampling.super_resolution import Sampling
+from core.training.batch_memory import refuse_huge_batches
 from core.training.board import Board, start_wandb, wandb_module
 from core.training.distillation import DistillationTrainer
 from core.training.stopping import stop_at_once
@@ -50,6 +51,8 @@ def run_phase(config: Config, arguments: Namespace) -> None:
 
 def set_up(config: Config, arguments: Namespace, processes: Processes, begun: Callable[[], None]) -> Callable[[], None]:
     """Everything that a run may be refused for -> its work, which calls `begun` when it has done something."""
+    if config.phase != "val":
+        refuse_huge_batches(config, processes.device)
     processes.on_main(lambda: open_folders(config))
     log = start_logging(experiment_folder(config)("log"), config.phase, processes.is_main)
     uses_wandb = arguments.enable_wandb and processes.is_main

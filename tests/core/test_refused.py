@@ -38,6 +38,7 @@ REFUSED = [  # (options of sr.py, what is told)
         "the masks do not fit this network",
     ),
     (["-p", "val"], "no checkpoint to validate"),
+    (["-p", "train", "--set", "datasets.train.batch_size=100000000"], "datasets.train.batch_size is 100000000, and a"),
     (["-p", "val", "-r", "DAMAGED"], "no config in its metadata"),
     (["-p", "val", "-r", "CHECKPOINT", "--set", "datasets.val.dataroot=nowhere"], "there is no nowhere"),
     (["-p", "val", "-r", "CHECKPOINT", "--set", "metrics.fid_weights=nowhere"], "no such file of weights"),
