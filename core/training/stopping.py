@@ -4,9 +4,10 @@ Ctrl-C, SIGTERM, SIGHUP and SIGQUIT: save and stop. SIGUSR1: save and go on. Whe
 has no effect.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from data import DataError
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 SAVING = signal.SIGUSR1
+STDERR = 2  # its file descriptor
 
 T = TypeVar("T")
 
@@ -37,6 +39,13 @@ class Stop:
     @property
     def asked(self) -> bool:
         return bool(self.signal or self.problem)
+
+    def say(self, line: str) -> None:
+        """Writes a line of the main process on stderr, past what the interrupted code may be writing: a handler of
+        signals must not use what is in use. On a terminal it begins anew, below the progress bar."""
+        if self.processes.is_main:
+            with suppress(OSError):
+                os.write(STDERR, (b"\n" if os.isatty(STDERR) else b"") + f"{line}\n".encode())
 
     def agreed(self, last: bool = False) -> tuple[bool, bool]:
         """Called by all processes after each step -> (whether to stop, whether to save).
@@ -118,16 +127,22 @@ def stop_at_once() -> Iterator[None]:
 def stop_requested(processes: Processes) -> Iterator[Stop]:
     """While inside, signals only ask to stop or to save, so that a step is finished and saved -> Stop.
 
-    A second Ctrl-C stops at once; a second SIGTERM does not, as torchrun and SLURM may each send one.
+    A second Ctrl-C stops at once; a second SIGTERM does not, as torchrun and SLURM may each send one. The main process
+    says at once that it has heard.
     """
     stop = Stop(processes)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == SAVING:
             stop.save_asked = True
+            stop.say("saving as soon as this step is done, and going on")
             return
         if number == signal.SIGINT and stop.asked:
             raise KeyboardInterrupt
+        if not stop.asked:
+            when = "after this step" if processes.world == 1 else "within two steps"  # see `Stop.agreed`
+            what = "this validation, and saving what was trained" if stop.at_once else f"{when}, and saving"
+            stop.say(f"stopping {what}; Ctrl-C{' again' if number == signal.SIGINT else ''} stops at once")
         stop.signal = stop.signal or number
         if stop.at_once:
             stop.at_once = False

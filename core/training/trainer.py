@@ -7,6 +7,7 @@ sees from its number, so a run continues exactly, and one process draws what sev
 import contextlib
 import itertools
 import math
+import signal
 import time
 from collections.abc import Callable, Iterable
 from logging import Logger
@@ -422,6 +423,8 @@ class Trainer:
     def leave(self, bar: tqdm, stop: Stop) -> None:
         """Saves what has been trained, and raises what the training stops for."""
         self.step -= int(self.skips.in_a_row)  # steps that changed nothing are to be done again
+        if stop.signal:
+            self.log.info(f"asked to stop by {signal.Signals(stop.signal).name}, at step {self.step}")
         if self.step > self.saved_step:
             if self.skips.kept:
                 self.report(bar)

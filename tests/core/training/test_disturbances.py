@@ -23,6 +23,7 @@ from core.processes import Processes
 from core.training.ema import EMA
 from core.training.gradients import step_unless
 from core.training.optimizer import build_optimizer
+from core.training.stopping import stop_requested
 from core.training.trainer import Trainer
 from data import DataError
 
@@ -301,6 +302,38 @@ def without_nohup():
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize(
+    ("signals", "told"),
+    [
+        ("INT", "stopping after this step, and saving; Ctrl-C again stops at once"),
+        ("TERM", "stopping after this step, and saving; Ctrl-C stops at once"),
+        ("HUP TERM", "stopping after this step, and saving; Ctrl-C stops at once"),
+        ("USR1", "saving as soon as this step is done, and going on"),
+    ],
+)
+@pytest.mark.parametrize(("rank", "world"), [(0, 1), (0, 2), (1, 2)])
+def test_a_signal_is_heard_at_once(capfd, rank, world, signals, told):
+    """...by a line of the main process; several processes agree a step late."""
+    told = told if world == 1 else told.replace("after this step", "within two steps")
+    with stop_requested(Processes(rank, world, torch.device("cpu"))):
+        for name in signals.split():
+            os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
+    assert capfd.readouterr().err == (told + "\n" if rank == 0 else "")
+
+
+@pytest.mark.parametrize("first", ["INT", "TERM"])
+def test_a_second_ctrl_c_stops_at_once(capfd, first):
+    with pytest.raises(KeyboardInterrupt), stop_requested(Processes(0, 1, torch.device("cpu"))):
+        os.kill(os.getpid(), signal.Signals[f"SIG{first}"])
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_validation_that_is_stopped_is_told_of(capfd):
+    with stop_requested(Processes(0, 1, torch.device("cpu"))) as stop:
+        assert stop.until_asked(lambda: os.kill(os.getpid(), signal.SIGTERM) or "done") is None
+    assert capfd.readouterr().err.startswith("stopping this validation, and saving what was trained; Ctrl-C stops")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
 def test_signals_save_and_stop(config, tmp_path, pytestconfig, name):
@@ -310,6 +343,8 @@ def test_signals_save_and_stop(config, tmp_path, pytestconfig, name):
     run.send_signal(signal.Signals[name])
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 128 + signal.Signals[name] and errors.strip().splitlines()[-1] == "interrupted"
+    assert errors.startswith("stopping after this step, and saving; Ctrl-C")
+    assert f"asked to stop by {name}" in (tmp_path / "experiments" / "small" / "logs" / "train.log").read_text()
     assert len(checkpoints(config)) == 1
 
 
