@@ -16,7 +16,8 @@ from core.config import Config
 from core.errors import UserError
 from core.log import warn
 from data.errors import reason
-from data.files import is_there, make_writable, missing_folders, remove_empty, remove_unfinished
+from data.files import make_writable, missing_folders, remove_empty, remove_unfinished
+from data.paths import is_folder, is_there
 from sparse.checkpoint_files import latest_prefix
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -99,7 +100,7 @@ def open_folders(config: Config) -> None:
     for path in folders_to_open(config):
         make_writable(path)
     for file in (folder("results") / name for name in ("metrics.json", "report.html")):
-        if file.is_dir():
+        if is_folder(file):
             raise UserError(f"cannot write {file}: it is a folder")
     if config.phase != "val":
         remove_unfinished(folder("checkpoint"))
@@ -152,7 +153,7 @@ def checkpoint_to_resume(config: Config, resume: str | None) -> str | Path | Non
     one of its files, auto is refused.
     """
     folder = experiment_folder(config)("checkpoint")
-    latest = latest_prefix(folder) if folder.is_dir() else None
+    latest = latest_prefix(folder) if is_folder(folder) else None
     if resume in ("auto", None) and (left := refuse_lost(folder)):
         warn(left)
     if resume == "auto":
@@ -173,7 +174,7 @@ def refuse_fresh_start(config: Config) -> None:
     """Raises UserError where the experiment has checkpoints already: a training from step 0 would mix two."""
     folder = experiment_folder(config)("checkpoint")
     refuse_lost(folder)
-    if folder.is_dir() and latest_prefix(folder) is not None:
+    if is_folder(folder) and latest_prefix(folder) is not None:
         raise UserError(
             f"{folder} holds checkpoints already: continue that run with -r auto, or start another with --set name=NAME"
         )
@@ -184,7 +185,7 @@ def checkpoint_to_validate(config: Config, resume: str | None) -> str | Path:
     if resume is not None and resume != "auto":
         return resume
     folder = experiment_folder(config)("checkpoint")
-    latest = latest_prefix(folder) if folder.is_dir() else None
+    latest = latest_prefix(folder) if is_folder(folder) else None
     if latest is None:
         raise UserError(f"no checkpoint to validate: give one with -r, or train first (none in {folder})")
     return latest

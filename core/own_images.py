@@ -1,5 +1,6 @@
 """The config for validating a network on images of one's own: that of its checkpoint, with other images."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -63,7 +64,7 @@ def without_images(sets: Mapping[str, Any], asked_for: Iterable[str]) -> dict[st
 def with_names_of_folders(config: Config) -> Config:
     """The config with each set that has no other name called as the folder of its images."""
     names = {
-        f"datasets.{key}.name": Path(images.dataroot or images.hr_dataroot or key).resolve().name or key
+        f"datasets.{key}.name": Path(os.path.realpath(images.dataroot or images.hr_dataroot or key)).name or key
         for key, images in config.datasets.validation.items()
         if images.name == key
     }

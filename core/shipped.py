@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.config.presets import OF_STUDENTS
 from core.errors import UserError
-from sparse.checkpoint_files import find_network_file
+from sparse.checkpoint_files import find_network_file, is_file
 
 FOLDER = Path(__file__).parents[1] / "checkpoints"
 FILES = {
@@ -26,7 +26,7 @@ SMALL = 64  # pixels of the longer side: up to so many, an image is taken for a 
 def shipped_file(name: str) -> Path:
     """The file of a shipped network. Raises UserError where it is missing."""
     file = FILES[name]
-    if not file.is_file():
+    if not is_file(file):
         there = " or ".join(f"-r {other}" for other in FILES if is_there(other))
         advice = f"use {there}" if there else "get the project with its checkpoints"
         raise UserError(f"{name}: the file of this network is missing, {file}; {advice}")
@@ -35,7 +35,7 @@ def shipped_file(name: str) -> Path:
 
 def is_there(name: str) -> bool:
     """Whether the file of a shipped network is there."""
-    return FILES[name].is_file()
+    return is_file(FILES[name])
 
 
 def is_shipped(name: str | Path) -> bool:

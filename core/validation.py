@@ -36,6 +36,7 @@ from core.sampling.super_resolution import Callback, Sampling, super_resolve
 from core.sampling.trained_sizes import TrainedSizes
 from data import DataError, SRDataset
 from data.images import resize, save_png
+from data.paths import is_folder
 from data.tensors import to_image
 from model import Network
 
@@ -139,7 +140,7 @@ def open_sets(config: Config) -> dict[str, SRDataset]:
             datasets[key][0]
         except DataError as error:
             where = "" if str(error).startswith(f"datasets.{key}.") else f"datasets.{key}: "
-            is_there = root is not None and Path(root).is_dir()
+            is_there = root is not None and is_folder(root)
             advice = "" if is_there or len(sets) == 1 else f"; to leave this set out: --set datasets.{key}=null"
             raise DataError(f"{where}{error}{advice}") from None
     return datasets

@@ -15,6 +15,7 @@ from data.augmentation import Jitter, draw_jitter, draw_tone, place, tinted, tur
 from data.degradation import Degradation, degrade
 from data.errors import DataError, reason
 from data.images import centre_square, resize
+from data.paths import is_file
 from data.stores import CachedStore, FolderStore, LmdbStore, PairStore, resolutions_of
 from data.stream import Draw
 from data.tensors import to_tensor
@@ -191,7 +192,7 @@ def open_store(spec: Mapping[str, Any], section: str) -> PairStore | LmdbStore:
         raise DataError(f"{section}.dataroot: missing; set it (or {section}.hr_dataroot) to the folder of the images")
     root = Path(spec["dataroot"])
     require_folder(root, f"{section}.dataroot", f"there is no {root}; {_how_to_make(root, spec, is_lmdb)}")
-    if is_lmdb != (root / "data.mdb").is_file():
+    if is_lmdb != is_file(root / "data.mdb"):
         article, other = ("no", "img") if is_lmdb else ("an", "lmdb")
         raise DataError(f"{section}.datatype: {root} is {article} LMDB; set it to {other}")
     return (LmdbStore if is_lmdb else FolderStore)(root, l_resolution, r_resolution, with_lr)

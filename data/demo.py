@@ -23,8 +23,9 @@ if __name__ == "__main__":  # import from the repository, whatever the working d
 import skimage
 from PIL import Image, ImageStat
 
-from data.errors import DataError, reason
+from data.errors import DataError
 from data.images import read_rgb, resize, save_png
+from data.paths import why_not_folder
 
 
 class Square(NamedTuple):
@@ -104,7 +105,7 @@ def write_numbered(folder: Path, images: Iterable[Image.Image]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make folder {folder}: {reason(error)}") from None
+        raise DataError(f"cannot make folder {folder}: {why_not_folder(folder, error)}; give another") from None
     names = set()
     for i, image in enumerate(images):
         names.add(f"{i:05d}.png")

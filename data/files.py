@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from data.errors import DataError, reason
+from data.paths import is_folder, is_there, why_not_folder
 
 
 class NameTooLongError(DataError):
@@ -26,23 +27,25 @@ def write_atomically(path: str | Path, *parts: bytes | memoryview) -> None:
         temporary.replace(path)
     except OSError as error:
         kind = NameTooLongError if error.errno == errno.ENAMETOOLONG else DataError
-        raise kind(f"cannot write {path}: {reason(error)}") from None
+        why = reason(error) if is_folder(path.parent) else why_not_folder(path.parent, error)
+        raise kind(f"cannot write {path}: {why}") from None
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
 def make_writable(folder: str | Path) -> Path:
-    """Makes a folder, with those that it is in, and tries to write into it -> its path. Raises DataError."""
+    """Makes a folder, with those that it is in, and tries to write into it -> its path. Raises DataError, with none of
+    them made."""
     folder = Path(folder)
-    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    probe, missing = folder / f".{uuid.uuid4().hex}.tmp", missing_folders(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"\0")
-    except FileExistsError:
-        raise DataError(f"cannot write into {folder}: it is not a folder") from None
     except OSError as error:
-        raise DataError(f"cannot write into {folder}: {reason(error)}") from None
+        why = why_not_folder(folder, error)
+        remove_empty(missing)
+        raise DataError(f"cannot write into {folder}: {why}; give another folder") from None
     finally:
         with suppress(OSError):
             probe.unlink()
@@ -54,7 +57,7 @@ def require_writable(file: str | Path) -> None:
     file = Path(file)
     made = missing_folders(file.parent)
     try:
-        if file.is_dir():
+        if is_folder(file):
             raise DataError(f"cannot write {file}: it is a folder")
         make_writable(file.parent)
         if not is_there(file):
@@ -64,14 +67,6 @@ def require_writable(file: str | Path) -> None:
         raise DataError(f"cannot write {file}: {reason(error)}") from None
     finally:
         remove_empty(made)
-
-
-def is_there(path: Path) -> bool:
-    """Whether a file or a folder can be seen; one in a folder that nobody may look into cannot."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def missing_folders(folder: str | Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import mimetypes
 import os
-import stat
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from data.errors import DataError, reason
 from data.images import is_image
+from data.paths import is_there, why_not_read, why_not_seen
 
 # Endings of photographs that Pillow does not read and the system's list may not know.
 OTHER_IMAGES = {
@@ -67,7 +67,7 @@ def walk_images(root: Path, found: ImageFiles, leave_out: Path | None = None) ->
     `root` cannot be read.
     """
     seen = set()
-    if leave_out and leave_out.exists() and not leave_out.samefile(root):
+    if leave_out and is_there(leave_out) and is_there(root) and not leave_out.samefile(root):
         seen.add(_identity(leave_out))
 
     def entries_of(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -77,7 +77,7 @@ def walk_images(root: Path, found: ImageFiles, leave_out: Path | None = None) ->
                 yield from visible(folder)
         except OSError as error:
             if folder == root:
-                raise DataError(f"cannot read folder {root}: {reason(error)}") from None
+                raise DataError(f"cannot read folder {root}: {why_not_seen(root) or reason(error)}") from None
             found.leave_out(f"{folder}: cannot read this folder: {reason(error)}")
 
     waiting = deque([root])  # folders that are looked into when all before them is done
@@ -86,7 +86,7 @@ def walk_images(root: Path, found: ImageFiles, leave_out: Path | None = None) ->
         while open_folders:
             if (entry := next(open_folders[-1], None)) is None:
                 open_folders.pop()
-            elif not entry.is_dir():
+            elif not leads_to_folder(entry):
                 if is_to_read(entry, found):
                     yield Path(entry.path)
             elif entry.is_symlink():
@@ -103,29 +103,25 @@ def visible(folder: Path) -> Iterator[os.DirEntry[str]]:
             yield from piece
 
 
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link that cannot be followed is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def is_to_read(entry: os.DirEntry[str], found: ImageFiles) -> bool:
     """Whether what is no folder is an image; if not, `found` tells of it."""
-    if entry.is_file() and is_image(entry.name):
-        return True
     path = Path(entry.path)
-    problem = None if entry.is_file() else why_not_read(path)
+    problem = why_not_read(path) if entry.is_symlink() or not entry.is_file() else None
+    if problem is None and is_image(entry.name):
+        return True
     if problem or seems_image(path):
         found.leave_out(f"{path}: {problem or 'images of this type are not read here'}")
     else:
         found.others[path.suffix.lower()] += 1
     return False
-
-
-def why_not_read(path: Path) -> str | None:
-    """Why a path is not one that can be read to its end; None where it is a file."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        return "a link to nothing" if path.is_symlink() and not os.path.lexists(path.resolve()) else reason(error)
-    if stat.S_ISREG(mode):
-        return None
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-    return f"{kinds.get(stat.S_IFMT(mode), 'a device')}, no file"
 
 
 def seems_image(path: Path) -> bool:

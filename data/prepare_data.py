@@ -38,10 +38,11 @@ if __name__ == "__main__":  # import from the repository, whatever the working d
 
 from tqdm import tqdm
 
-from data.errors import DataError, reason
+from data.errors import DataError
 from data.files import NameTooLongError, write_atomically
 from data.image_files import find_images, first_of_each_name
 from data.images import RESAMPLE, centre_square, encode_png, read_rgb, resize
+from data.paths import is_there, why_not_folder
 from data.writers import FolderWriter, LmdbWriter
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where there is no terminal to draw a bar on
@@ -144,18 +145,18 @@ def claim(folder: Path, settings: dict) -> TextIO:
     """
     note, asked = folder / "prepare.json", json.dumps(settings)
     try:
-        if not note.exists() and folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        if not is_there(note) and is_there(folder) and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise DataError(f"{folder} is not empty and was not made by prepare_data.py: give another --out")
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not note.exists():
+        if not is_there(note):
             write_atomically(note, f"{asked}\n".encode())
         made = " ".join(note.read_text(errors="replace").split())
     except BlockingIOError:
         raise DataError(f"another prepare_data.py is writing to {folder}: let it finish") from None
     except OSError as error:
-        raise DataError(f"cannot use {folder}: {reason(error)}") from None
+        raise DataError(f"cannot write into {folder}: {why_not_folder(folder, error)}; give another --out") from None
     if made != asked:
         raise DataError(f"{folder} was made with {made}, not {asked}: give another --out")
     return lock

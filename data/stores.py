@@ -15,9 +15,10 @@ import lmdb
 from PIL import Image
 
 from data.errors import DataError, reason
-from data.image_files import ImageFiles, first_of_each_name, is_to_read, visible
+from data.image_files import ImageFiles, first_of_each_name, is_to_read, leads_to_folder, visible
 from data.images import read_rgb
 from data.names import factor_in, pair_names
+from data.paths import is_folder
 
 PREPARE_AGAIN = "run prepare_data.py again to complete them"
 
@@ -68,8 +69,8 @@ class FolderStore(PairStore):
 
     def __init__(self, root: str | Path, l_resolution: int, r_resolution: int, with_lr: bool = True):
         hr, lr = Path(root) / f"hr_{r_resolution}", Path(root) / f"lr_{l_resolution}"
-        if hr.is_dir():
-            super().__init__(hr, lr if with_lr and lr.is_dir() else None)
+        if is_folder(hr):
+            super().__init__(hr, lr if with_lr and is_folder(lr) else None)
             self.sized = True
         elif other := sorted(path.name for path in Path(root).glob("hr_*/")):
             raise DataError(f"{root} has no {hr.name}/ but {', '.join(other)}: set r_resolution, or prepare it")
@@ -168,7 +169,7 @@ def list_images(folder: Path) -> dict[str, str]:
     found = ImageFiles()
     try:
         for entry in sorted(visible(folder), key=lambda entry: entry.name):
-            if not entry.is_dir() and is_to_read(entry, found):
+            if not leads_to_folder(entry) and is_to_read(entry, found):
                 found.images.append(Path(entry.path))
     except OSError as error:
         raise DataError(f"cannot read folder {folder}: {reason(error)}") from None

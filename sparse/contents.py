@@ -1,5 +1,6 @@
 """What a checkpoint holds of convolution and linear weights: a row for each, and the rows as a table."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sparse.checkpoint_files import is_file, is_folder
 from sparse.errors import SparseError
 from sparse.packing import group_entries, unpack
 from sparse.pth_file import read_pth
@@ -27,12 +29,24 @@ class Row(NamedTuple):
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a .safetensors file, or of a dict of tensors that torch.save wrote."""
-    if not path.is_file():
-        raise SparseError("no checkpoint in this folder" if path.is_dir() else "there is no such file")
+    if not is_file(path):
+        raise SparseError("no checkpoint in this folder" if is_folder(path) else why_not_seen(path))
     content = read_safetensors(path) if path.suffix == ".safetensors" else read_pth(path)
     if not isinstance(content, Mapping):
         raise SparseError(f"holds a {type(content).__name__}, not tensors by name")
     return {name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
+
+
+def why_not_seen(path: Path) -> str:
+    """Why there is no file to read."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        is_link = os.path.lexists(path)
+        return "a link to nothing: mend it, or name another file" if is_link else "there is no such file"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return "no regular file"
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -4,12 +4,13 @@ Reads safetensors, packed or dense, and published .pth files. No code in them is
 """
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 
 from requirements import require_packages
-from sparse.checkpoint_files import find_network_file
+from sparse.checkpoint_files import find_network_file, is_file, possible_files
 from sparse.errors import SparseError
 
 
@@ -20,15 +21,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help=where)
     named = parser.parse_args(arguments).checkpoint
     require_packages()
-    path = named if named.is_file() else find_network_file(named) or named
     from sparse.contents import format_table, read_tensors, tabulate  # import torch, for which --help need not wait
 
+    path = named
     try:
+        if not is_file(named):
+            path = find_network_file(named) or next(filter(os.path.lexists, possible_files(named)), named)
         rows = tabulate(read_tensors(path))
         if not rows:
             raise SparseError("holds no convolution or linear weight")
     except SparseError as error:
-        print(f"error: {path}: {error}", file=sys.stderr)
+        print(f"error: {str(path) + ': ' if str(path) not in str(error) else ''}{error}", file=sys.stderr)
         return 2
     if path != named:
         print(path)

@@ -17,6 +17,7 @@ from core.config import load_config
 from core.device import pick_device, synchronize
 from data import SRDataset, train_loader
 from data.demo import make_demo
+from data.paths import is_file
 from data.prepare_data import parse_size, prepare
 
 TARGET_WORKERS = 8
@@ -45,7 +46,7 @@ def specs(arguments: Namespace, folder: Path) -> dict[str, dict[str, Any]]:
         return {config.name: config.datasets.train.to_dict()}
     low, high = parse_size(arguments.size)
     if arguments.dataroot:
-        kind = "lmdb" if (Path(arguments.dataroot) / "data.mdb").is_file() else "img"
+        kind = "lmdb" if is_file(Path(arguments.dataroot) / "data.mdb") else "img"
         roots = {"lmdb" if kind == "lmdb" else "folder": arguments.dataroot}
     else:
         make_demo(folder, size=high, count=arguments.images)

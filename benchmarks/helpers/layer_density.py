@@ -18,6 +18,7 @@ from core.checkpoint.files import find_checkpoint, step_of
 from core.errors import UserError
 from core.training.layer_history import read_layer_table
 from data.errors import reason
+from data.paths import is_file
 from sparse.checkpoint_files import latest_prefix
 from sparse.contents import read_tensors, tabulate
 from sparse.errors import SparseError
@@ -68,7 +69,7 @@ def report_on(run: str, checkpoint: str | None) -> dict[str, Any]:
 def table_file(run: Path) -> Path:
     """The file in which a run tells the densities of its layers."""
     for folder in (run / "logs", run):
-        if (folder / FILE).is_file():
+        if is_file(folder / FILE):
             return folder / FILE
     raise UserError(
         f"{run}: no {FILE} in it, or in its logs: it is no run, it is dense, or its masks had no update yet"

@@ -11,6 +11,7 @@ Published `PREFIX_gen.pth` and `PREFIX_opt.pth` are read too, never with full un
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,11 +38,12 @@ from core.config.files import LARGEST_FILE, parse_json
 from core.config.wording import cut, show
 from core.errors import UserError
 from core.shipped import FILES, shipped_file
+from data.paths import is_file, is_folder, is_there, refuse_unseen, why_not_read
 from model import Network
 from model.published import parameter_order, published_names
 from model.sampling.key_steps import EncoderChange
 from sparse import pack
-from sparse.checkpoint_files import find_network_file
+from sparse.checkpoint_files import find_network_file, possible_files
 
 MASKER_COUNTERS = {"start", "updates", "seed"}
 LARGEST_COUNT = 10**15
@@ -75,10 +77,12 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
     name of a shipped network, where none of these is there."""
     named, path = str(path), Path(path)
     network = find_network_file(path) or (shipped_file(named) if named in FILES else None)
-    if network is None and path.is_dir():
+    if network is None:
+        refuse_unusable(path)
+    if network is None and is_folder(path):
         other = next((f"; {file.name} is another: name the file" for file in sorted(path.glob("*_gen.*"))), "")
         raise UserError(f"{path}: no I*_E*_gen.safetensors or I*_E*_gen.pth in this folder{other}")
-    if network is None and path.exists():
+    if network is None and is_there(path):
         raise UserError(
             f"{path}: neither a .safetensors nor a .pth file; rename it, if it is one that torch.save wrote"
         )
@@ -89,10 +93,19 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
         )
     if network.stem.endswith("_opt"):
         network = network.with_name(network.name.replace("_opt.", "_gen."))
-        if not network.is_file():
+        if not is_file(network):
             raise UserError(f"{path}: the network file {network.name} is not beside it")
     training = network.with_name(network.name.replace("_gen.", "_opt."))
-    return CheckpointFiles(network, training if training != network and training.is_file() else None)
+    return CheckpointFiles(network, training if training != network and is_file(training) else None)
+
+
+def refuse_unusable(path: Path) -> None:
+    """Raises UserError or DataError where a file has the name that is looked for and cannot be read, as a link to
+    nothing, or where nothing can be seen there."""
+    for file in filter(os.path.lexists, possible_files(path)):
+        if file != path or not is_folder(file):
+            raise UserError(f"{file}: {why_not_read(file)}; mend or remove it, or name another checkpoint")
+    refuse_unseen(path)
 
 
 def step_of(path: str | Path) -> int:

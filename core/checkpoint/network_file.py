@@ -17,6 +17,7 @@ from core.config.files import LARGEST_FILE, parse_json
 from core.config.wording import cut, show
 from core.errors import UserError
 from data.files import make_writable, missing_folders, remove_empty
+from data.paths import is_folder, refuse_unnamed
 from model import ModelError, Network, build_network
 from model.published import convert_reference_state, read_architecture
 from model.sampling.key_steps import EncoderChange
@@ -234,10 +235,11 @@ def writable_network_file(path: str | Path) -> Path:
     """A path that a network file is to be written to; `save_network` makes its folder. Raises UserError where it cannot
     be one, and DataError where nothing can be written."""
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise UserError(f"--output {path}: is a folder; name a file in it that ends in .safetensors")
     if path.suffix != ".safetensors" or path.stem.endswith("_opt"):
         raise UserError(f"--output {path}: must be a file that ends in .safetensors, but not in _opt.safetensors")
+    refuse_unnamed(path, "--output")
     made = missing_folders(path.parent)
     make_writable(path.parent)
     remove_empty(made)  # what is asked for may be refused yet

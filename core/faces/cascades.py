@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.errors import UserError
+from data.paths import is_file
 from requirements import require_packages
 
 OPENCV_FILE = "haarcascade_frontalface_alt2.xml"
@@ -75,7 +76,7 @@ def opencv() -> Cascade:
     import cv2
 
     file = Path(cv2.data.haarcascades) / OPENCV_FILE
-    if not file.is_file():
+    if not is_file(file):
         raise UserError(f"OpenCV {cv2.__version__} brings no {OPENCV_FILE}: pip install -r {REQUIREMENTS}")
     detector = cv2.CascadeClassifier(str(file))
 

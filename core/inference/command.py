@@ -1,6 +1,7 @@
 """What infer.py does once its flags are read."""
 
 import datetime
+import os
 from argparse import Namespace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from core.inference.network_choice import Networks
 from core.inference.output_files import Output
 from core.inference.result_sizes import Wanted
 from core.processes import Processes
+from data.paths import is_folder
 
 if TYPE_CHECKING:
     from core.faces.enhancer import FaceEnhancer
@@ -79,13 +81,18 @@ def infer_files(arguments: Namespace) -> int:
     return 1 if failed or found.number else 0
 
 
+def is_inside(folder: Path, other: Path) -> bool:
+    """Whether a folder is another, or in it, by whatever links."""
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(other))
+
+
 def face_enhancer(arguments: Namespace, device: torch.device) -> "FaceEnhancer | None":
     """What --faces asks for. Raises UserError where the faces would be saved among the photographs."""
     if not arguments.faces:
         return None
     folder = Path(arguments.save_faces) if arguments.save_faces else None
     for path in map(Path, arguments.input) if folder else ():
-        if path.is_dir() and folder and folder.resolve().is_relative_to(path.resolve()):
+        if is_folder(path) and folder and is_inside(folder, path):
             raise UserError(f"--save-faces {folder} is inside the input {path}; choose another folder")
     from core.faces.enhancer import FaceEnhancer  # imports scipy, which takes half a second
 

@@ -25,6 +25,7 @@ from core.sampling.super_resolution import Sampling, super_resolve
 from core.sampling.trained_sizes import TrainedSizes
 from data import DataError
 from data.images import read_picture, read_rgb, resize, save_png
+from data.paths import is_file
 from data.tensors import to_image, to_tensor
 from model import Network
 
@@ -73,7 +74,7 @@ def super_resolve_files(
 
 def is_done(job: Job, output: Output, progress: FileProgress) -> bool:
     """Whether all that is to be written for a job is there already, which is counted."""
-    there = all(file.is_file() for file in output.files(job.target))
+    there = all(map(is_file, output.files(job.target)))
     if there:
         progress.skip(len(output.scales or (None,)))
     return there

@@ -13,9 +13,9 @@ from core.errors import UserError
 from core.inference.output_files import Output
 from core.lines import write_line
 from data import DataError
-from data.errors import reason
 from data.files import make_writable
-from data.image_files import ImageFiles, walk_images, why_not_read
+from data.image_files import ImageFiles, walk_images
+from data.paths import is_folder, refuse_unseen, why_not_named, why_not_read
 
 Size = tuple[int, int]  # (width, height), in pixels
 T = TypeVar("T")
@@ -103,6 +103,7 @@ class InputFiles:
 def refuse_missing(paths: Iterable[str | Path]) -> None:
     for path in paths:
         if not os.path.lexists(path):
+            refuse_unseen(path, "--input")
             raise UserError(f"--input {path}: no such file or folder")
 
 
@@ -144,7 +145,7 @@ def named_images(
     """(file, its path inside the output) of each image; earlier results, where the output is inside an input, are no
     images."""
     for path in map(Path, paths):
-        if path.is_dir():
+        if is_folder(path):
             for file in walk_images(path, found, output.folder if output else None):
                 if not (output and output.is_earlier_result(path, file)):
                     yield file, file.relative_to(path)
@@ -156,7 +157,8 @@ def named_images(
 
 def images_of_folder(flag: str, folder: Path, found: LeftOut) -> list[Path]:
     """The images of the folder that a flag names, to any depth. Raises UserError where there is none, or no folder."""
-    if not folder.is_dir():
+    if not is_folder(folder):
+        refuse_unseen(folder, flag)
         raise UserError(f"{flag} {folder}: no such folder")
     files = [file for file, _ in named_images([folder], found)]
     if not files:
@@ -169,18 +171,6 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
     """At most so many of the items, at even distances, from the first on."""
     n = min(most, len(items))
     return [items[i * len(items) // n] for i in range(n)]
-
-
-def why_not_named(target: Path) -> str | None:
-    """Why no file can have this name, as one longer than the file system allows; None where it can."""
-    there = next(folder for folder in target.parents if folder.is_dir())  # the folder of the result may be missing yet
-    try:
-        (there / target.name).lstat()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return reason(error)
-    return None
 
 
 def identity_of(file: Path) -> tuple[int, int] | None:
@@ -206,5 +196,5 @@ def check_some_writable(targets: Iterable[Path]) -> None:
 def check_writable(target: Path) -> None:
     """Makes the folder of a result. Raises DataError where the result could not be written."""
     make_writable(target.parent)
-    if target.is_dir():
+    if is_folder(target):
         raise DataError(f"cannot write {target}: it is a folder")

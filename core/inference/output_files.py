@@ -11,6 +11,7 @@ from data import DataError
 from data.errors import reason
 from data.files import write_atomically
 from data.images import FORMATS, encode
+from data.paths import is_file, is_folder, refuse_unnamed
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,17 @@ class Output:
     ) -> "Output":
         """Raises UserError where these do not go together."""
         path = Path(path)
-        is_file = path.is_file() or (path.suffix.lower() in FORMATS and not path.is_dir())
+        is_single = is_file(path) or (path.suffix.lower() in FORMATS and not is_folder(path))
         sweep = tuple(dict.fromkeys(scales)) if len(scales) > 1 else ()
-        if is_file:
+        if is_single:
+            refuse_unnamed(path, "--output")
             refuse_file(path, inputs, extension, suffix, sweep)
-        ending = path.suffix.lower() if is_file else f".{extension or 'png'}"
+        ending = path.suffix.lower() if is_single else f".{extension or 'png'}"
         if quality is not None and FORMATS[ending] == "PNG":
             raise UserError(f"--quality {quality}: PNG loses nothing; give --ext jpg or --ext webp with it")
         if "/" in suffix or "\0" in suffix:
             raise UserError(f"--suffix {suffix!r}: cannot be part of a file name")
-        folder, name = (path.parent, path.name) if is_file else (path, None)
+        folder, name = (path.parent, path.name) if is_single else (path, None)
         return cls(folder, name, suffix, ending, quality or 95, sweep, compared)
 
     def target(self, name: Path) -> Path:
@@ -73,12 +75,15 @@ class Output:
         return [*results, *sheets, *([self.strip(target)] if self.scales else [])]
 
     def is_there(self) -> bool:
-        """Whether anything is where results go."""
-        return self.folder.is_dir() and any(self.folder.iterdir())
+        """Whether anything is where results go, or may be, in a folder that cannot be listed."""
+        try:
+            return is_folder(self.folder) and any(self.folder.iterdir())
+        except OSError:
+            return True
 
     def is_earlier_result(self, root: Path, file: Path) -> bool:
         """Whether a file is a result by its suffix, where results go into the input folder itself."""
-        is_inside = bool(self.suffix) and self.folder.is_dir() and self.folder.samefile(root)
+        is_inside = bool(self.suffix) and is_folder(self.folder) and self.folder.samefile(root)
         return is_inside and file.stem.endswith(self.suffix) and file.suffix == self.extension
 
     def write(self, image: Image.Image, file: Path, exif: bytes, is_tagged: bool) -> None:
@@ -96,7 +101,7 @@ def refuse_file(
     """Raises UserError where a file cannot be the output."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--output {path}: is a file; give a folder, or a name that ends in {', '.join(FORMATS)}")
-    if len(inputs) > 1 or Path(inputs[0]).is_dir():
+    if len(inputs) > 1 or is_folder(inputs[0]):
         raise UserError(f"--output {path}: is a file, for one input that is a file too; give a folder")
     if extension and FORMATS[f".{extension}"] != FORMATS[path.suffix.lower()]:
         raise UserError(f"--output {path}: --ext {extension} says otherwise; leave one of them out")

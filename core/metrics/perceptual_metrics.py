@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from core.checkpoint.tensor_files import read_pth, read_safetensors
 from core.errors import UserError
 from data.errors import reason
+from data.paths import is_file, refuse_unseen
 from data.tensors import from_levels
 
 # The names under which torchvision and torch-fidelity keep what they download, in `torch.hub.get_dir()`/checkpoints.
@@ -185,9 +186,10 @@ class GivenFeatures(nn.Module):
 def weights_file(named: str | None, name: str) -> Path:
     """The file that the user names, or else that of torch.hub's cache. Raises UserError, or Unavailable."""
     file = Path(named) if named else Path(torch.hub.get_dir()) / "checkpoints" / name
-    if file.is_file():
+    if is_file(file):
         return file
     if named:
+        refuse_unseen(named)
         raise UserError(f"{named}: no such file of weights")
     raise Unavailable(f"needs the packages of {REQUIREMENTS} and the weights {file} (docs/measuring.md)")
 

@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.inference.input_files import LeftOut, images_of_folder
 from core.lines import write_line
 from data.images import read_rgb
+from data.paths import is_file, refuse_unseen
 from data.tensors import from_levels, to_levels, to_tensor
 from model.distillation.perceptual_network import SPOILED, PerceptualNetwork
 from model.resampling import resample
@@ -32,7 +33,8 @@ PRINT_EVERY = 250  # steps
 
 def load_perceptual_network(file: str | Path, device: torch.device) -> PerceptualNetwork:
     """The network of a file, frozen, in float32. Raises UserError where the file is none of COMMAND's."""
-    if not Path(file).is_file():
+    if not is_file(file):
+        refuse_unseen(file, "distill.perceptual_network")
         raise UserError(f"distill.perceptual_network: {file} is no file: make it with {COMMAND}")
     tensors, metadata = read_safetensors(Path(file))
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from core.errors import UserError
 from data.errors import DataError, reason
 from data.files import write_atomically
+from data.paths import why_not_folder
 
 
 def read_json(path: str | Path) -> Any:
@@ -29,7 +30,8 @@ def write_json(value: Any, path: str | Path) -> None:
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make folder {Path(path).parent}: {reason(error)}") from None
+        folder = Path(path).parent
+        raise DataError(f"cannot make folder {folder}: {why_not_folder(folder, error)}; give another") from None
     text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode(errors="backslashreplace"))  # names need not be UTF-8
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.report.json_files import read_json
+from data.paths import is_file, is_folder, refuse_unseen
 
 PLACES = ("", "metrics.json", "results/metrics.json")  # of the JSON file in what names a run
 Measures = Mapping[str, float]
@@ -61,9 +62,10 @@ def read_runs(paths: Sequence[str | Path], labels: Sequence[str] = ()) -> list[R
 
 def find_report(path: str | Path) -> Path:
     """The JSON file of a run."""
-    found = next((file for file in (Path(path, place) for place in PLACES) if file.is_file()), None)
+    found = next((file for file in (Path(path, place) for place in PLACES) if is_file(file)), None)
     if found is None:
-        problem = "no metrics.json in it, nor in results/" if Path(path).is_dir() else "no such file or folder"
+        refuse_unseen(path)
+        problem = "no metrics.json in it, nor in results/" if is_folder(path) else "no such file or folder"
         raise UserError(f"{path}: {problem}; give what sr.py -p val or core.score --json wrote")
     return found
 
@@ -89,7 +91,7 @@ def images_of(report: Mapping[str, Any], folder: Path) -> dict[str, RunImage]:
         keys = [f"{key} {number}" for number, key in enumerate(keys)]
     for number, (key, entry) in enumerate(zip(keys, report["per_image"], strict=True)):
         measures = {name: float(value) for name, value in entry.items() if is_measure(name, value)}
-        there = {kind: path for kind, path in files_of(entry, report, folder).items() if path.is_file()}
+        there = {kind: path for kind, path in files_of(entry, report, folder).items() if is_file(path)}
         images[key] = RunImage(str(entry["name"]), number, measures, there)
     return images
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core.errors import UserError
+from data.errors import reason
 from data.images import is_image
 from data.names import ROLES, TrueNames
+from data.paths import is_file, is_folder, is_there, refuse_unseen
 
 SHOWN = 3  # names in a message
 
@@ -30,7 +32,7 @@ def find_pairs(sr: str | Path, hr: str | Path, lr: str | Path | None = None) -> 
     number is never left out. Raises UserError unless every result, true image and LR image has its counterparts.
     """
     paths = [Path(path) for path in (sr, hr, lr) if path is not None]
-    if all(path.is_file() for path in paths):
+    if all(map(is_file, paths)):
         return [Pair(paths[0].name, paths[0], paths[1], paths[2] if lr else None)]
     truths = images_of(Path(hr), "hr")
     results = counterparts(images_of(Path(sr), "sr"), truths, sr, hr)
@@ -42,11 +44,16 @@ def find_pairs(sr: str | Path, hr: str | Path, lr: str | Path | None = None) -> 
 def images_of(folder: Path, role: str) -> list[Path]:
     """The images in a folder, or, where there is none, in the folders in it; of one that holds both results and truths,
     as SR3 writes it, those of this role alone."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: {'a file beside a folder' if folder.exists() else 'no such folder'}")
+    if not is_folder(folder):
+        refuse_unseen(folder)
+        raise UserError(f"{folder}: {'a file beside a folder' if is_there(folder) else 'no such folder'}")
+    try:
+        next(folder.iterdir(), None)  # glob finds nothing in a folder that cannot be read, and does not say so
+    except OSError as error:
+        raise UserError(f"{folder}: cannot read this folder: {reason(error)}") from None
     found: list[Path] = []
     for search in (folder.glob, folder.rglob):
-        found = found or sorted(file for file in search("*") if file.is_file() and is_image(file.name))
+        found = found or sorted(file for file in search("*") if is_file(file) and is_image(file.name))
     if not found:
         raise UserError(f"{folder}: no image in it")
     last_words = {file: re.split(r"[_\-. ]", file.stem)[-1].lower() for file in found}

@@ -17,13 +17,15 @@ from core.errors import UserError
 from core.perceptual_network.training import load_perceptual_network
 from core.processes import Processes
 from core.training.trainer import Drawn, Trainer
+from data import DataError
+from data.paths import is_file
 from model.distillation.discriminator import Discriminator
 from model.distillation.loss import DistillationLoss, draw_view
 from model.distillation.student import StudentChain
 from model.distillation.teacher import TeacherFeatures
 from model.network import Network
 from model.sampler import SamplingPlan
-from sparse import UpdateReport
+from sparse import SparseError, UpdateReport
 
 DISCRIMINATOR = "discriminator"  # the name of the module in a training file
 
@@ -177,8 +179,8 @@ def teacher_of(resume: str | Path, options: DistillSection) -> str:
 
 def is_here(checkpoint: str) -> bool:
     try:
-        return find_checkpoint(checkpoint).network.is_file()
-    except UserError:
+        return is_file(find_checkpoint(checkpoint).network)
+    except (UserError, DataError, SparseError):
         return False
 
 

@@ -37,6 +37,9 @@ REFUSED = [  # (options of sr.py, what is told)
         ["-p", "train", "-r", "MASKED", "--set", "sparse.exclude=[encoder.*]", "--sparse"],
         "the masks do not fit this network",
     ),
+    (["-p", "train", "-r", "a" * 300], "File name too long"),
+    (["-p", "train", "--set", f"datasets.train.dataroot={'a' * 300}"], "dataroot: aaaa"),
+    (["-p", "val", "-r", "CHECKPOINT", "--set", f"metrics.fid_weights={'a' * 300}"], "File name too long"),
     (["-p", "val"], "no checkpoint to validate"),
     (["-p", "train", "--set", "datasets.train.batch_size=100000000"], "datasets.train.batch_size is 100000000, and a"),
     (["-p", "val", "-r", "DAMAGED"], "no config in its metadata"),
@@ -312,3 +315,13 @@ def test_nothing_is_left_by_several_processes(config, tmp_path, pytestconfig):
     )  # fmt: skip
     assert done.returncode and "error: " in done.stderr.splitlines()[0]
     assert tree(tmp_path) == before
+
+
+def test_a_link_to_nothing_as_the_latest_checkpoint_is_not_passed_over(command, tmp_path):
+    folder = tmp_path / "experiments" / "small" / "checkpoint"
+    folder.mkdir(parents=True)
+    for kind in "gen", "opt":
+        shutil.copy(tmp_path / f"CHECKPOINT_{kind}.safetensors", folder / f"I3_E1_{kind}.safetensors")
+    (folder / "I12_E1_gen.safetensors").symlink_to("nowhere")
+    code, _, err = command("-p", "train", "-r", "auto")
+    assert code == 2 and err.count("\n") == 1 and "I12_E1_gen.safetensors: a link to nothing" in err

@@ -6,7 +6,6 @@ import pytest
 
 from data import DataError
 from data.files import (
-    is_there,
     make_writable,
     missing_folders,
     remove_empty,
@@ -52,10 +51,6 @@ def test_folders_that_were_made_are_removed_while_they_are_empty(tmp_path):
     (make_writable(tmp_path / "g" / "h" / "i").parent / "mine.txt").write_text("")
     remove_empty(missing)
     assert [path.name for path in sorted((tmp_path / "g").rglob("*"))] == ["h", "mine.txt"]
-
-
-def test_what_has_no_possible_name_is_not_there(tmp_path):
-    assert is_there(tmp_path) and not is_there(tmp_path / "a") and not is_there(tmp_path / ("a" * 300))
 
 
 def test_whether_a_file_can_be_written_leaves_nothing(tmp_path):

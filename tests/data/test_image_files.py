@@ -40,11 +40,14 @@ def test_what_is_left_out(tmp_path, photos, monkeypatch):
         (photos / name).touch()
     (photos / "gone").symlink_to("nowhere.png")
     (photos / "null.png").symlink_to("/dev/null")
+    for name, end in (("loop.png", "loop.png"), ("one", "two"), ("two", "one")):
+        (photos / name).symlink_to(end)
     found = find_images(photos)
     said = {line.removeprefix(f"{photos}/") for line in found.left_out}
     assert said == {
         "pipe.png: a pipe, no file", "socket.png: a socket, no file", "null.png: a device, no file",
         "gone: a link to nothing",
+        *(f"{name}: a link that leads to itself" for name in ("loop.png", "one", "two")),
         *(f"{name}: images of this type are not read here" for name in ("raw.nef", "photo.HEIC", "drawing.svg")),
     }  # fmt: skip
     assert len(found.images) == 7
@@ -76,5 +79,5 @@ def test_preparing_tells_what_is_left_out(tmp_path, photos, picture, capsys):
 
 
 def test_a_root_that_cannot_be_read(tmp_path):
-    with pytest.raises(DataError, match=r"cannot read folder .*gone: No such file"):
+    with pytest.raises(DataError, match=r"cannot read folder .*gone: no such file"):
         find_images(tmp_path / "gone")

@@ -203,7 +203,7 @@ def test_strict_stops_at_an_unreadable_file(tmp_path, photos, capsys, workers):
 
 def test_nothing_readable(tmp_path, capsys):
     root, out = tmp_path / "in", tmp_path / "out"
-    assert_refused(capsys, "--path", root, "--out", out, say=[root, "No such file"])
+    assert_refused(capsys, "--path", root, "--out", out, say=[root, "no such file"])
     root.mkdir()
     assert_refused(capsys, "--path", root, "--out", out, say=["no image under", root])
     (root / "a.png").write_text("no image")

@@ -144,6 +144,22 @@ def test_a_bad_file_as_a_user_sees_it(tmp_path):
     assert result.stderr == f"error: {tmp_path / 'missing.safetensors'}: there is no such file\n"
 
 
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        ("a" * 300, "File name too long"),
+        ("e", "I12_E1_gen.safetensors: a link to nothing"),
+        ("e/loop", "symbolic links"),
+    ],
+)
+def test_what_cannot_be_seen_is_one_line(tmp_path, capsys, named, why):
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "I12_E1_gen.safetensors").symlink_to("nowhere")
+    (tmp_path / "e" / "loop").symlink_to("loop")
+    code, out, err = inspect_here(tmp_path / named, capsys)
+    assert code == 2 and out == "" and err.count("\n") == 1 and why in err
+
+
 def test_a_folder_is_its_latest_checkpoint(network, tmp_path, capsys):
     for name in ("I9_E1", "I10_E1"):
         save_file(pack(*network), tmp_path / f"{name}_gen.safetensors")

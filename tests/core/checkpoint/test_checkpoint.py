@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, whatever is wrong is said in one line, and published files are read."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from core.checkpoint.files import (
 from core.config import changed, check_config
 from core.errors import UserError
 from core.shipped import FILES
+from data import DataError
 from model import ModelError, build_network
 
 
@@ -190,3 +192,19 @@ def test_a_shipped_network_that_is_missing(shipped):
         find_checkpoint("photos")
     with pytest.raises(UserError, match=r"no such checkpoint; .* faces, faces-small, photos"):
         find_checkpoint("phots")
+
+
+def test_a_link_to_nothing_as_the_latest_of_a_folder(small_checkpoint, tmp_path):
+    shutil.copy(f"{small_checkpoint}_gen.safetensors", tmp_path / "I3_E1_gen.safetensors")
+    (tmp_path / "I12_E1_gen.safetensors").symlink_to("nowhere")
+    for named in (tmp_path, tmp_path / "I12_E1", tmp_path / "I12_E1_gen.safetensors"):
+        with pytest.raises(UserError, match=r"I12_E1_gen\.safetensors: a link to nothing; mend or remove it"):
+            find_checkpoint(named)
+    assert find_checkpoint(tmp_path / "I3_E1").network.is_file()
+
+
+@pytest.mark.parametrize(("name", "why"), [("a" * 300, "File name too long"), ("loop", "leads to itself")])
+def test_a_checkpoint_of_an_impossible_name(tmp_path, name, why):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match=why):
+        find_checkpoint(tmp_path / name)

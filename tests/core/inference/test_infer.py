@@ -424,6 +424,13 @@ def test_wrong_paths(infer, photos, tmp_path, small_checkpoint):
     assert_refused(infer([photos, tmp_path / "gone.png"]), "gone.png", "no such file")
     assert_refused(infer(photos, out=photos / "a.png"), "is a file")
     assert_refused(infer(photos, checkpoint=tmp_path / "gone"), "gone")
+    long = tmp_path / ("a" * 300)
+    assert_refused(infer(long), "--input", "File name too long")
+    assert_refused(infer(photos / "a.png", out=long), "cannot write into", "File name too long")
+    assert_refused(infer(photos / "a.png", out=f"{long}.png"), "--output", "File name too long")
+    assert_refused(infer(photos, "--faces", str(long)), "File name too long")
+    (photos / "loop.png").symlink_to("loop.png")
+    assert_refused(infer(photos / "loop.png"), "loop.png: a link that leads to itself")
     broken = tmp_path / "broken_gen.safetensors"
     broken.write_bytes(Path(f"{small_checkpoint}_gen.safetensors").read_bytes()[:5000])
     assert_refused(infer(photos, checkpoint=broken), "broken_gen", "truncated")

@@ -7,6 +7,7 @@ import pytest
 from core.errors import UserError
 from core.report.__main__ import main
 from core.report.runs import read_runs
+from data import DataError
 
 
 def test_a_run_is_an_experiment_its_results_or_their_file(make_run):
@@ -70,6 +71,8 @@ def test_other_files_are_one_line(text, problem, tmp_path):
 def test_what_is_not_there_is_one_line(make_run, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_runs([tmp_path / "nowhere"])
+    with pytest.raises(DataError, match="File name too long"):
+        read_runs([tmp_path / ("a" * 300)])
     with pytest.raises(UserError, match=r"no metrics\.json"):
         read_runs([tmp_path])
     with pytest.raises(UserError, match="in common"):

@@ -4,6 +4,7 @@ import pytest
 
 from core.errors import UserError
 from core.score.pairs import find_pairs
+from data import DataError
 
 
 @pytest.fixture
@@ -110,5 +111,7 @@ def test_what_is_missing_or_twice_is_named(folder, tmp_path):
         find_pairs(folder("any", ["0.webp"]), folder("two", ["0.png", "0.jpg"]))
     with pytest.raises(UserError, match="nowhere: no such folder"):
         find_pairs(tmp_path / "nowhere", hr)
+    with pytest.raises(DataError, match="File name too long"):
+        find_pairs(hr, tmp_path / ("a" * 300))
     with pytest.raises(UserError, match="empty: no image in it"):
         find_pairs(folder("empty", ["notes.txt", ".hidden.png"]), hr)
