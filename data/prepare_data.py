@@ -20,10 +20,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from io import TextIOWrapper
 from itertools import islice
@@ -39,12 +39,14 @@ if __name__ == "__main__":  # import from the repository, whatever the working d
 from tqdm import tqdm
 
 from data.errors import DataError
-from data.files import NameTooLongError, write_atomically
+from data.files import NameTooLongError, missing_folders, remove_empty, write_atomically
 from data.image_files import find_images, first_of_each_name
 from data.images import RESAMPLE, centre_square, encode_png, read_rgb, resize
+from data.memory import refuse_too_large
 from data.paths import is_there, why_not_folder
 from data.writers import FolderWriter, LmdbWriter
 
+BESIDE_PAIRS = {"prepare.json", ".lock", "data.mdb", "lock.mdb"}
 SECONDS_BETWEEN_LINES = 10  # of progress, where there is no terminal to draw a bar on
 
 
@@ -89,17 +91,23 @@ def prepare(
         raise DataError(f"--size {sizes[0]},{sizes[1]}: give the low resolution and then the high one, as in 16,128")
     if workers < 1:
         raise DataError(f"--n_worker {workers}: give 1 or more")
+    refuse_too_large(sizes[1], sizes[1], 4, f"--size {sizes[0]},{sizes[1]}: the larger image", "give smaller sizes")
     folder = Path(f"{Path(out)}_{sizes[0]}_{sizes[1]}")
     found = find_images(Path(root), leave_out=folder)
     sources = [Source(name, path) for name, path in first_of_each_name(found.images, found.left_out, digits=5)]
-    report = Report(strict, sizes[1])
+    report, open_writer = Report(strict, sizes[1]), partial(LmdbWriter if as_lmdb else FolderWriter, sizes=sizes)
     for line in found.left_out:
         report.leave_out(line)
     if not sources:
         raise DataError(f"no image under {root}: set --path to a folder with images")
     settings = {"sizes": list(sizes), "resample": resample, "format": "lmdb" if as_lmdb else "folder"}
-    with claim(folder, settings), (LmdbWriter if as_lmdb else FolderWriter)(folder, sizes) as writer:
-        finished = writer.finished()
+    missing = missing_folders(folder)
+    with (
+        claim(folder, settings),
+        nothing_left_if_nothing_done(folder, sizes, missing) as pairs,
+        open_writer(folder) as writer,
+    ):
+        pairs |= (finished := writer.finished())
         todo = [source for source in sources if source.name not in finished]
         make = partial(
             make_pair, sizes=sizes, resample=resample, writer=writer if isinstance(writer, FolderWriter) else None
@@ -108,11 +116,13 @@ def prepare(
         with closing(parallel(make, todo, workers)) as results:
             for source, made in with_progress(results, len(sources), len(todo)):
                 report.add(source, made)
-                new += made.problem is None
                 if made.pair:
                     writer.write(source.name, made.pair)
-    if not finished and not new:
-        raise DataError(f"none of the {len(sources)} images under {root} can be read")
+                if made.problem is None:
+                    new += 1
+                    pairs.add(source.name)
+        if not pairs:
+            raise DataError(f"none of the {len(sources)} images under {root} can be read")
     return Summary(folder, len(finished) + new, new, report.left_out, report.small, found.describe_others())
 
 
@@ -136,6 +146,23 @@ class Report:
             size = "x".join(map(str, made.small))
             tqdm.write(f"enlarged: {source.path} has {size} pixels, fewer than {self.side}", file=sys.stderr)
             self.small += 1
+
+
+@contextmanager
+def nothing_left_if_nothing_done(folder: Path, sizes: tuple[int, int], made: Iterable[Path]) -> Iterator[set[str]]:
+    """Gives a set for the names of the pairs that are in the folder. Where none is in the end, what a run puts beside
+    pairs goes, and so do the folders that it made; but not where anything else is there."""
+    pairs: set[str] = set()
+    try:
+        yield pairs
+    finally:
+        if not pairs:
+            remove_empty([folder / f"lr_{sizes[0]}", folder / f"hr_{sizes[1]}"])
+            files = list(folder.iterdir())
+            if {file.name for file in files} <= BESIDE_PAIRS:
+                for file in files:
+                    file.unlink()
+                remove_empty(made)
 
 
 def claim(folder: Path, settings: dict) -> TextIO:

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,6 +210,29 @@ def test_nothing_readable(tmp_path, capsys):
     (root / "a.png").write_text("no image")
     code, _, err = run(capsys, "--path", root, "--out", out)
     assert (code, err[-1]) == (2, f"error: none of the 1 images under {root} can be read")
+
+
+@pytest.mark.parametrize("options", [[], ["--lmdb"], ["--strict"], ["--n_worker", "2"]])
+def test_nothing_done_leaves_nothing(tmp_path, photos, capsys, options):
+    """The other form may then have the same name."""
+    (root := tmp_path / "in").mkdir()
+    for name in "ab":
+        (root / f"{name}.png").write_text("no image")
+    (tmp_path / "mine_16_128").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for out in ("new/out", "mine"):
+        assert run(capsys, "--path", root, "--out", tmp_path / out, *options)[0] == 2
+        assert sorted(tmp_path.rglob("*")) == before
+        other = [] if "--lmdb" in options else ["--lmdb"]
+        assert run(capsys, "--path", photos, "--out", tmp_path / out, *other)[0] == 0
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+
+
+def test_sizes_that_do_not_fit_into_memory(tmp_path, photos, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    for size, why in (("8,1000000000", "take 4,000,000,000 GB"), ("8,1" + "0" * 20, "a PNG at most 2,147,483,647")):
+        assert_refused(capsys, "--path", photos, "--out", tmp_path / "out", "--size", size, say=[f"--size {size}", why])
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("other", ["00001.jpg", "sub/1.png", "01.bmp"])
