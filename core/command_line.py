@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -28,6 +29,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
+        self.given = sys.argv[1:] if args is None else list(args)
         parsed = super().parse_args(args, namespace)
         processes = number_of_processes()
         if processes > 1 and not self.several_processes:
@@ -35,7 +37,9 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} ({self.prog} --help lists all options)")
+        names = (text for text in getattr(self, "given", ()) if text.startswith("-") and os.path.lexists(text))
+        mend = next((f"write ./{name} for the file of that name; " for name in names), "")
+        raise UserError(f"{message} ({mend}{self.prog} --help lists all options)")
 
 
 def number_of_processes() -> int:

@@ -69,6 +69,11 @@ def shown(limits: Sequence[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
+def shown_factor(factor: float) -> str:
+    """A magnification in digits, without an exponent."""
+    return f"{factor:.3g}" if factor < 1000 else f"{factor:,.0f}"
+
+
 def outside(config: Config, size: tuple[int, int], magnification: float) -> str | None:
     """How an image of `size`, and how many times larger it is to be, lie outside the card; None where they do not."""
     card, side = config.card, max(size)
@@ -76,5 +81,5 @@ def outside(config: Config, size: tuple[int, int], magnification: float) -> str 
         return f"has {side} pixels on its longer side; the network is for {shown(card.inputs)}"
     low, high = card.magnifications or (0, float("inf"))
     if not low * 0.99 <= magnification <= high * 1.01:  # sizes are rounded to whole pixels
-        return f"is made {magnification:.3g} times as large; the network is for {shown((low, high))} times"
+        return f"is made {shown_factor(magnification)} times as large; the network is for {shown((low, high))} times"
     return None

@@ -48,6 +48,8 @@ def infer_files(arguments: Namespace) -> int:
 
     processes = Processes.from_environment(arguments.device, PATIENCE)
     networks = Networks(arguments.checkpoint, processes.device, sample_flags(arguments), arguments.preset)
+    wanted = Wanted(max(scales, default=None), arguments.size)
+    wanted.check_some_fit((job.source, size_of(job.source)) for job in files.jobs(LeftOut()))
     networks.of(size_of(first.source))  # before anything is written, as what is wrong with flags is found here
     faces = face_enhancer(arguments, processes.device)
     check_some_writable(job.target for job in files.jobs(LeftOut()))
@@ -57,7 +59,6 @@ def infer_files(arguments: Namespace) -> int:
     progress = FileProgress(share * results, processes.rank if processes.world > 1 else None)
     found = LeftOut(aloud=processes.is_main)
     jobs = islice(files.jobs(found), processes.rank, None, processes.world)
-    wanted = Wanted(max(scales, default=None), arguments.size)
     failed = super_resolve_files(
         jobs,
         networks,

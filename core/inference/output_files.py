@@ -10,7 +10,8 @@ from core.errors import UserError
 from data import DataError
 from data.errors import reason
 from data.files import write_atomically
-from data.images import FORMATS, encode
+from data.image_files import seems_image
+from data.images import FORMATS, encode, is_image
 from data.paths import is_file, is_folder, refuse_unnamed
 
 
@@ -41,6 +42,9 @@ class Output:
         path = Path(path)
         is_single = is_file(path) or (path.suffix.lower() in FORMATS and not is_folder(path))
         sweep = tuple(dict.fromkeys(scales)) if len(scales) > 1 else ()
+        if not is_single and not is_folder(path) and (is_image(path.name) or seems_image(path)):
+            endings = ", ".join(FORMATS)
+            raise UserError(f"--output {path}: {path.suffix} is not written; name a file that ends in {endings}")
         if is_single:
             refuse_unnamed(path, "--output")
             refuse_file(path, inputs, extension, suffix, sweep)

@@ -1,13 +1,15 @@
 """How large results are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from core.config import Config
 from core.inference.input_files import Size
 from data import DataError
+from data.memory import LARGEST_SIDE, refuse_too_large
 
+BYTES_PER_PIXEL = 12  # of a result, as a tensor in float32
 Asked = tuple[int, ...]  # a Size, or (N,), N for the longer side
 
 
@@ -17,7 +19,8 @@ def target_size(size: Size, magnification: float, asked: Asked | None = None) ->
     if asked and len(asked) == 2:
         return asked[0], asked[1]
     factor = asked[0] / max(size) if asked else magnification
-    return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
+    width, height = (max(round(min(side * factor, LARGEST_SIDE + 1)), 1) for side in size)  # more is refused anyway
+    return width, height
 
 
 def usual_size(size: Size, config: Config) -> Size:
@@ -51,7 +54,27 @@ class Wanted(NamedTuple):
         if is_smaller(result, size):
             reason = "asked for" if self.is_asked else "this network makes; --scale and --size ask for more"
             raise DataError(f"{source} has {show(size)} pixels, more than the {show(result)} {reason}")
+        check_fits(source, result)
         return result
+
+    def check_some_fit(self, images: Iterable[tuple[Path, Size]]) -> None:
+        """Raises DataError where the size that is asked for is too large for each of the images."""
+        problem = None
+        for source, size in images if self.is_asked else ():
+            try:
+                check_fits(source, target_size(size, self.magnification or 1, self.size))
+                break
+            except DataError as error:
+                problem = problem or error
+        else:
+            if problem:
+                raise problem
+
+
+def check_fits(source: Path, result: Size) -> None:
+    """Raises DataError where a result is too large for this machine, or for any file."""
+    advice = "ask for less with --scale or --size"
+    refuse_too_large(*result, BYTES_PER_PIXEL, f"the result of {source}", advice)
 
 
 def is_smaller(size: Size, than: Size) -> bool:

@@ -482,3 +482,39 @@ def test_a_shipped_network_gives_an_image_in_every_batch(infer, tmp_path, make_i
     for n in range(5):
         alone, together = (pixels(tmp_path / size / f"{n}.png").astype(int) for size in ("1", "5"))
         assert np.abs(alone - together).mean() < 0.3 and np.abs(alone - together).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--scale=1e9", "a PNG at most 2,147,483,647"),
+        ("--scale=1e308", "a PNG at most 2,147,483,647"),
+        ("--scale=2,1e9", "a PNG at most 2,147,483,647"),
+        ("--size=2000000", "has 2,000,000x1,555,556 pixels: these alone take 37,333 GB"),
+        ("--size=9x99999999999", "a PNG at most"),
+    ],
+)
+def test_sizes_that_no_machine_has_memory_for(infer, photos, tmp_path, option, told):
+    assert_refused(infer([photos / "a.png", photos / "trip"], option), "a.png", told, "--scale")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_is_too_large_for_one_image_stays_with_it(infer, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("data.memory.memory_of_machine", lambda: 12 * 18 * 14)
+    code, _, stderr = infer([photos / "a.png", photos / "b.jpg"], "--scale", "2")
+    assert code == 1 and files(tmp_path / "out") == {"a.png"} and stderr.count("\n") == 1 and "b.jpg" in stderr
+
+
+@pytest.mark.parametrize("name", ["res.gif", "res.BMP", "res.tif", "res.jp2", "res.heic"])
+def test_an_output_of_a_format_that_is_not_written(infer, photos, tmp_path, name):
+    words = f"{Path(name).suffix} is not written", ".png, .jpg, .jpeg, .webp"
+    assert_refused(infer(photos / "a.png", out=tmp_path / name), *words)
+    (tmp_path / name).mkdir()  # a folder of the user's may be called so
+    assert infer(photos / "a.png", out=tmp_path / name)[0] == 0
+
+
+def test_a_file_whose_name_begins_as_an_option_does(infer, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    Path("a.png").rename("-dash.png")
+    assert_refused(infer("-dash.png"), "write ./-dash.png")
+    assert infer("./-dash.png")[0] == 0
