@@ -14,11 +14,14 @@ def refuse_too_large(width: int, height: int, bytes_per_pixel: int, what: str, a
             f"{what} has {max(width, height):,} pixels on a side, and a PNG at most {LARGEST_SIDE:,}; {advice}"
         )
     taken, there = width * height * bytes_per_pixel, memory_of_machine()
-    if taken > there:
+    if there and taken > there:
         sizes = f"{taken / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f} GB"
         raise DataError(f"{what} has {width:,}x{height:,} pixels: these alone take {sizes}; {advice}")
 
 
 def memory_of_machine() -> int:
-    """Bytes of its memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of its memory; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 0

@@ -1,12 +1,11 @@
 """Batches that no memory here could hold, found before anything is made."""
 
-import os
-
 import torch
 
 from core.config import Config
 from core.config.sections import TrainingImagesSection
 from core.errors import UserError
+from data.memory import memory_of_machine
 
 BYTES = 4  # of a value of an image, which is read and then put into a batch
 LEAST_MAPS = 8  # feature maps at full size that a step keeps for its gradients, of two bytes a value
@@ -34,8 +33,5 @@ def least_bytes(config: Config, images: TrainingImagesSection) -> int:
 
 def memory_here(device: torch.device) -> int:
     """Bytes of this machine and of the device together; 0 where the system does not tell."""
-    try:
-        own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return 0
-    return own + (torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0)
+    own = memory_of_machine()
+    return own and own + (torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0)
