@@ -73,7 +73,12 @@ def set_up(config: Config, arguments: Namespace, processes: Processes, begun: Ca
 def notices(config: Config, arguments: Namespace) -> list[str]:
     """What has no effect, of the config and of the flags."""
     epochs = [] if arguments.epochs is None else ["--epochs has no effect: train.n_iter counts the steps of a run"]
-    return config_notices(config) + epochs
+    given = (
+        {"--density", "--prune", "--growth", "--redistribution", "--prune-rate"} if not config.sparse.enabled else ()
+    )
+    unused = [flag for flag in sorted(given) if getattr(arguments, flag[2:].replace("-", "_"), None) is not None]
+    dense = [f"{flag} has no effect: sparse.enabled is false; add --sparse" for flag in unused]
+    return config_notices(config) + epochs + dense
 
 
 def set_up_training(

@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 
 import sr
 from core.checkpoint.files import TrainingState, save_checkpoint
-from core.config import check_config
+from core.config import changed, check_config
 from core.errors import UserError
 from core.experiment import _locks, checkpoint_to_resume, claim, nothing_left_if_refused, open_folders
 from core.phases import run_phase
+from core.training.batch_memory import memory_here, refuse_huge_batches
 from core.training.stopping import STOPPING
 from data import DataError
 from data.files import remove_empty
@@ -295,6 +296,22 @@ def test_a_lock_that_was_removed_is_none(tmp_path, monkeypatch):
     assert len(taken) == 2 and str(_locks[-1].name) == str(tmp_path / ".lock")
     assert (tmp_path / ".lock").read_text().startswith("process ")
     _locks.pop().close()
+
+
+def test_a_batch_that_no_memory_could_hold(config, monkeypatch):
+    """One larger than the set is none."""
+    config, device = check_config(config | {"phase": "train"}), torch.device("cpu")
+    assert memory_here(device) > 1e9
+    refuse_huge_batches(changed(config, {"datasets.train.batch_size": 500}), device)
+    monkeypatch.setattr("core.training.batch_memory.memory_here", lambda _: 1e6)
+    refuse_huge_batches(config, device)
+    with pytest.raises(UserError, match=r"datasets\.train\.batch_size is 500, and a step takes more than .* lower it"):
+        refuse_huge_batches(changed(config, {"datasets.train.batch_size": 500}), device)
+
+
+def test_flags_of_sparse_training_beside_a_dense_config(command):
+    code, out, err = command("-p", "train", "--density", "0.2", "--set", "sparse.enabled=false")
+    assert code == 0 and "--density has no effect: sparse.enabled is false; add --sparse" in out, err
 
 
 @pytest.mark.slow
