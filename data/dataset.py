@@ -1,6 +1,5 @@
 """The dataset: pairs of low- and high-resolution images as tensors in [-1, 1]."""
 
-import stat
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,9 +12,9 @@ from torch.utils.data import Dataset
 
 from data.augmentation import Jitter, draw_jitter, draw_tone, place, tinted, turn
 from data.degradation import Degradation, degrade
-from data.errors import DataError, reason
+from data.errors import DataError
 from data.images import centre_square, resize
-from data.paths import is_file
+from data.paths import is_file, is_folder, is_there, refuse_unseen
 from data.stores import CachedStore, FolderStore, LmdbStore, PairStore, resolutions_of
 from data.stream import Draw
 from data.tensors import to_tensor
@@ -200,16 +199,12 @@ def open_store(spec: Mapping[str, Any], section: str) -> PairStore | LmdbStore:
 
 def require_folder(path: Path, key: str, missing: str) -> None:
     """Raises DataError that names the key where a path is no folder; `missing` is told where nothing is there."""
-    try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink():
-            raise DataError(f"{key}: {path} is a link to nothing: mend it, or give the folder itself") from None
-        raise DataError(f"{key}: {missing}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{key}: cannot look into {path}: {reason(error)}; give a folder that can be read") from None
-    if not is_folder:
+    if is_folder(path):
+        return
+    refuse_unseen(path, key)
+    if is_there(path):
         raise DataError(f"{key}: {path} is a file: give a folder, as the one that it is in, {path.absolute().parent}")
+    raise DataError(f"{key}: {missing}")
 
 
 def weights_by_name(names: list[str], patterns: Mapping[str, float], section: str, root: str | Path) -> np.ndarray:
