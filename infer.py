@@ -11,7 +11,8 @@ for an image, a notice says so. Inputs are never overwritten. Linked folders are
 read, its name is printed, and the rest goes on. Large photographs are computed in tiles. If memory is short, batches
 and tiles become smaller. With --faces, small faces in photographs are improved by a network for faces.
 
-Exit code: 0 if all images are done; 1 if some failed or were left out; 2 if nothing was done, and one line says why.
+Exit code: 0 if all images are done; 1 if images failed or were left out, be it all of them; 2 if the command was
+refused before an image was begun, and one line says why.
 """
 
 import argparse

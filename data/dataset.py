@@ -14,6 +14,7 @@ from data.augmentation import Jitter, draw_jitter, draw_tone, place, tinted, tur
 from data.degradation import Degradation, degrade
 from data.errors import DataError
 from data.images import centre_square, resize
+from data.memory import refuse_too_large
 from data.paths import is_file, is_folder, is_there, refuse_unseen
 from data.stores import CachedStore, FolderStore, LmdbStore, PairStore, resolutions_of
 from data.stream import Draw
@@ -179,6 +180,8 @@ def open_store(spec: Mapping[str, Any], section: str) -> PairStore | LmdbStore:
     changed = {"degradation", "jitter"} & set(spec) or tuple(spec.get("shrink", (1, 1))) != (1, 1)
     with_lr = spec.get("mode", "LRHR") != "HR" and not changed
     l_resolution, r_resolution = spec["l_resolution"], spec["r_resolution"]
+    what = f"{section}.r_resolution: an image of it"
+    refuse_too_large(r_resolution, r_resolution, 4, what, "set it to the size of the images")
     if spec.get("hr_dataroot"):
         for key in ("hr_dataroot", "lr_dataroot"):
             if spec.get(key):

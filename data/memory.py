@@ -10,9 +10,7 @@ LARGEST_SIDE = 2**31 - 1  # pixels, of a PNG
 def refuse_too_large(width: int, height: int, bytes_per_pixel: int, what: str, advice: str) -> None:
     """Raises DataError where an image has more pixels than a PNG can have, or alone takes more memory than there is."""
     if max(width, height) > LARGEST_SIDE:
-        raise DataError(
-            f"{what} has {max(width, height):,} pixels on a side, and a PNG at most {LARGEST_SIDE:,}; {advice}"
-        )
+        raise DataError(f"{what} has more pixels on a side than a PNG can have, {LARGEST_SIDE:,}; {advice}")
     taken, there = width * height * bytes_per_pixel, memory_of_machine()
     if there and taken > there:
         sizes = f"{taken / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f} GB"

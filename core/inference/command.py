@@ -19,6 +19,7 @@ from core.inference.network_choice import Networks
 from core.inference.output_files import Output
 from core.inference.result_sizes import Wanted
 from core.processes import Processes
+from data.files import missing_folders, remove_empty
 from data.paths import is_folder
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def infer_files(arguments: Namespace) -> int:
     wanted.check_some_fit((job.source, size_of(job.source)) for job in files.jobs(LeftOut()))
     networks.of(size_of(first.source))  # before anything is written, as what is wrong with flags is found here
     faces = face_enhancer(arguments, processes.device)
+    missing = missing_folders(output.folder)
     check_some_writable(job.target for job in files.jobs(LeftOut()))
 
     total, results = files.count(), len(output.scales) or 1  # of each image
@@ -74,6 +76,8 @@ def infer_files(arguments: Namespace) -> int:
     tallies = processes.gather((progress.done, progress.skipped, failed))
     done, skipped, failed = map(sum, zip(*tallies, strict=True))
     if processes.is_main:
+        if failed and missing:  # what is in the folder is of this run
+            remove_empty([*output.folder.rglob("*"), *missing])
         there = f"; {skipped} there already" if skipped else ""
         left_out = f"; {found.number} left out" if found.number else ""
         written = f"{done} of {done + skipped + failed} images written to {arguments.output}"

@@ -38,6 +38,7 @@ REFUSED = [  # (options of sr.py, what is told)
         ["-p", "train", "-r", "MASKED", "--set", "sparse.exclude=[encoder.*]", "--sparse"],
         "the masks do not fit this network",
     ),
+    (["-p", "train", "--set", "datasets.train.r_resolution=1000000000"], "these alone take 4,000,000,000 GB"),
     (["-p", "train", "-r", "a" * 300], "File name too long"),
     (["-p", "train", "--set", f"datasets.train.dataroot={'a' * 300}"], "dataroot: aaaa"),
     (["-p", "val", "-r", "CHECKPOINT", "--set", f"metrics.fid_weights={'a' * 300}"], "File name too long"),

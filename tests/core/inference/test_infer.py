@@ -487,11 +487,11 @@ def test_a_shipped_network_gives_an_image_in_every_batch(infer, tmp_path, make_i
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("--scale=1e9", "a PNG at most 2,147,483,647"),
-        ("--scale=1e308", "a PNG at most 2,147,483,647"),
-        ("--scale=2,1e9", "a PNG at most 2,147,483,647"),
+        ("--scale=1e9", "than a PNG can have, 2,147,483,647"),
+        ("--scale=1e308", "than a PNG can have, 2,147,483,647"),
+        ("--scale=2,1e9", "than a PNG can have, 2,147,483,647"),
         ("--size=2000000", "has 2,000,000x1,555,556 pixels: these alone take 37,333 GB"),
-        ("--size=9x99999999999", "a PNG at most"),
+        ("--size=9x99999999999", "than a PNG can have"),
     ],
 )
 def test_sizes_that_no_machine_has_memory_for(infer, photos, tmp_path, option, told):
@@ -518,3 +518,12 @@ def test_a_file_whose_name_begins_as_an_option_does(infer, photos, monkeypatch):
     Path("a.png").rename("-dash.png")
     assert_refused(infer("-dash.png"), "write ./-dash.png")
     assert infer("./-dash.png")[0] == 0
+
+
+def test_no_folder_is_left_where_nothing_was_written(infer, photos, tmp_path):
+    for file in (*photos.rglob("*.png"), *photos.rglob("*.jpg")):
+        file.write_text("no image")
+    code, stdout, _ = infer(photos, out=tmp_path / "new" / "out")
+    assert code == 1 and "0 of 3 images written" in stdout and not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    assert infer(photos / "a.png", out=tmp_path / "mine")[0] == 1 and (tmp_path / "mine").exists()
