@@ -23,6 +23,8 @@ TAG = ExifTags.Base
 LASTING_TAGS = (TAG.ImageDescription, TAG.Make, TAG.Model, TAG.Software, TAG.DateTime, TAG.Artist, TAG.Copyright)
 PASSING_TAGS = (TAG.ColorSpace, TAG.ExifImageWidth, TAG.ExifImageHeight, TAG.ExifInteroperabilityOffset)
 NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow knows by name and cannot read by itself
+DEEP_FORMATS = {"PNG", "PPM"}  # have 16 bits where a version of Pillow gives 32
+ANIMATED = {"GIF", "PNG", "WEBP"}
 GREY = ("1", "L", "LA", "RGB")  # modes of an image that a profile of grey may be of; RGB where alpha was taken off
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
@@ -69,6 +71,7 @@ class Picture(NamedTuple):
     alpha: Image.Image | None  # "L"
     exif: bytes  # what is true of a copy as well: camera, time, place, author, ...; or nothing
     is_tagged: bool  # whether a profile said what its colours mean
+    notices: tuple[str, ...] = ()  # what was read otherwise than the file has it, each a sentence about "it"
 
 
 def read_picture(source: str | Path | bytes, name: str | None = None) -> Picture:
@@ -89,8 +92,34 @@ def picture_of(image: Image.Image) -> Picture:
     """What an image of Pillow holds. Raises whatever Pillow's decoders do."""
     image.load()
     _refuse_misread(image)
-    rgb, alpha = _colour_and_alpha(ImageOps.exif_transpose(image))
-    return Picture(rgb, alpha, _lasting_exif(image), bool(image.info.get("icc_profile")))
+    is_deep = _is_deep(image)
+    upright = ImageOps.exif_transpose(image)
+    notices = []
+    try:
+        rgb, alpha = _colour_and_alpha(upright, is_deep)
+        is_tagged = bool(image.info.get("icc_profile"))
+    except DamagedProfile:
+        notices.append("its colour profile is damaged: its colours are taken as sRGB")
+        upright.info.pop("icc_profile")
+        (rgb, alpha), is_tagged = _colour_and_alpha(upright, is_deep), False
+    exif = _lasting_exif(image)
+    if number := _animated_frames(image):
+        notices.append(f"of its {number} frames only the first is read")
+    return Picture(rgb, alpha, exif, is_tagged, tuple(notices))
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether integers that Pillow gives with 32 bits are of 16 bits in the file."""
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (32,))[0]
+    return image.format in DEEP_FORMATS or bits == 16
+
+
+def _animated_frames(image: Image.Image) -> int:
+    """How many frames an animated image has; 0 where it is none, or is damaged after the first."""
+    try:
+        return image.n_frames if image.format in ANIMATED and image.is_animated else 0  # type: ignore[attr-defined]
+    except Exception:  # Pillow's decoders raise whatever their parsers stumble over
+        return 0
 
 
 def _lasting_exif(image: Image.Image) -> bytes:
@@ -109,15 +138,24 @@ def _lasting_exif(image: Image.Image) -> bytes:
         return b""
 
 
-def _colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+class DamagedProfile(Exception):
+    """A colour profile that cannot be read or used."""
+
+
+def _colour_and_alpha(image: Image.Image, is_deep: bool) -> tuple[Image.Image, Image.Image | None]:
     profile = image.info.get("icc_profile")
     alpha = None
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image, alpha = _deep_grey(image)
+        image, alpha = _deep_grey(image, is_deep)
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         image, alpha = rgba.convert("RGB"), rgba.getchannel("A")
-    rgb = _to_srgb(image, profile) if profile else image.convert("RGB")
+    try:
+        rgb = _to_srgb(image, profile) if profile else image.convert("RGB")
+    except (OSError, ImageCms.PyCMSError) as error:
+        if not profile:
+            raise
+        raise DamagedProfile from error
     rgb.info = {}  # a profile, a gamma or a transparent colour that it no longer has, and Pillow would write
     return rgb, alpha
 
@@ -145,10 +183,10 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return converted
 
 
-def _deep_grey(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _deep_grey(image: Image.Image, is_deep: bool) -> tuple[Image.Image, Image.Image | None]:
     """16-bit, 32-bit and floating-point grey as "L", which Pillow's own conversion would clip at 255."""
     values = np.asarray(image, dtype=np.float64)
-    white = _white_of(image.mode, values)
+    white = _white_of(image.mode, values, is_deep)
     grey = np.rint(values.clip(0, white) * 255 / white).astype(np.uint8)
     key = image.info.get("transparency")
     alpha = None if key is None else Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
@@ -177,15 +215,16 @@ def _refuse_misread(image: Image.Image) -> None:
         raise ValueError("grey of a kind that Pillow misreads; save it with 8 or 16 bits, 0 for black")
 
 
-def _white_of(mode: str, values: np.ndarray) -> float:
-    """The value that means white: 65535 for integers; for floats 1 (overshoot is clipped), 255 or 65535, by range."""
+def _white_of(mode: str, values: np.ndarray, is_deep: bool) -> float:
+    """The value that means white: 65535 for integers of 16 bits; for others 255 or 65535, by range; for floats 1
+    (overshoot is clipped), 255 or 65535, by range."""
     low, high = values.min(), values.max()
     if mode == "F":
         white = next((w for w, top in ((1, 2), (255, 255), (65535, 65535)) if high <= top), None)
         if white is not None and low >= -white / 4:  # a slight undershoot is clipped; a NaN passes no comparison
             return white
     elif low >= 0 and high <= 65535:
-        return 65535
+        return 255 if mode == "I" and not is_deep and high <= 255 else 65535
     raise ValueError(f"pixels from {low:g} to {high:g} have no known white; save it with 8 or 16 bits")
 
 

@@ -145,6 +145,8 @@ def read(
             ready = network_for(job, size, networks)
             target_size = wanted.size_of(job.source, size, ready.config)
             item = Item(job, picture.rgb, picture.alpha, target_size, picture.exif, picture.is_tagged)
+            for told in picture.notices:
+                progress.warn(f"notice: {job.source}: {told}")
             if line := networks.explain(job.source, size):
                 progress.tell(line)
             if notice := ready.notice(job.source, size, target_size):

@@ -63,6 +63,8 @@ def upscale_one(
         picture, name = picture_of(image), Path("the image")
     else:
         picture, name = read_picture(image), Path(image)
+    for told in picture.notices:
+        warnings.warn(f"{name}: {told}", stacklevel=3)
     ready = networks.of(picture.rgb.size)
     size = wanted.size_of(name, picture.rgb.size, ready.config)
     if notice := ready.notice(name, picture.rgb.size, size):

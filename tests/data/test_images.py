@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from data.errors import DataError
-from data.images import centre_square, encode_png, image_extensions, read_rgb, read_rgba, resize, save_png
+from data.images import centre_square, encode_png, image_extensions, read_picture, read_rgb, read_rgba, resize, save_png
 from data.tensors import to_image, to_tensor, to_uint8
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -49,6 +49,23 @@ def test_16_bit_values_in_32_bit_integers(tmp_path):
     Image.fromarray(RAMP.astype(np.int32) * 257).save(tmp_path / "a.tif")
     assert Image.open(tmp_path / "a.tif").mode == "I"
     assert np.array_equal(read_grey(tmp_path / "a.tif"), RAMP)
+
+
+def test_8_bit_values_in_32_bit_integers(tmp_path):
+    Image.fromarray(RAMP.astype(np.int32)).save(tmp_path / "a.tif")
+    assert np.array_equal(read_grey(tmp_path / "a.tif"), RAMP)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_dark_16_bit_files_stay_dark(tmp_path, suffix):
+    dark = np.tile(np.uint16([0, 100, 255]), (2, 1))
+    file = tmp_path / f"a.{suffix}"
+    if suffix == "pgm":  # which Pillow gives with 32 bits
+        file.write_bytes(b"P5 3 2 65535\n" + dark.astype(">u2").tobytes())
+        assert Image.open(file).mode == "I"
+    else:
+        Image.fromarray(dark).save(file)
+    assert read_grey(file).tolist() == [[0, 0, 1], [0, 0, 1]]
 
 
 @pytest.mark.parametrize("white", [1, 255, 65535])
@@ -349,10 +366,23 @@ def test_an_srgb_profile_changes_nothing(tmp_path, picture):
     assert np.array_equal(read_rgb(tmp_path / "a.png"), image)
 
 
-def test_a_profile_that_cannot_be_read_is_refused(tmp_path, picture):
-    picture(20, 20).save(tmp_path / "a.png", icc_profile=b"no profile")
-    with pytest.raises(DataError, match=r"cannot read image .*a\.png"):
-        read_rgb(tmp_path / "a.png")
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_a_damaged_profile_is_srgb_with_a_notice(tmp_path, picture, name):
+    picture(20, 20).save(tmp_path / name, icc_profile=b"no profile")
+    read = read_picture(tmp_path / name)
+    assert np.array_equal(read.rgb, Image.open(tmp_path / name))
+    assert read.notices == ("its colour profile is damaged: its colours are taken as sRGB",) and not read.is_tagged
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
+def test_of_an_animation_the_first_frame_is_read_with_a_notice(tmp_path, name):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if name == "a.webp" else {}
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+    read = read_picture(tmp_path / name)
+    assert read.notices == ("of its 3 frames only the first is read",) and read.rgb.getpixel((5, 5)) == (255, 0, 0)
+    frames[0].save(tmp_path / name)
+    assert read_picture(tmp_path / name).notices == ()
 
 
 def test_grey_that_pillow_misreads_is_refused(tmp_path):

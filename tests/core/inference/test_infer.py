@@ -520,6 +520,15 @@ def test_a_file_whose_name_begins_as_an_option_does(infer, photos, monkeypatch):
     assert infer("./-dash.png")[0] == 0
 
 
+def test_a_notice_of_what_is_read_otherwise(infer, tmp_path, make_image):
+    make_image(9, 7).save(tmp_path / "a.gif", save_all=True, append_images=[make_image(9, 7, 1)])
+    make_image(9, 7).save(tmp_path / "b.png", icc_profile=b"garbage")
+    code, _, stderr = infer([tmp_path / "a.gif", tmp_path / "b.png"])
+    first, second = stderr.splitlines()
+    assert code == 0 and first == f"notice: {tmp_path}/a.gif: of its 2 frames only the first is read"
+    assert second.startswith(f"notice: {tmp_path}/b.png: its colour profile is damaged")
+
+
 def test_no_folder_is_left_where_nothing_was_written(infer, photos, tmp_path):
     for file in (*photos.rglob("*.png"), *photos.rglob("*.jpg")):
         file.write_text("no image")
