@@ -573,7 +573,8 @@ def test_what_is_no_folder_is_not_said_to_be_missing(tmp_path, photos, picture, 
     keys |= {"dataroot": path, "datatype": "lmdb"} if key == "lmdb" else {key: path}
     with pytest.raises(DataError) as error:
         SRDataset(spec(**keys), train=False, section="datasets.val_x")
-    told = {"loop": "a link that leads to itself", "broken link": "a link to nothing"}.get(kind, "is a file: give a folder")
+    links = {"loop": "a link that leads to itself", "broken link": "a link to nothing"}
+    told = links.get(kind, "is a file: give a folder")
     assert str(error.value).startswith(f"datasets.val_x.{'dataroot' if key == 'lmdb' else key}: ")
     assert told in str(error.value) and "there is no" not in str(error.value)
 
