@@ -65,7 +65,7 @@ def why_not_folder(path: Path, error: OSError) -> str:
     one."""
     for place in (*reversed(path.parents), path):
         if is_there(place) and not is_folder(place):
-            return f"{place} is a file, not a folder"
+            return "it is not a folder" if place == path else f"{place} is a file, not a folder"
     problem = why_not_seen(path)
     return reason(error) if problem in (None, MISSING) else str(problem)
 
