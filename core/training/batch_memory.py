@@ -15,8 +15,9 @@ def refuse_huge_batches(config: Config, device: torch.device) -> None:
     """Raises UserError where the least that a step of training takes is more than all memory of this machine."""
     there = memory_here(device)
     for name, images in config.datasets.training.items():
-        least = images.batch_size * least_bytes(config, images)
-        if there and least > there:
+        of_one = least_bytes(config, images)  # where that is too much already, a smaller batch is no help
+        least = images.batch_size * of_one
+        if of_one <= there < least:
             parts = "; train.accumulate makes a batch of several smaller ones" if config.train.accumulate == 1 else ""
             raise UserError(
                 f"datasets.{name}.batch_size is {images.batch_size}, and a step takes more than {least / 1e9:.0f} GB, "
