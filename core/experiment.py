@@ -33,7 +33,11 @@ def experiment_folder(config: Config) -> Callable[[str], Path]:
 
 
 class Refusable:
-    """A run that may be refused, for `with`: what it made is removed where the body fails, unless `keep` was called."""
+    """A run that may be refused, for `with`: if the body fails, the main process removes the folders and files that the
+    run made, unless `keep` was called.
+
+    Whatever was there before stays, and so does what another run has put into these folders meanwhile.
+    """
 
     def __init__(self, config: Config, is_main: bool) -> None:
         folder, self.is_main, self.is_kept = experiment_folder(config), is_main, False
@@ -70,14 +74,6 @@ class Refusable:
         for own in held:
             _locks.remove(own)
             own.close()
-
-
-def nothing_left_if_refused(config: Config, is_main: bool) -> Refusable:
-    """For `with`: inside, a run is set up. If that fails, the main process removes the folders and files that it made.
-
-    Whatever was there before stays, and so does what another run has put into these folders meanwhile.
-    """
-    return Refusable(config, is_main)
 
 
 def folders_to_open(config: Config) -> list[Path]:

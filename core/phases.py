@@ -12,10 +12,10 @@ from core.checkpoint.files import load_checkpoint
 from core.config import Config, config_notices
 from core.device import compute_deterministically, show_gpus
 from core.experiment import (
+    Refusable,
     checkpoint_to_resume,
     checkpoint_to_validate,
     experiment_folder,
-    nothing_left_if_refused,
     open_folders,
 )
 from core.log import start_logging
@@ -41,7 +41,7 @@ def run_phase(config: Config, arguments: Namespace) -> None:
     processes = Processes.from_environment(arguments.device)
     is_alone = processes.world == 1  # of several, one that stops would leave the others waiting
     at_once = stop_at_once() if is_alone else nullcontext()
-    run = nothing_left_if_refused(config, processes.is_main)
+    run = Refusable(config, processes.is_main)
     with at_once, run:
         work = set_up(config, arguments, processes, run.keep)
     with run:  # which may still be refused for its first images

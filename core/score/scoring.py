@@ -1,4 +1,4 @@
-"""What core/score/__main__.py measures: results of any method, image by image and as a set, beside the true images."""
+"""What core.score measures: results of any method, image by image and as a set, beside the true images."""
 
 import math
 from collections.abc import Mapping, Sequence

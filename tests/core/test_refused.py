@@ -17,7 +17,7 @@ import sr
 from core.checkpoint.files import TrainingState, save_checkpoint
 from core.config import changed, check_config
 from core.errors import UserError
-from core.experiment import _locks, checkpoint_to_resume, claim, nothing_left_if_refused, open_folders
+from core.experiment import Refusable, _locks, checkpoint_to_resume, claim, open_folders
 from core.phases import run_phase
 from core.training.batch_memory import memory_here, refuse_huge_batches
 from core.training.stopping import STOPPING
@@ -245,7 +245,7 @@ def test_the_main_process_alone_clears_up(config, tmp_path, monkeypatch, cause, 
     """After Ctrl-C too. The others leave it some time."""
     waited = []
     monkeypatch.setattr("time.sleep", waited.append)
-    with pytest.raises(cause), nothing_left_if_refused(check_config(config | {"phase": "val"}), is_main):
+    with pytest.raises(cause), Refusable(check_config(config | {"phase": "val"}), is_main):
         open_folders(check_config(config | {"phase": "val"}))
         raise cause
     assert (tmp_path / "experiments").exists() != is_main and bool(waited) != is_main
@@ -260,7 +260,7 @@ def test_another_run_keeps_its_own(config, tmp_path, pytestconfig):
         "(home / 'logs').mkdir(parents=True); claim(home); (home / 'logs' / 'train.log').write_text('its own')\n"
         "print('claimed', flush=True); time.sleep(60)"
     )
-    with pytest.raises(UserError, match="is written to by process"), nothing_left_if_refused(config, is_main=True):
+    with pytest.raises(UserError, match="is written to by process"), Refusable(config, is_main=True):
         command = [sys.executable, "-c", script, str(home)]
         other = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=pytestconfig.rootpath)
         try:
@@ -276,7 +276,7 @@ def test_another_run_keeps_its_own(config, tmp_path, pytestconfig):
 def test_a_validation_leaves_the_lock_of_a_training(config, tmp_path):
     """...that has begun while the validation was set up."""
     config = check_config(config | {"phase": "val"})
-    with pytest.raises(UserError, match="refused"), nothing_left_if_refused(config, is_main=True):
+    with pytest.raises(UserError, match="refused"), Refusable(config, is_main=True):
         open_folders(config)
         (tmp_path / "experiments" / "small" / ".lock").write_text("of a training")
         raise UserError("refused")
