@@ -12,6 +12,8 @@ def without_effect(config: Config) -> Reasons:
     }
     if config.phase == "distill":
         reasons["train.loss"] = "a distillation has the losses of the section distill"
+    else:
+        reasons |= {f"datasets.{name}.pixel_weight": "only a distillation has it" for name in config.datasets.training}
     if config.phase == "distill" and "distill" in config:
         reasons |= without_effect_on_a_student(config.distill)
     return reasons

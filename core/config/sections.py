@@ -162,6 +162,9 @@ class TrainingImagesSection(ImagesSection):
         "list of [LR side, HR side, weight]; each batch draws one of them; []: l_resolution and r_resolution",
     )
     share: float = key(number("(0, inf)"), 1.0, "how many batches come from this set, relative to the other sets")
+    pixel_weight: float = key(
+        number("[0, inf)"), 1.0, "weight of the distance of pixels, in a distillation, in the batches of this set"
+    )
     jitter: JitterSection = section(
         "Random shift, zoom and rotation of whole images, such as faces, with reflected borders; and random tone.",
         optional=True,

@@ -123,7 +123,7 @@ class DistillationTrainer(Trainer):
         return self.objective
 
     def draw(self, batch: dict[str, Any]) -> Drawn:
-        """A batch of the data -> ((lr, hr, noise, teacher's noise, its γ, rows, columns), (p,)), for the loss."""
+        """A batch of the data -> ((lr, hr, noise, teacher's noise, its γ, rows, columns), (p, weight of pixels))."""
         options, on_host, on_device = self.config.distill, *self.generators()
         lr, hr, scale = self.draw_images(batch, on_host)
         images, own = self.processes.world * len(hr), self.own_share(len(hr))
@@ -133,7 +133,7 @@ class DistillationTrainer(Trainer):
         columns = draw_view(images, hr.shape[3], options.shift, True, on_host)
         drawn = (part[own].to(hr.device, non_blocking=True) for part in ((1 - sigma**2).sqrt(), rows, columns))
         noise, teacher_noise = self.draw_noise(hr, on_device), self.draw_noise(hr, on_device)
-        return (lr, hr, noise, teacher_noise, *drawn), (scale,)
+        return (lr, hr, noise, teacher_noise, *drawn), (scale, self.set_of(batch).pixel_weight)
 
     def train_step(self, batch: dict[str, Any] | None) -> None:
         super().train_step(batch)

@@ -161,7 +161,7 @@ class Trainer:
     def draw_images(self, batch: dict[str, Any], on_host: torch.Generator) -> tuple[Tensor, Tensor, float]:
         """lr and hr on the device, in drawn sizes where the config says so, and the scale p of these."""
         lr, hr = (batch[key].to(self.processes.device, non_blocking=True) for key in ("lr", "hr"))
-        if sizes := self.training_sets[int(batch["set"][0]) if "set" in batch else 0].sizes:
+        if sizes := self.set_of(batch).sizes:
             lr, hr = resized(lr, hr, *draw_sizes(sizes, on_host))
             return lr, hr, relative_scale(hr.shape[2:], lr.shape[2:], self.config.magnification)
         if not self.options.continuous_scale:
@@ -453,6 +453,10 @@ class Trainer:
     @property
     def training_sets(self) -> list[TrainingImagesSection]:
         return list(self.config.datasets.training.values())
+
+    def set_of(self, batch: dict[str, Any]) -> TrainingImagesSection:
+        """The set that all images of a batch are from."""
+        return self.training_sets[int(batch["set"][0]) if "set" in batch else 0]
 
     @property
     def images_per_step(self) -> float:

@@ -1,6 +1,6 @@
 """Distillation: a student that samples in few calls, taught by pixels, by its teacher and by a discriminator.
 
-loss = |ŷ - y| + feature_weight · |f(ŷ) - f(y)| + texture_weight · |log d(ŷ) - log d(y)|
+loss = pixel_weight · |ŷ - y| + feature_weight · |f(ŷ) - f(y)| + texture_weight · |log d(ŷ) - log d(y)|
        + perceptual_weight · |g(ŷ) - g(y)| + adversarial_weight · (-D(ŷ)) + mirror_weight · |ŷ - ŷ'|
        + pattern_weight · |p(ŷ - y)|
 
@@ -80,13 +80,14 @@ class DistillationLoss(nn.Module):
         rows: Tensor,  # (B, H), the order in which the judges see the rows of an image, see `draw_view`
         columns: Tensor,  # (B, W)
         scale: float,  # p in [0, 1]
+        pixel_weight: float = 1.0,
     ) -> Tensor:
         """The loss, a scalar."""
         lr_up = resample(lr, hr.shape[2:])
         result = self.student(lr, lr_up, noise, scale)
         pixels, mirror = F.l1_loss(result, hr), self.mirror_distance(result, lr, lr_up, noise, scale)
         pattern = self.pattern_size(result - hr, lr.shape[2:])
-        taught = pixels + self.mirror_weight * mirror + self.pattern_weight * pattern
+        taught = pixel_weight * pixels + self.mirror_weight * mirror + self.pattern_weight * pattern
         if not self.judged:  # faithful: nobody judges
             none = torch.zeros_like(pixels)
             self.parts.copy_(torch.stack([pixels, none, none, none, none, none, mirror, pattern]).detach())

@@ -621,6 +621,7 @@ def test_notices_of_a_training(small):
     assert told(small, "datasets.val=null") == ["train.val_freq"]
     sets = [f"datasets.train_more.{key}" for key in ("dataroot=x", "l_resolution=8", "r_resolution=16", "batch_size=2")]
     assert told(small, *sets, "datasets.train_more.num_workers=2") == ["datasets.train_more.num_workers"]
+    assert told(small, *sets, "datasets.train_more.pixel_weight=2") == ["datasets.train_more.pixel_weight"]
     assert told(small, "datasets.train.num_workers=2", "train.loss=l2") == []
     assert told(ROOT / "config/demo_one_call.yaml", phase="train") == ["distill"]
     quiet = ["train.use_shuffle=false", "finetune_norm=true"]  # a validation asks nothing of a training

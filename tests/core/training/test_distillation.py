@@ -1,6 +1,7 @@
 """Distillation by `sr.py -p distill`: from a trained network to a student that says itself how it samples."""
 
 import copy
+import itertools
 import os
 import shutil
 import subprocess
@@ -340,7 +341,7 @@ def test_without_a_judge_the_loss_is_that_of_the_pixels(config, teacher):
     trainer = distil(config, "faithful", teacher)
     drawn, constants = trainer.draw(next(iter(trainer.batches())))
     lr, hr, noise = drawn[:3]
-    result = trainer.objective.student(lr, resample(lr, hr.shape[2:]), noise, *constants)
+    result = trainer.objective.student(lr, resample(lr, hr.shape[2:]), noise, constants[0])
     loss = trainer.objective(*drawn, *constants).item()
     assert loss == pytest.approx((result - hr).abs().mean().item(), rel=1e-6)
     assert all(not p.grad.any() for p in trainer.discriminator.parameters())
@@ -349,6 +350,20 @@ def test_without_a_judge_the_loss_is_that_of_the_pixels(config, teacher):
     taught = trainer.config.sample
     assert sampling_settings(trainer.config, {}, "instant") == taught
     assert sampling_settings(trainer.config, {}, "mirrored") == taught.replace(mirrored=True)
+
+
+def test_pixels_count_as_much_as_their_set_says(config, teacher):
+    further = config["datasets"]["train"] | {"pixel_weight": 0.5}
+    config["datasets"] |= {"train": config["datasets"]["train"] | {"pixel_weight": 2.5}, "train_further": further}
+    config["distill"] = {"feature_weight": 0, "adversarial_weight": 0, "head_channels": 4}
+    trainer, seen = distil(config, "weighted", teacher), set()
+    for batch in itertools.islice(trainer.batches(), 12):
+        drawn, constants = trainer.draw(batch)
+        loss, pixels = trainer.objective(*drawn, *constants).item(), trainer.objective.parts[0].item()
+        weight = (2.5, 0.5)[int(batch["set"][0])]
+        assert loss == pytest.approx(weight * pixels, rel=1e-5)
+        seen.add(weight)
+    assert seen == {2.5, 0.5}
 
 
 def test_a_perceptual_network_judges_too(config, teacher, tmp_path):
