@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from core.checkpoint.network_file import writable_network_file
 from core.checkpoint.tensor_files import read_safetensors, write_safetensors
-from core.device import autocast, out_of_memory_said, pick_device
+from core.device import autocast, one_thread, out_of_memory_said, pick_device
 from core.errors import UserError
 from core.inference.input_files import LeftOut, images_of_folder
 from core.lines import write_line
@@ -120,7 +120,8 @@ class Images:
     """Images in the device's memory, of which a batch of crops is drawn at once. Each takes what its own pixels do."""
 
     def __init__(self, files: list[Path], device: torch.device) -> None:
-        images = [read_middle(file) for file in tqdm(files, unit="image", disable=None)]
+        with one_thread():  # several would spend more time on each other than on so few pixels
+            images = [read_middle(file) for file in tqdm(files, unit="image", disable=None)]
         sides = torch.tensor([image.shape[1:] for image in images])
         sizes = sides.prod(1)
         self.pixels = torch.empty(int(sizes.sum()), 3, dtype=torch.uint8, device=device)  # row after row of each image
