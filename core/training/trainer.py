@@ -28,7 +28,6 @@ from core.errors import Interrupted, UserError
 from core.experiment import experiment_folder, refuse_fresh_start
 from core.network_size import parameter_count
 from core.processes import Processes
-from core.report.heat_maps import layers_over_time
 from core.sampling.chain_progress import duration
 from core.sampling.memory import peak_memory
 from core.sampling.super_resolution import Sampling
@@ -36,7 +35,7 @@ from core.training.board import Board
 from core.training.ema import EMA
 from core.training.gradients import FlatGradients, ForwardBackward, Skips, step_unless
 from core.training.kept_checkpoints import KeptCheckpoints
-from core.training.layer_history import LayerHistory
+from core.training.mask_updates import MaskUpdates
 from core.training.optimizer import build_optimizer, learning_rate, load_moments
 from core.training.sparse_stage import build_masker, masker_counters
 from core.training.stopping import Stop, stop_requested
@@ -50,14 +49,9 @@ from model.diffusion import DiffusionLoss, draw_noise_levels, draw_side, draw_si
 from model.fast import release
 from model.resampling import resample
 from model.schedule import NoiseSchedule
-from sparse import Masker, UpdateReport
+from sparse import UpdateReport
 
 Drawn = tuple[tuple[Tensor, ...], tuple[float, ...]]  # what an objective takes: tensors and constants
-
-LAYER_MAPS = {  # pictures of all layers over time
-    "density": "density: share of a layer's weights that are active",
-    "regrown": "regrown: share of a layer's active weights that the last update chose",
-}
 
 
 class Trainer:
@@ -100,9 +94,7 @@ class Trainer:
             graphs=uses_graphs(processes.device) and self.options.cuda_graphs,
         )
         self.board = Board(self.folder("tb_logger"), processes.is_main, purge_step=self.step + 1, mirror=mirror)
-        self.layers = {  # what the updates of the masks did to each
-            name: LayerHistory(self.folder("log") / f"{name}.csv", self.step, processes.is_main) for name in LAYER_MAPS
-        }
+        self.mask_updates = MaskUpdates(self.folder, self.board, self.step, processes.is_main)
         self.losses = torch.zeros((), device=processes.device)  # summed since the last line of the log
         self.norms = torch.zeros_like(self.losses)  # the same of the gradients' norms
         self.skips = Skips(processes.device)
@@ -266,7 +258,7 @@ class Trainer:
                         raise UserError(f"no checkpoint of the last step, {self.step}: its weights {self.diverged()}")
                 if (self.step % self.options.val_freq == 0 or last) and not self.validate(stop):
                     self.leave(bar, stop)
-        self.show_layers()
+        self.mask_updates.show(self.step)
         self.board.close()
 
     def train_step(self, batch: dict[str, Any] | None) -> None:
@@ -288,7 +280,7 @@ class Trainer:
         self.ema.update(self.network, self.step, skip)
         if self.masker and update:
             self.ema.mask(self.masker)
-            self.report_update(self.masker, update)
+            self.mask_updates.add(self.masker, update, self.step)
 
     def compute_gradients(self, drawn: Drawn | None) -> Tensor:
         """The gradients of all processes' batches -> 1 where they or the loss are not finite, else 0, on the device."""
@@ -342,31 +334,6 @@ class Trainer:
         """Until the last step, at the pace of this process so far, checkpoints and validations included."""
         start, first = self.began
         return (time.perf_counter() - start) / max(self.step - first, 1) * (self.last_step - self.step)
-
-    def report_update(self, masker: Masker, update: UpdateReport) -> None:
-        """A prune-and-regrow update: all layers together as curves, each by itself as a line of two heat maps."""
-        totals = {
-            "density": masker.density,
-            "prune_rate": update.prune_rate,
-            "pruned": sum(update.pruned.values()),
-            "regrown": sum(update.regrown.values()),
-        }
-        # The name comes after train and val in the alphabet, which is TensorBoard's order.
-        self.board.scalars({f"weights/{name}": value for name, value in totals.items()}, self.step)
-        active = masker.active_by_layer()
-        regrown = {name: count / max(active[name], 1) for name, count in update.regrown.items()}
-        for name, values in (("density", masker.densities()), ("regrown", regrown)):
-            self.layers[name].add(self.step, values)
-        if masker.updates <= 10 or masker.updates % 10 == 0:
-            self.show_layers()
-
-    def show_layers(self) -> None:
-        """The heat maps of all updates so far."""
-        for name, title in LAYER_MAPS.items():
-            table = self.layers[name].table
-            if table.steps and self.processes.is_main:
-                picture = layers_over_time(table.rows, table.layers, table.steps, title)
-                self.board.image(f"weights/{name}_of_layers", picture, self.step)
 
     def validate(self, stop: Stop) -> bool:
         """Metrics and pictures of the EMA network on every validation set of the config -> whether neither a signal
