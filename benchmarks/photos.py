@@ -21,6 +21,7 @@ from core.command_line import DEVICES, Parser, count, counts, wait_passively
 from core.errors import one_line_errors
 
 FULL = {"network": "photos", "side": 512, "batch_side": 128, "batches": (1, 4, 8, 16, 32), "repeats": 3}
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
 SMALL = {"network": "config/demo.yaml", "side": 24, "batch_side": 16, "batches": (1, 2), "repeats": 2}
 
 
@@ -41,6 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch-side", type=count, metavar="N", help="side of the images of batches in pixels (default: 128)")
     add("--batches", type=counts, metavar="N,N,...", help="batch sizes to try (default: 1,4,8,16,32)")
     add("--repeats", type=count, metavar="N", help="number of measurements; the median counts (default: 3)")
+    add("--precision", default="auto", choices=PRECISIONS, help="of our network (default: auto, as infer.py)")
     add("--threads", type=count, metavar="N", help="threads on a CPU, of both networks (default: as torch chooses)")
     add("--small", action="store_true", help="config/demo.yaml, small images, small batches")
     add("--json", default="experiments/benchmarks/photos.json", metavar="FILE", help="where the report goes")

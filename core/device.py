@@ -70,15 +70,16 @@ def autocast(device: torch.device, precision: str = "auto", sampling: bool = Fal
     "auto" is float32 on CPUs, and on GPUs without bf16. On others it is bf16 for training, whose gradients need
     its range, and fp16 for sampling, which rounds eight times more finely.
     """
-    if precision == "auto":
-        precision = automatic_precision(device, sampling)
+    precision = precision_on(device, precision, sampling)
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=HALVES[precision])
 
 
-def automatic_precision(device: torch.device, sampling: bool) -> str:
-    """What "auto" stands for on a device, in sampling or in training: "float32", "bf16" or "fp16"; see `autocast`."""
+def precision_on(device: torch.device, precision: str = "auto", sampling: bool = True) -> str:
+    """The precision itself, "float32", "bf16" or "fp16", or what "auto" stands for on a device; see `autocast`."""
+    if precision != "auto":
+        return precision
     if device.type != "cuda" or not torch.cuda.is_bf16_supported():
         return "float32"
     return "fp16" if sampling else "bf16"

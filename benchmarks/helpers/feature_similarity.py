@@ -20,7 +20,7 @@ from core.calibrate.calibration import LRImage, images_of_files, too_large
 from core.checkpoint.files import load_network, step_of
 from core.config import Config
 from core.config.sections import SampleSection
-from core.device import autocast, automatic_precision, out_of_memory_said, pick_device
+from core.device import autocast, out_of_memory_said, pick_device, precision_on
 from core.inference.result_sizes import target_size
 from core.network_size import active_share, parameter_count
 from core.processes import Processes
@@ -142,7 +142,7 @@ def describe(
         "solver": settings.solver,
         "consistency": settings.consistency,
         "seed": settings.seed,
-        "precision": automatic_precision(device, True) if precision == "auto" else precision,
+        "precision": precision_on(device, precision),
     }
 
 

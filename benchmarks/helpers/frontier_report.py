@@ -20,7 +20,7 @@ from benchmarks.helpers.reports import environment, read_report, show, table, wi
 from benchmarks.helpers.trained_network import Setting
 from core.checkpoint.files import step_of
 from core.config import PRESETS
-from core.device import automatic_precision
+from core.device import precision_on
 from core.errors import UserError
 from core.network_size import active_share, parameter_count
 from core.sampling.super_resolution import Sampling
@@ -59,7 +59,6 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
     """What is measured, where and how."""
     config, spec = setting.config, setting.config.datasets[arguments.data]
     told = ("name", "dataroot", "hr_dataroot", "lr_dataroot", "l_resolution", "r_resolution")
-    precision = config.sample.precision
     return {
         "benchmark": "frontier",
         **environment(setting.processes.device),
@@ -72,7 +71,7 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
         "dataset": {"key": arguments.data, **{name: spec[name] for name in told}},
         "images": len(setting.samples),
         "batch": setting.batch,
-        "precision": automatic_precision(setting.processes.device, True) if precision == "auto" else precision,
+        "precision": precision_on(setting.processes.device, config.sample.precision),
         "settings": config.sample.to_dict(),
     }
 

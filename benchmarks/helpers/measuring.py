@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from core.device import synchronize
+from core.device import HALVES, synchronize
 from core.lines import write_line
 from core.processes import Processes
 
@@ -61,12 +61,13 @@ def repeated(function: Callable[[], Any], count: int) -> Callable[[], None]:
     return block
 
 
-def matrix_peak(processes: Processes, repeats: int, also_on_cpu: bool = False) -> float | None:
-    """TFLOP/s of a large product of random bf16 matrices; on a CPU, None or that of a smaller one in float32."""
+def matrix_peak(processes: Processes, repeats: int, on_cpu_in: str | None = None) -> float | None:
+    """TFLOP/s of a large product of random bf16 matrices; on a CPU, that of a smaller one in the precision that is
+    named, or None."""
     on_gpu = processes.device.type == "cuda"
-    if not on_gpu and not also_on_cpu:
+    if not on_gpu and on_cpu_in is None:
         return None
-    side, dtype = (PEAK_SIDE, torch.bfloat16) if on_gpu else (PEAK_SIDE_CPU, torch.float32)
+    side, dtype = (PEAK_SIDE, torch.bfloat16) if on_gpu else (PEAK_SIDE_CPU, HALVES.get(str(on_cpu_in), torch.float32))
     a, b = torch.randn(2, side, side, device=processes.device).to(dtype)
     product = {"product": repeated(lambda: a @ b, 10)}
     seconds = time_in_turn(product, repeats, processes, "a product of two matrices")

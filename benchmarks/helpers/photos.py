@@ -29,7 +29,7 @@ from benchmarks.helpers.reports import (
 )
 from benchmarks.helpers.sampling import count_flops
 from core.config import Config
-from core.device import automatic_precision, is_out_of_memory, pick_device, synchronize
+from core.device import is_out_of_memory, pick_device, precision_on, synchronize
 from core.errors import UserError
 from core.network_size import parameter_count
 from core.processes import Processes
@@ -93,7 +93,7 @@ def load(arguments: Namespace) -> Setting:
     """The network of the command line, with random weights if that is a config."""
     processes = Processes(0, 1, pick_device(arguments.device))
     network, config = named_network(arguments.network, processes.device)
-    settings = sampling_settings(config, ONE_CALL)
+    settings = sampling_settings(config, ONE_CALL | {"precision": arguments.precision})
     return Setting(network, config, Sampling.of(settings, network.schedule), processes)
 
 
@@ -113,7 +113,8 @@ def measure(setting: Setting, arguments: Namespace) -> dict[str, Any]:
     lacking = real_esrgan.missing() if on_cpu else "it is measured with --device cpu"
     images = one_image(arguments, [OURS] if lacking else [OURS, THEIRS])
     gflop = gflop_of_one(setting, arguments.batch_side)
-    peak = matrix_peak(setting.processes, arguments.repeats, also_on_cpu=True)
+    precision = precision_on(setting.device, arguments.precision)
+    peak = matrix_peak(setting.processes, arguments.repeats, on_cpu_in=precision)
     batches = time_batches(setting, arguments)
     medians = {name: row["seconds"]["median"] for name, row in images.items()}
     figures = {
@@ -140,6 +141,7 @@ def one_image(arguments: Namespace, ways: Sequence[str]) -> dict[str, dict[str, 
     """{way: its seconds and its peak memory}, each time in a new process; the ways take turns."""
     command = [sys.executable, str(SCRIPT), "--network", arguments.network, "--device", arguments.device]
     command += ["--side", str(arguments.side), "--threads", str(torch.get_num_threads())]
+    command += ["--precision", arguments.precision]
     results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for number in range(1, arguments.repeats + 1):
         for way in ways:
@@ -210,7 +212,7 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
         **environment(setting.device),
         "network": arguments.network,
         "parameters": parameter_count(setting.network),
-        "precision": automatic_precision(setting.device, sampling=True),
+        "precision": precision_on(setting.device, arguments.precision),
         "threads": torch.get_num_threads(),
         "side": arguments.side,
         "batch_side": arguments.batch_side,

@@ -41,7 +41,7 @@ from benchmarks.helpers.reports import (
     verdict,
 )
 from core.config import Config
-from core.device import autocast, automatic_precision, is_out_of_memory, pick_device, synchronize
+from core.device import autocast, is_out_of_memory, pick_device, precision_on, synchronize
 from core.network_size import parameter_count
 from core.processes import Processes
 from core.summary.operations import chain_flops, count_flops
@@ -313,7 +313,7 @@ def describe(setting: Setting, arguments: Namespace) -> dict[str, Any]:
         "parameters": parameter_count(setting.network),
         "l_resolution": setting.lr_side,
         "r_resolution": setting.hr_side,
-        "precision": automatic_precision(setting.processes.device, sampling=True),
+        "precision": precision_on(setting.processes.device),
         "batches": arguments.batches,
         "measurements": setting.repeats,
     }

@@ -454,7 +454,8 @@ class SampleSection(Section):
     precision: str = key(
         choice("auto", "float32", "bf16", "fp16"),
         "auto",
-        "bf16, fp16: mixed precision; auto: fp16 on GPUs that support bf16, float32 elsewhere",
+        "bf16, fp16: mixed precision (bf16 is fast on CPUs with AMX); auto: fp16 on GPUs that support bf16, float32 "
+        "elsewhere",
     )
     compile: bool = key(flag, True, "use CUDA graphs, captured once for each image size; no effect on a CPU")
 

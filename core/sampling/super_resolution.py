@@ -16,7 +16,7 @@ from torch import Tensor
 from core.config import PRESETS, Config, changed
 from core.config.presets import OF_STUDENTS
 from core.config.sections import SampleSection
-from core.device import autocast, automatic_precision
+from core.device import autocast, precision_on
 from core.errors import UserError
 from core.sampling.tiling import Tiles, tiles_for
 from core.sampling.trained_sizes import Stage, TrainedSizes
@@ -173,8 +173,7 @@ class Sampler(NamedTuple):
         sampling, device = self.sampling, next(self.network.parameters()).device
         scale = relative_scale(size, lr.shape[-2:], self.magnification)
         tiles = tiles_for(self.network, size, sampling.settings, sampling.decoder_calls, sampling.most_pixels)
-        precision = sampling.settings.precision
-        precision = automatic_precision(device, sampling=True) if precision == "auto" else precision
+        precision = precision_on(device, sampling.settings.precision)
         for tried in dict.fromkeys((precision, "float32")):
             try:
                 with autocast(device, tried):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from core.config import changed, check_config
-from core.device import automatic_precision
+from core.device import precision_on
 from core.errors import UserError
 from core.sampling.super_resolution import RESOLVED, Sampling, mean, sampling_settings, super_resolve
 from core.sampling.trained_sizes import TrainedSizes
@@ -160,9 +160,10 @@ def test_what_overflows_is_sampled_again_in_float32(small_network, settings, sam
     ("device", "training", "sampling"),
     [("cpu", "float32", "float32"), pytest.param("cuda", "bf16", "fp16", marks=pytest.mark.cuda)],
 )
-def test_automatic_precision(device, training, sampling):
-    assert automatic_precision(torch.device(device), sampling=False) == training
-    assert automatic_precision(torch.device(device), sampling=True) == sampling
+def test_precision_on(device, training, sampling):
+    assert precision_on(torch.device(device), sampling=False) == training
+    assert precision_on(torch.device(device), "auto") == sampling
+    assert precision_on(torch.device(device), "bf16") == "bf16"
 
 
 def test_description_names_what_is_on(sampling_of, settings):
