@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from data.errors import DataError, reason
 from data.files import write_atomically
+from data.memory import LARGEST_SIDE
 
 RESAMPLE = {  # all antialiased; area is the mean over the pixels that a new one covers
     "area": Image.Resampling.BOX,
@@ -18,6 +19,7 @@ RESAMPLE = {  # all antialiased; area is the mean over the pixels that a new one
     "bicubic": Image.Resampling.BICUBIC,
 }
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # that are written
+LARGEST_SIDES = {"PNG": LARGEST_SIDE, "JPEG": 65_500, "WEBP": 16_383}  # pixels, of each format
 LARGEST_JPEG_EXIF = 65_500  # bytes
 TAG = ExifTags.Base
 LASTING_TAGS = (TAG.ImageDescription, TAG.Make, TAG.Model, TAG.Software, TAG.DateTime, TAG.Artist, TAG.Copyright)
@@ -266,7 +268,7 @@ def encode(
     is_tagged: bool = False,  # with a profile, which says that it is sRGB
 ) -> bytes:
     """The bytes of an image file. JPEG has no transparency: there the image lies on white. Raises ValueError or OSError
-    where the format cannot hold it, as WebP more than 16,383 pixels of a side."""
+    where the format cannot hold it, as a side beyond LARGEST_SIDES."""
     options: dict[str, Any] = {"icc_profile": srgb_profile()} if is_tagged else {}
     if exif and (FORMATS[extension] != "JPEG" or len(exif) <= LARGEST_JPEG_EXIF):
         options["exif"] = exif

@@ -49,7 +49,7 @@ def infer_files(arguments: Namespace) -> int:
 
     processes = Processes.from_environment(arguments.device, PATIENCE)
     networks = Networks(arguments.checkpoint, processes.device, sample_flags(arguments), arguments.preset)
-    wanted = Wanted(max(scales, default=None), arguments.size)
+    wanted = Wanted(max(scales, default=None), arguments.size, output.extension)
     wanted.check_some_fit((job.source, size_of(job.source)) for job in files.jobs(LeftOut()))
     networks.of(size_of(first.source))  # before anything is written, as what is wrong with flags is found here
     faces = face_enhancer(arguments, processes.device)

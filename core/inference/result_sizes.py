@@ -7,6 +7,7 @@ from typing import NamedTuple
 from core.config import Config
 from core.inference.input_files import Size
 from data import DataError
+from data.images import FORMATS, LARGEST_SIDES
 from data.memory import LARGEST_SIDE, refuse_too_large
 
 BYTES_PER_PIXEL = 12  # of a result, as a tensor in float32
@@ -35,10 +36,11 @@ def usual_size(size: Size, config: Config) -> Size:
 
 
 class Wanted(NamedTuple):
-    """How large results are to be; without both, as `usual_size` says."""
+    """How large results are to be, and in which files; without magnification and size, as `usual_size` says."""
 
     magnification: float | None = None
     size: Asked | None = None
+    extension: str = ".png"  # of the files
 
     @property
     def is_asked(self) -> bool:
@@ -54,7 +56,7 @@ class Wanted(NamedTuple):
         if is_smaller(result, size):
             reason = "asked for" if self.is_asked else "this network makes; --scale and --size ask for more"
             raise DataError(f"{source} has {show(size)} pixels, more than the {show(result)} {reason}")
-        check_fits(source, result)
+        check_fits(source, result, self.extension)
         return result
 
     def check_some_fit(self, images: Iterable[tuple[Path, Size]]) -> None:
@@ -62,7 +64,7 @@ class Wanted(NamedTuple):
         problem = None
         for source, size in images if self.is_asked else ():
             try:
-                check_fits(source, target_size(size, self.magnification or 1, self.size))
+                check_fits(source, target_size(size, self.magnification or 1, self.size), self.extension)
                 break
             except DataError as error:
                 problem = problem or error
@@ -71,10 +73,14 @@ class Wanted(NamedTuple):
                 raise problem
 
 
-def check_fits(source: Path, result: Size) -> None:
-    """Raises DataError where a result is too large for this machine, or for any file."""
-    advice = "ask for less with --scale or --size"
-    refuse_too_large(*result, BYTES_PER_PIXEL, f"the result of {source}", advice)
+def check_fits(source: Path, result: Size, extension: str) -> None:
+    """Raises DataError where a result is too large for this machine, or for its file."""
+    what, advice = f"the result of {source}", "ask for less with --scale or --size"
+    refuse_too_large(*result, BYTES_PER_PIXEL, what, advice)
+    most = LARGEST_SIDES[FORMATS[extension]]
+    if max(result) > most:
+        sizes = f"{result[0]:,}x{result[1]:,} pixels, and a {extension} file holds {most:,} on a side"
+        raise DataError(f"{what} has {sizes}; write a PNG (--ext png, or -o FILE.png), or {advice}")
 
 
 def is_smaller(size: Size, than: Size) -> bool:

@@ -6,7 +6,19 @@ import torch
 from PIL import Image
 
 from data.errors import DataError
-from data.images import centre_square, encode_png, image_extensions, read_picture, read_rgb, read_rgba, resize, save_png
+from data.images import (
+    FORMATS,
+    LARGEST_SIDES,
+    centre_square,
+    encode,
+    encode_png,
+    image_extensions,
+    read_picture,
+    read_rgb,
+    read_rgba,
+    resize,
+    save_png,
+)
 from data.tensors import to_image, to_tensor, to_uint8
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -395,3 +407,11 @@ def test_grey_that_pillow_misreads_is_refused(tmp_path):
     file.write_bytes(content)
     with pytest.raises(DataError, match="Pillow misreads"):
         read_rgb(file)
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".webp"])
+def test_the_largest_side_of_a_format(extension):
+    most = LARGEST_SIDES[FORMATS[extension]]
+    assert Image.open(io.BytesIO(encode(Image.new("RGB", (most, 1)), extension))).size == (most, 1)
+    with pytest.raises((ValueError, OSError)):
+        encode(Image.new("RGB", (most + 1, 1)), extension)

@@ -22,6 +22,7 @@ from core.inference.result_sizes import target_size, usual_size
 from core.sampling.super_resolution import sampling_settings
 from core.shipped import FILES, sampled_by
 from data.demo import make_demo
+from data.images import LARGEST_SIDES
 from infer import main
 
 ROOT = Path(__file__).parents[3]
@@ -503,6 +504,13 @@ def test_a_size_that_is_too_large_for_one_image_stays_with_it(infer, photos, tmp
     monkeypatch.setattr("data.memory.memory_of_machine", lambda: 12 * 18 * 14)
     code, _, stderr = infer([photos / "a.png", photos / "b.jpg"], "--scale", "2")
     assert code == 1 and files(tmp_path / "out") == {"a.png"} and stderr.count("\n") == 1 and "b.jpg" in stderr
+
+
+def test_a_result_that_is_too_large_for_its_format_stays_alone(infer, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(LARGEST_SIDES, "WEBP", 17)  # a.png becomes 18x14
+    code, _, stderr = infer([photos / "a.png", photos / "b.jpg"], "--scale", "2", "--ext", "webp")
+    assert code == 1 and files(tmp_path / "out") == {"b.webp"} and stderr.count("\n") == 1
+    assert f"error: the result of {photos / 'a.png'} has 18x14 pixels, and a .webp file holds 17" in stderr
 
 
 @pytest.mark.parametrize("name", ["res.gif", "res.BMP", "res.tif", "res.jp2", "res.heic"])

@@ -86,6 +86,8 @@ def test_a_file_as_output(run, image, tmp_path):
         (["a.png"], "x", ["--scale", "2,half"], "2,half"),
         (["a.png"], "x", ["--scale", "2,0.5"], "1 or more"),
         (["a.png"], "x", ["--scale", "2,3,2.0"], "2,3,2.0 names a magnification twice"),
+        (["a.png"], "x", ["--size", "16384x9", "--ext", "webp"], "16,384x9 pixels, and a .webp file holds 16,383"),
+        (["a.png"], "x.jpg", ["--size", "65501x9"], "a .jpg file holds 65,500 on a side; write a PNG (--ext png, or"),
     ],
 )
 def test_refusals(run, image, tmp_path, inputs, out, options, words):
