@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from core.config.keys import Key
 from core.config.sections import SampleSection
 from core.config.value_types import flag
+from core.config.wording import as_flag
 from core.errors import UserError
 
 DEVICES = "auto, cpu, cuda, cuda:N, mps or xpu (default: auto, which is CUDA if there is a GPU)"
@@ -73,7 +74,7 @@ def add_sample_flags(
         words = f"{key.meaning} ({key.value_type.allowed}{usual})".replace("%", "%%")
         switch = {"action": argparse.BooleanOptionalAction} if key.value_type is flag else {"metavar": name.upper()}
         default = defaults.get(name)
-        group.add_argument(f"--{name.replace('_', '-')}", default=default, help=words, **switch)  # type: ignore[arg-type]
+        group.add_argument(as_flag(name), default=default, help=words, **switch)  # type: ignore[arg-type]
 
 
 def sample_flags(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """What a config asks for that does nothing in its run: in its phase, or beside its other keys."""
 
-from core.config.sections import Config, DistillSection
+from collections.abc import Iterable
+
+from core.config.sections import Config, DistillSection, SampleSection
 
 Reasons = dict[str, str]  # full path of a key -> why its value does nothing
+Case = tuple[object, str, list[str]]  # whether anything asks for some keys, why not, and which
 
 
 def without_effect(config: Config) -> Reasons:
@@ -16,13 +19,13 @@ def without_effect(config: Config) -> Reasons:
         reasons |= {f"datasets.{name}.pixel_weight": "only a distillation has it" for name in config.datasets.training}
     if config.phase == "distill" and "distill" in config:
         reasons |= without_effect_on_a_student(config.distill)
-    return reasons
+    return reasons | without_effect_on_a_chain(config.sample, config.model.beta_schedule.val.n_timestep)
 
 
 def without_effect_on_a_student(options: DistillSection) -> Reasons:
     """Those of the section `distill`: where a loss has no weight, what is only for that loss does nothing."""
     asks_perceptual = options.perceptual_network and options.perceptual_weight
-    cases = [
+    cases: list[Case] = [
         (options.feature_weight, "feature_weight is 0", ["level_weights"]),
         (options.adversarial_weight, "adversarial_weight is 0", ["head_channels", "head_lr", "pixel_head"]),
         (options.adversarial_weight, "adversarial_weight is 0", ["perceptual_heads"]),
@@ -30,7 +33,29 @@ def without_effect_on_a_student(options: DistillSection) -> Reasons:
         (asks_teacher(options), "no loss asks the teacher", ["teacher_noise", "teacher_noise_power"]),
         (asks_teacher(options) or asks_perceptual, "no loss asks a network that judges", ["shift"]),
     ]
-    return {f"distill.{key}": why for asked, why, keys in cases if not asked for key in keys}
+    return not_asked("distill", cases)
+
+
+def without_effect_on_a_chain(options: SampleSection, n_timestep: int) -> Reasons:
+    """Those of the section `sample`, whatever the image: what is only for another solver, for groups of steps, or for
+    tiles. n_timestep: of the noise schedule."""
+    from model.sampling.plan import SamplingPlan, automatic  # imports torch
+
+    plan = SamplingPlan.check(options.key_steps, options.steps, n_timestep)
+    key_steps = automatic(options.key_steps) or len(plan.key_steps)
+    cases: list[Case] = [
+        (plan.steps > 1, "the only step is the last, which adds no noise", ["eta"]),
+        (options.solver == "ddim", f"the solver is {options.solver}, and only ddim has it", ["eta"]),
+        (key_steps > 1, "the first step is the only key step", ["prior_noise"]),
+        (options.decode == "every", f"decode is {options.decode}", ["decode_batch"]),
+        (key_steps < plan.steps, "every step is a key step", ["decode", "decode_batch"]),
+        (options.tile != 0, "tile is 0", ["overlap"]),
+    ]
+    return not_asked("sample", cases)
+
+
+def not_asked(section: str, cases: Iterable[Case]) -> Reasons:
+    return {f"{section}.{key}": why for asked, why, keys in cases if not asked for key in keys}
 
 
 def asks_teacher(options: DistillSection) -> bool:

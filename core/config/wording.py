@@ -17,5 +17,10 @@ def readable(name: Any) -> str:
     return cut(name) if isinstance(name, str) and name.isprintable() else show(name)
 
 
+def as_flag(key: str) -> str:
+    """The flag of infer.py for a key of the section `sample`: key_steps -> --key-steps."""
+    return f"--{key.replace('_', '-')}"
+
+
 def cut(line: str, length: int = 60) -> str:
     return line if len(line) <= length else line[: length - 3] + "..."

@@ -149,7 +149,7 @@ def read(
                 progress.warn(f"notice: {job.source}: {told}")
             if line := networks.explain(job.source, size):
                 progress.tell(line)
-            if notice := ready.notice(job.source, size, target_size):
+            for notice in ready.notices(job.source, size, target_size):
                 progress.warn(f"notice: {notice}")
         if item:
             yield item

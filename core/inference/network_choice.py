@@ -1,7 +1,7 @@
 """The networks of a run: the one that was asked for, or for each image the shipped one that suits its size."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ import torch
 
 from core.checkpoint.files import LoadedNetwork, find_checkpoint, load_checkpoint, saved_config
 from core.config import Config
+from core.config.notices import without_effect_on_a_chain
+from core.config.sections import SampleSection
+from core.config.wording import as_flag
 from core.errors import UserError
 from core.inference.about import outside, purpose
 from core.inference.input_files import Size
@@ -30,6 +33,7 @@ class ReadyNetwork:
     network: Network
     config: Config
     sampling: Sampling
+    unsaid: list[str] = field(default_factory=list, compare=False)  # notices on flags
     is_noticed: bool = field(default=False, compare=False)  # whether it was said that an image lies outside its card
 
     def made_at(self, size: Size, result: Size) -> Size:
@@ -38,13 +42,15 @@ class ReadyNetwork:
         height, width = last.made_at
         return width, height
 
-    def notice(self, source: Path, size: Size, result: Size) -> str | None:
-        """The first time that an image lies outside the card, a line that says so."""
+    def notices(self, source: Path, size: Size, result: Size) -> list[str]:
+        """What is to be said before an image is made, a line each: which flags do nothing, and the first time that an
+        image lies outside the card, that it does."""
+        lines, self.unsaid = self.unsaid, []
         problem = outside(self.config, size, max(result) / max(size))
         if problem is None or self.is_noticed:
-            return None
+            return lines
         self.is_noticed = True
-        return f"{source} {problem} ({self.name}); it may come out worse, as others like it"
+        return [*lines, f"{source} {problem} ({self.name}); it may come out worse, as others like it"]
 
 
 class Networks:
@@ -73,7 +79,8 @@ class Networks:
             loaded.network.requires_grad_(False)
             settings = sampling_settings(loaded.config, self.flags, self.preset)
             sampling = Sampling.of(settings, loaded.network.schedule, loaded.encoder_change)
-            self.loaded[name] = ReadyNetwork(name, loaded.network, loaded.config, sampling)
+            idle = [f"{flag} has no effect with {name}: {why}" for flag, why in idle_flags(self.flags, sampling)]
+            self.loaded[name] = ReadyNetwork(name, loaded.network, loaded.config, sampling, idle)
         return self.loaded[name]
 
     def name_of(self, size: Size) -> str:
@@ -97,6 +104,15 @@ class Networks:
         reasons = "" if self.explained else f" ({each}; -r chooses)"
         self.explained.add(name)
         return f"{name} for {source}, as its longer side has {compared} {SMALL} pixels{reasons}"
+
+
+def idle_flags(keys: Iterable[str], sampling: Sampling) -> Iterator[tuple[str, str]]:
+    """(flag, why it does nothing) of the keys of the `sample` section whose flags were given, and ask for something."""
+    settings, defaults = sampling.settings, SampleSection()
+    reasons = without_effect_on_a_chain(settings, sampling.plan.n_timestep)
+    for key in keys:
+        if (why := reasons.get(f"sample.{key}")) and settings[key] != defaults[key]:
+            yield as_flag(key), why
 
 
 def suited(size: Size) -> str:

@@ -67,7 +67,7 @@ def upscale_one(
         warnings.warn(f"{name}: {told}", stacklevel=3)
     ready = networks.of(picture.rgb.size)
     size = wanted.size_of(name, picture.rgb.size, ready.config)
-    if notice := ready.notice(name, picture.rgb.size, size):
+    for notice in ready.notices(name, picture.rgb.size, size):
         warnings.warn(notice, stacklevel=3)
     return enlarged(picture, size, ready, faces=faces)
 

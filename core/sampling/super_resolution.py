@@ -16,6 +16,7 @@ from torch import Tensor
 from core.config import PRESETS, Config, changed
 from core.config.presets import OF_STUDENTS
 from core.config.sections import SampleSection
+from core.config.wording import as_flag
 from core.device import autocast, precision_on
 from core.errors import UserError
 from core.sampling.tiling import Tiles, tiles_for
@@ -48,7 +49,7 @@ def sampling_settings(config: Config, flags: Mapping[str, Any], preset: str | No
         taught = f"its own sampling, steps {config.sample.steps}, is what this network was taught"
         advice = f"use {' or '.join(presets)}, or name a diffusion network with -r"
         raise UserError(f"--preset {preset}: {taught}; {advice}")
-    origins = {f"sample.{key}": f"--{key.replace('_', '-')}" for key in flags}
+    origins = {f"sample.{key}": as_flag(key) for key in flags}
     changes = {**(presets[preset] if preset else {}), **flags}
     return changed(config, {f"sample.{key}": value for key, value in changes.items()}, "checkpoint", origins).sample
 

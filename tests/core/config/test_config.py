@@ -15,9 +15,9 @@ import pytest
 import torch
 import yaml
 
-from core.config import changed, check_config, config_notices, load_config
+from core.config import PRESETS, changed, check_config, config_notices, load_config
 from core.config.__main__ import main
-from core.config.files import dump_config, strip_comments
+from core.config.files import dump_config, read_file, strip_comments
 from core.config.keys import Key, Section, Subsection, walk
 from core.config.sections import (
     BetaScheduleSection,
@@ -648,6 +648,40 @@ def test_notices_of_a_distillation(name):
     assert told_of(*nobody, "perceptual_heads=true", "distill.shift=3") == seen
     silent = {*seen, "distill.shift", "distill.perceptual_weight"}
     assert told_of(*nobody, "perceptual_heads=true", "perceptual_network=null", "distill.shift=3") == silent
+
+
+@pytest.mark.parametrize("preset", [None, *PRESETS])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_all_that_shipped_configs_and_presets_say_of_sampling_counts(path, preset):
+    config = check_config(read_file(path))
+    config = changed(config, {f"sample.{key}": value for key, value in PRESETS.get(preset, {}).items()})
+    assert [notice for notice in config_notices(config) if notice.startswith("sample.")] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("solver=ddim eta=1", ""),
+        ("solver=dpm++ eta=1", "eta"),
+        ("solver=ddpm eta=0", ""),
+        ("solver=ddim eta=1 steps=1", "eta"),
+        ("prior_noise=0.01 steps=4 key_steps=uniform:2", ""),
+        ("prior_noise=0.01 steps=4 key_steps=auto:2", ""),
+        ("prior_noise=0.01 steps=4 key_steps=uniform:4", "prior_noise"),
+        ("decode=ends steps=4 key_steps=uniform:2", ""),
+        ("decode=ends steps=4 key_steps=none", "decode"),
+        ("decode=first steps=4 key_steps=auto:3", ""),
+        ("decode=first steps=4 key_steps=auto:4", "decode"),
+        ("decode_batch=2 steps=4", ""),
+        ("decode_batch=2 steps=4 key_steps=[0,1,2,3]", "decode_batch"),
+        ("decode_batch=2 steps=4 decode=ends", "decode_batch"),
+        ("overlap=8 tile=64", ""),
+        ("overlap=8 tile=0", "overlap"),
+    ],
+)
+def test_notices_of_sampling(small, options, expected):
+    asked = [f"sample.{option}" for option in options.split()]
+    assert told(small, *asked, phase="val") == ([f"sample.{expected}"] if expected else [])
 
 
 # Agreement with the parts that a config is for.

@@ -16,6 +16,7 @@ from core.shipped import FILES, sampled_by, shipped_file
 from tests.core.conftest import SMALL
 
 CARD = {"purpose": "waves", "inputs": [8, 16], "magnifications": [1, 4], "data": "sines", "licence": "free"}
+OF_DDIM = "the solver is dpm++, and only ddim has it"
 
 
 @pytest.fixture
@@ -157,6 +158,19 @@ def test_notices(shipped, run, tmp_path, make_image, size, options, told):
     assert stderr.splitlines() == (
         [f"notice: {inputs[0]} {told} (faces); it may come out worse, as others like it"] if told else []
     )
+
+
+def test_a_flag_that_does_nothing_is_told_of_each_network_once(shipped, images, run, tmp_path):
+    options = ["-i", images, "-o", tmp_path / "out", "--device", "cpu"]
+    code, _, stderr = run(*options, "--solver", "dpm++", "--eta", "0.5", "--key-steps", "none", "--decode-batch", "1")
+    assert code == 0
+    assert sorted(line for line in stderr.splitlines() if "no effect" in line) == [
+        f"notice: --{flag} has no effect with {name}: {why}"
+        for flag, why in (("decode-batch", "every step is a key step"), ("eta", OF_DDIM))
+        for name in ("faces", "photos")
+    ]
+    assert "no effect" not in run(*options, "--eta", "0.5")[2]  # their solver is ddim
+    assert "no effect" not in run(*options, "--eta", "0", "--solver", "dpm++")[2]
 
 
 def test_about(shipped, run):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from core.config import changed, check_config
+from core.config.notices import without_effect_on_a_chain
 from core.device import precision_on
 from core.errors import UserError
 from core.sampling.super_resolution import RESOLVED, Sampling, mean, sampling_settings, super_resolve
@@ -44,6 +45,33 @@ def test_is_the_sampler_with_the_settings(small_network, settings, sampling_of, 
     assert torch.equal(sr, expected.clamp(-1, 1))
     assert sr.shape == (3, 3, 32, 32)
     assert sr.dtype == torch.float32
+
+
+@pytest.mark.parametrize("start", [None, 0.5])
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({"solver": "ddpm"}, {"eta": 1.0}),
+        ({"solver": "dpm++"}, {"eta": 1.0}),
+        ({"solver": "ddim", "steps": 1}, {"eta": 1.0}),
+        ({"steps": 1}, {"prior_noise": 0.5, "decode": "ends", "decode_batch": 1}),
+        ({"key_steps": "uniform:4"}, {"prior_noise": 0.5}),
+        ({"key_steps": "none"}, {"decode": "first"}),
+        ({"key_steps": [0, 1, 2, 3]}, {"decode": "ends", "decode_batch": 2}),
+        ({"decode": "ends"}, {"decode_batch": 1}),
+        ({"tile": 0}, {"overlap": 64}),
+    ],
+    ids=str,
+)
+def test_what_notices_call_idle_does_nothing(small_network, settings, sampling_of, lr, options, idle, start):
+    without = settings.replace(start=start, **options)
+    reasons = without_effect_on_a_chain(without.replace(**idle), small_network.schedule.n_timestep)
+    assert {f"sample.{key}" for key in idle} <= reasons.keys()
+    made = [
+        super_resolve(small_network, lr, (32, 32), sampling_of(each), [5, 6, 7], TrainedSizes(4))
+        for each in (without, without.replace(**idle))
+    ]
+    assert torch.equal(*made)
 
 
 @pytest.mark.parametrize(
