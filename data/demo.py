@@ -52,6 +52,7 @@ VALIDATION = (
     Square("chelsea.png", 0, 160, 140),  # whiskers
     Square("chelsea.png", 200, 0, 140),  # brow
 )
+MOST_CROPS = 100_000  # for training; their names have five digits
 LEAST_CONTRAST = 12  # standard deviation of the grey levels; a flat piece of sky teaches nothing
 
 
@@ -60,8 +61,10 @@ def make_demo(out: str | Path, size: int = 128, low: int = 32, count: int = 400,
 
     size: side of the HR images in pixels, at most 128;  low: side of the LR image. The same arguments, the same files.
     """
-    if not 0 < low < size <= 128 or count < 1:
-        raise DataError(f"--size {size} --low {low} --count {count}: needs 0 < low < size <= 128 and count >= 1")
+    if not 0 < low < size <= 128:
+        raise DataError(f"--size {size} --low {low}: needs 0 < low < size <= 128")
+    if not 1 <= count <= MOST_CROPS:
+        raise DataError(f"--count {count}: give 1 to {MOST_CROPS:,}")
     out, rng = Path(out), Random(seed)
     photos = {name: read_photo(name) for name in {*TRAINING_PHOTOS, *(square.photo for square in (FACE, *VALIDATION))}}
     training = (training_crop(photos, TRAINING_PHOTOS[i % len(TRAINING_PHOTOS)], size, rng) for i in range(count))
@@ -121,7 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", default="demo", help="output folder (default: demo)")
     parser.add_argument("--size", type=int, default=128, help="side of the HR images, at most 128 (default: 128)")
     parser.add_argument("--low", type=int, help="side of the unseen LR image (default: a quarter of --size)")
-    parser.add_argument("--count", type=int, default=400, help="number of training images (default: 400)")
+    count = f"number of training images, at most {MOST_CROPS:,} (default: 400)"
+    parser.add_argument("--count", type=int, default=400, help=count)
     parser.add_argument("--seed", type=int, default=0, help="seed of the training crops (default: 0)")
     args = parser.parse_args(arguments)
     try:

@@ -61,10 +61,11 @@ def test_training_never_sees_what_validation_is_made_of(tmp_path, monkeypatch):
     assert magenta(tmp_path / "unseen_truth.png") == 1
 
 
-@pytest.mark.parametrize("wrong", [["--size", "200"], ["--size", "32", "--low", "40"], ["--count", "0"]])
-def test_impossible_arguments(tmp_path, capsys, wrong):
-    assert main(["--out", str(tmp_path / "demo"), *wrong]) == 2
+@pytest.mark.parametrize("wrong", ["--size=200", "--size=32 --low=40", "--count=0", "--count=10"])
+def test_impossible_arguments(tmp_path, capsys, monkeypatch, wrong):
+    monkeypatch.setattr("data.demo.MOST_CROPS", 9)
+    assert main(["--out", str(tmp_path / "demo"), *wrong.split()]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: ")
+    assert message.startswith(f"error: {wrong.split()[0].replace('=', ' ')}")
     assert message.count("\n") == 1
     assert not (tmp_path / "demo").exists()
