@@ -44,7 +44,7 @@ class Enlarged(NamedTuple):
     bicubic: Image.Image
     result: Image.Image
     png: bytes  # of the result, with transparency and EXIF, as infer.py writes it
-    told: str  # in one line: sizes, network, time
+    told: str  # in one line: sizes, network, time, and what of the photo is not as it should be
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Enlarger:
         told = f"{show(picture.rgb.size)} → {show(size)} pixels, {name}, {seconds:.1f} s"
         if problem := outside(ready.config, picture.rgb.size, max(size) / max(picture.rgb.size)):
             told += f". The photo {problem}: the result may be worse"
+        told += "".join(f". About the photo: {notice}" for notice in picture.notices)
         png = encode(result, ".png", exif=picture.exif, is_tagged=picture.is_tagged)
         bicubic = resize(picture.rgb, size)
         if picture.alpha:

@@ -68,6 +68,16 @@ def test_transparency_is_downloaded_and_shown_on_white(enlarger, network, photo,
         assert shown.mode == "RGB" and shown.getextrema() == ((255, 255),) * 3
 
 
+def test_what_is_read_otherwise_is_told(enlarger, network, photo, make_image, tmp_path):
+    frames = make_image(9, 7), make_image(9, 7, 1)
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "b.png", icc_profile=b"garbage")
+    told = [enlarger.enlarge(tmp_path / name, Choice(network, scale=1)).told for name in ("a.gif", "b.png")]
+    assert told[0].endswith(" s. About the photo: of its 2 frames only the first is read")
+    assert told[1].endswith(" s. About the photo: its colour profile is damaged: its colours are taken as sRGB")
+    assert "About" not in enlarger.enlarge(photo(9, 7), Choice(network, scale=1)).told
+
+
 def test_the_ending_of_a_name_does_not_matter(enlarger, network, photo):
     file = photo(9, 7)
     file = file.rename(file.with_suffix(".txt"))
