@@ -54,10 +54,7 @@ def read_rgb(source: str | Path | bytes, name: str | None = None) -> Image.Image
     `name` stands for the source in errors. Raises DataError for whatever cannot be read whole. Of other damage
     only PNG tells: other formats, as JPEG, have no checksum, and Pillow keeps its decoders' warnings to itself.
     """
-    rgb, alpha = read_rgba(source, name)
-    if alpha is None:
-        return rgb
-    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
+    return read_picture(source, name).over_white()
 
 
 def read_rgba(source: str | Path | bytes, name: str | None = None) -> tuple[Image.Image, Image.Image | None]:
@@ -74,6 +71,12 @@ class Picture(NamedTuple):
     exif: bytes  # what is true of a copy as well: camera, time, place, author, ...; or nothing
     is_tagged: bool  # whether a profile said what its colours mean
     notices: tuple[str, ...] = ()  # what was read otherwise than the file has it, each a sentence about "it"
+
+    def over_white(self) -> Image.Image:
+        """Its colours, transparency composited over white."""
+        if self.alpha is None:
+            return self.rgb
+        return Image.composite(self.rgb, Image.new("RGB", self.rgb.size, "white"), self.alpha)
 
 
 def read_picture(source: str | Path | bytes, name: str | None = None) -> Picture:

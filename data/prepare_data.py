@@ -6,7 +6,8 @@ writes dataset/faces_16_128/lr_16/NAME.png and hr_128/NAME.png. With --lmdb, it 
 NAME is the name of the source, filled with zeros to five digits. The same command continues an interrupted run, or adds
 new files under IMAGES. Finished images are not made again. Links to folders are followed, each folder once. Colour
 profiles are converted to sRGB. Some files are left out, named and counted: files that cannot be read or written, a
-second file of the same name, pipes and broken links. Images smaller than HR are enlarged, named and counted.
+second file of the same name, pipes and broken links. Images smaller than HR are enlarged, named and counted. A notice
+names each animation, of which the first frame is read, and each file with a damaged colour profile.
 
 Exit code: 0 if all images are done; 1 if some were left out; 2 if nothing was done, and one line says why.
 """
@@ -41,7 +42,7 @@ from tqdm import tqdm
 from data.errors import DataError
 from data.files import NameTooLongError, missing_folders, remove_empty, write_atomically
 from data.image_files import find_images, first_of_each_name
-from data.images import RESAMPLE, centre_square, encode_png, read_rgb, resize
+from data.images import RESAMPLE, centre_square, encode_png, read_picture, resize
 from data.memory import refuse_too_large
 from data.paths import is_there, why_not_folder
 from data.writers import FolderWriter, LmdbWriter
@@ -63,6 +64,7 @@ class Made(NamedTuple):
     pair: tuple[bytes, bytes] | None = None
     problem: str | None = None
     small: tuple[int, int] | None = None  # width and height, where the shorter is less than that of HR
+    notices: tuple[str, ...] = ()  # what was read otherwise than the file has it
 
 
 class Summary(NamedTuple):
@@ -127,7 +129,8 @@ def prepare(
 
 
 class Report:
-    """Names and counts what is left out, which is an error where `strict`, and what is smaller than `side`."""
+    """Names and counts what is left out, which is an error where `strict`, and what is smaller than `side`; names what
+    was read otherwise than its file has it."""
 
     def __init__(self, strict: bool, side: int):
         self.strict, self.side = strict, side
@@ -140,6 +143,8 @@ class Report:
         self.left_out += 1
 
     def add(self, source: Source, made: Made) -> None:
+        for told in made.notices:
+            tqdm.write(f"notice: {source.path}: {told}", file=sys.stderr)
         if made.problem:
             self.leave_out(made.problem)
         elif made.small:
@@ -196,18 +201,19 @@ def claim(folder: Path, settings: dict) -> TextIO:
 def make_pair(source: Source, sizes: tuple[int, int], resample: str, writer: FolderWriter | None) -> Made:
     """Both images of a source. Given a writer, writes them instead."""
     try:
-        square = centre_square(read_rgb(source.path))
+        picture = read_picture(source.path)
     except DataError as error:
         return Made(problem=str(error))
-    small = square.size if square.width < sizes[1] else None
+    square = centre_square(picture.over_white())
+    made = Made(small=square.size if square.width < sizes[1] else None, notices=picture.notices)
     low, high = (encode_png(resize(square, (size, size), resample)) for size in sizes)
     if writer is None:
-        return Made((low, high), small=small)
+        return made._replace(pair=(low, high))
     try:
         writer.write(source.name, (low, high))
     except NameTooLongError as error:
         return Made(problem=f"{source.path}: {error}")
-    return Made(small=small)
+    return made
 
 
 def parallel(function: Callable, jobs: list, workers: int) -> Generator[tuple[Any, Any], None, None]:

@@ -150,6 +150,22 @@ def test_all_kinds_of_files_are_found_and_become_rgb(tmp_path, picture):
     assert np.array_equal(made["photo"], turned.resize((10, 10), Image.Resampling.BICUBIC))
 
 
+@pytest.mark.parametrize("options", [["--n_worker", "1"], ["--n_worker", "2"], ["--lmdb"]])
+def test_a_notice_of_what_is_read_otherwise(tmp_path, picture, capsys, options):
+    root = tmp_path / "in"
+    root.mkdir()
+    picture(30, 20).save(root / "a.gif", save_all=True, append_images=[picture(30, 20).rotate(180)])
+    picture(30, 20).save(root / "b.png", icc_profile=b"no profile")
+    picture(30, 20).save(root / "c.png")
+    arguments = ["--path", root, "--out", tmp_path / "out", "--size", "8,16", *options]
+    code, _, err = run(capsys, *arguments)
+    assert code == 0 and sorted(err) == [
+        f"notice: {root}/a.gif: of its 2 frames only the first is read",
+        f"notice: {root}/b.png: its colour profile is damaged: its colours are taken as sRGB",
+    ]
+    assert run(capsys, *arguments)[2] == []
+
+
 def test_an_output_inside_the_input_is_no_input(tmp_path, photos):
     for _ in range(2):
         assert prepare(photos, photos / "out", (8, 24)).total == 7
