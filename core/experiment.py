@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from core.checkpoint.files import find_checkpoint
-from core.checkpoint.lost_files import refuse_lost
+from core.checkpoint.lost_files import refuse_lost, tell_lost
 from core.config import Config
 from core.errors import UserError
 from core.log import warn
@@ -184,4 +184,5 @@ def checkpoint_to_validate(config: Config, resume: str | None) -> str | Path:
     latest = latest_prefix(folder) if is_folder(folder) else None
     if latest is None:
         raise UserError(f"no checkpoint to validate: give one with -r, or train first (none in {folder})")
+    tell_lost(folder, latest)
     return latest

@@ -1,12 +1,15 @@
 """Lines on the terminal, beside a progress bar, and in a file."""
 
+import functools
 import logging
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
+from core.command_line import number_of_processes
 from core.errors import UserError
 from data.errors import reason
 
@@ -34,6 +37,13 @@ def warn(line: str) -> None:
     """Says a line on stderr, if there is anything that shows it."""
     with suppress(OSError):
         tqdm.write(f"warning: {line}\n", file=sys.stderr, end="")  # in one piece, as core.lines
+
+
+@functools.cache
+def warn_once(line: str) -> None:
+    """As `warn`, of what is found out again and again: the main process says it, the first time."""
+    if number_of_processes() == 1 or os.environ.get("RANK") == "0":
+        warn(line)
 
 
 class LogFile(logging.FileHandler):

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.checkpoint.lost_files import tell_lost
 from core.checkpoint.network_file import (
     NetworkState,
     config_in,
@@ -43,7 +44,7 @@ from model import Network
 from model.published import parameter_order, published_names
 from model.sampling.key_steps import EncoderChange
 from sparse import pack
-from sparse.checkpoint_files import find_network_file, possible_files
+from sparse.checkpoint_files import find_network_file, latest_prefix, possible_files
 
 MASKER_COUNTERS = {"start", "updates", "seed"}
 LARGEST_COUNT = 10**15
@@ -91,6 +92,8 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
             f"{path}: no such checkpoint; give a file, the PREFIX of PREFIX_gen.safetensors or .pth, or a name: "
             f"{', '.join(FILES)}"
         )
+    if is_folder(path):
+        tell_lost(path, latest_prefix(path) or network)
     if network.stem.endswith("_opt"):
         network = network.with_name(network.name.replace("_opt.", "_gen."))
         if not is_file(network):

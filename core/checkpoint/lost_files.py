@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.errors import UserError
+from core.log import warn_once
 from data.errors import reason
 from sparse.checkpoint_files import SUFFIXES, latest_prefix
 
@@ -49,6 +50,16 @@ def lone_files(folder: Path) -> list[Lone]:
             ending = ".pth" if file["ending"].startswith(".pth") else ".safetensors"
             lone.append(Lone(int(file["step"]), file[0], f"{file['prefix']}_gen{ending}"))
     return sorted(lone)
+
+
+def tell_lost(folder: Path, used: Path) -> None:
+    """Says, once, where the newest checkpoint of a folder has no network file, and which one is used instead."""
+    if lone := lone_files(folder):
+        newest = lone[-1]
+        warn_once(
+            f"{folder / newest.network} is missing, and {newest.file} is there: it was lost, or is just being saved; "
+            f"until it is there, {used} is used"
+        )
 
 
 def refuse_lost(folder: Path) -> str:
