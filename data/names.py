@@ -2,9 +2,9 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
-# The last word of a name, as in 0_12_sr.png, that says which image of a pair it is.
+# The last word of a name, as in 0_12_sr.png, or the first, as in HR_0001.png, that says which image of a pair it is.
 ROLES = {
     "sr": {"sr", "out", "output", "result", "rlt", "pred"},
     "hr": {"hr", "gt", "target", "truth"},
@@ -16,6 +16,7 @@ FACTOR = re.compile(
     r"(?P<rest>.*[^_\-. /])[_\-. ]*(?P<word>x(?P<factor>\d{1,2})(?:[dmw]\d?)?)", re.IGNORECASE | re.DOTALL
 )
 WORD = re.compile(r"(?P<rest>.*[^_\-. /])[_\-. ]+(?P<word>[^_\-. /]+)", re.DOTALL)
+FIRST = re.compile(r"(?P<folder>(?:.*/)?)(?P<word>[^_\-. /]+)[_\-. ]+(?P<rest>[^_\-. /][^/]*)", re.DOTALL)
 
 
 class TrueNames:
@@ -24,16 +25,22 @@ class TrueNames:
     def __init__(self, names: Iterable[str]) -> None:
         self.names = set(names)
         self.shorter: defaultdict[str, list[str]] = defaultdict(list)
+        self.without_role: defaultdict[str, list[str]] = defaultdict(list)
         for name in sorted(self.names):
-            for bare in shortened(name, ROLES["hr"]):
-                self.shorter[bare].append(name)
+            names = [name, *shortened(name, ROLES["hr"])]
+            for short in names[1:]:
+                self.shorter[short].append(name)
+            for short in {*names, *(without_role(short, ROLES["hr"]) for short in names)}:
+                self.without_role[short].append(name)
 
     def of(self, name: str) -> list[str]:
         """The nearest: those that are `name`, or become it without their last words, or likewise of `name` without its
-        last words."""
+        last words. Only where there are none, those for which first words that say a role are left out as well."""
         names = [name, *shortened(name)]
         equal = next(([short] for short in names if short in self.names), [])
-        return equal or next((self.shorter[short] for short in names if short in self.shorter), [])
+        nearest = equal or next((self.shorter[short] for short in names if short in self.shorter), [])
+        bare = (each for short in names for each in (short, without_role(short)))
+        return nearest or next((self.without_role[short] for short in bare if short in self.without_role), [])
 
 
 def shortened(stem: str, words: Iterable[str] | None = None) -> Iterator[str]:
@@ -46,11 +53,17 @@ def shortened(stem: str, words: Iterable[str] | None = None) -> Iterator[str]:
         yield stem
 
 
+def without_role(name: str, words: Container[str] = frozenset().union(*ROLES.values())) -> str:
+    """A name without its first word, where that is one of these: HR_0001 -> 0001."""
+    match = FIRST.fullmatch(name)
+    return match["folder"] + match["rest"] if match and match["word"].lower() in words else name
+
+
 def factor_in(name: str, other: str) -> int | None:
     """The factor among the words at the end of a name that another, to which it belongs, has not: 4 of 0001_x4_LR and
     0001_HR."""
     while match := FACTOR.fullmatch(name) or WORD.fullmatch(name):
-        if other.startswith(name):
+        if other.startswith(name) or without_role(other).startswith(without_role(name)):
             return None
         if match.re is FACTOR:
             return int(match["factor"])

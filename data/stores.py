@@ -26,8 +26,8 @@ PREPARE_AGAIN = "run prepare_data.py again to complete them"
 class PairStore:
     """A folder of HR images and, where there is one, a folder of LR images of the same names.
 
-    Either may have words more, as 0001x4.png beside 0001.png, or 1_LR.png beside 1_HR.png (`data.names`). A factor
-    there must be that of `sizes`.
+    Either may have words more, as 0001x4.png beside 0001.png, 1_LR.png beside 1_HR.png, or LR_1.png beside HR_1.png
+    (`data.names`). A factor there must be that of `sizes`.
     """
 
     MEND = "add the missing images, or remove the others"  # where an image is without the other of its pair

@@ -6,9 +6,10 @@ python -m core.score SR/ HR/ --lpips-weights alexnet-owt-7be5be79.pth --json sco
 python -m core.score SR/ HR/ --lr LR/ --report scores.html  names the page that shows every image next to the truth
 
 SR/, HR/ and LR/ are folders or single images. Images are matched by their names without endings: 0801.png with
-0801x4.png, 0801_out.jpg and 0801x4_SwinIR.png; 0_12_hr.png with 0_12_sr.png. Each needs a counterpart of its size. With
---lr, LR consistency is measured, and the spectral distance covers only what the LR images cannot hold. LPIPS, FID and
-KID need `pip install -r requirements-metrics.txt` and weights on this machine. Nothing is downloaded.
+0801x4.png, 0801_out.jpg and 0801x4_SwinIR.png; 0_12_hr.png with 0_12_sr.png; HR_0801.png with SR_0801.png. Each needs a
+counterpart of its size. With --lr, LR consistency is measured, and the spectral distance covers only what the LR images
+cannot hold. LPIPS, FID and KID need `pip install -r requirements-metrics.txt` and weights on this machine. Nothing is
+downloaded.
 
 Exit code: 0, or 2 if nothing was measured, and one line says why.
 """

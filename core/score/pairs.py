@@ -28,22 +28,24 @@ def find_pairs(sr: str | Path, hr: str | Path, lr: str | Path | None = None) -> 
     """The images of two or three folders that belong together, in the order of their names; or of single files.
 
     Names are compared without their endings. Where they differ, a result may have words more than the true image, as
-    0801x4_SwinIR.png has beside 0801.png, and either may have words for what it is, as 0_12_sr.png and 0_12_hr.png. A
-    number is never left out. Raises UserError unless every result, true image and LR image has its counterparts.
+    0801x4_SwinIR.png has beside 0801.png, and either may have words for what it is, as 0_12_sr.png and 0_12_hr.png, or
+    SR_0801.png and HR_0801.png. A number is never left out. Raises UserError unless every result, true image and LR
+    image has its counterparts.
     """
     paths = [Path(path) for path in (sr, hr, lr) if path is not None]
     if all(map(is_file, paths)):
         return [Pair(paths[0].name, paths[0], paths[1], paths[2] if lr else None)]
-    truths = images_of(Path(hr), "hr")
-    results = counterparts(images_of(Path(sr), "sr"), truths, sr, hr)
-    sources = counterparts(images_of(Path(lr), "lr"), truths, lr, hr) if lr else {}
+    in_one = len({*paths}) < len(paths)
+    truths = images_of(Path(hr), "hr", in_one)
+    results = counterparts(images_of(Path(sr), "sr", in_one), truths, sr, hr)
+    sources = counterparts(images_of(Path(lr), "lr", in_one), truths, lr, hr) if lr else {}
     pairs = [Pair(str(file.relative_to(sr)), file, truth, sources.get(truth)) for truth, file in results.items()]
     return sorted(pairs)
 
 
-def images_of(folder: Path, role: str) -> list[Path]:
+def images_of(folder: Path, role: str, in_one: bool) -> list[Path]:
     """The images in a folder, or, where there is none, in the folders in it; of one that holds both results and truths,
-    as SR3 writes it, those of this role alone."""
+    as SR3 writes it, those of this role alone. in_one: whether one folder was named for several roles."""
     if not is_folder(folder):
         refuse_unseen(folder)
         raise UserError(f"{folder}: {'a file beside a folder' if is_there(folder) else 'no such folder'}")
@@ -56,10 +58,17 @@ def images_of(folder: Path, role: str) -> list[Path]:
         found = found or sorted(file for file in search("*") if is_file(file) and is_image(file.name))
     if not found:
         raise UserError(f"{folder}: no image in it")
-    last_words = {file: re.split(r"[_\-. ]", file.stem)[-1].lower() for file in found}
-    ours = [file for file in found if last_words[file] in ROLES[role]]
-    others = set().union(*(words for other, words in ROLES.items() if other != role))
-    return ours if ours and others & {*last_words.values()} else found
+    return of_role(found, role, -1) or (in_one and of_role(found, role, 0)) or found
+
+
+def of_role(files: Sequence[Path], role: str, place: int) -> list[Path]:
+    """Those whose word at a place, the first (0) or the last (-1), says that they are of a role, where others say
+    another role. First words have to say a role everywhere: a photograph may be called `out_of_town`."""
+    words = {file: re.split(r"[_\-. ]", file.stem)[place].lower() for file in files}
+    said, others = {*words.values()}, set().union(*(words for other, words in ROLES.items() if other != role))
+    if not said & others or (place == 0 and not said <= others | ROLES[role]):
+        return []
+    return [file for file in files if words[file] in ROLES[role]]
 
 
 def counterparts(

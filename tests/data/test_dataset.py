@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from data import DataError, Draw, SRDataset, TrainStream
 from data.images import encode_png
+from data.names import pair_names
 from data.prepare_data import prepare
 from data.stores import LmdbStore
 
@@ -504,6 +505,14 @@ def test_a_scale_that_the_resolution_is_no_multiple_of(whole_pairs):
         ("img_001_SRF_4_HR", "img_001_SRF_4_LR"),  # Set5, Set14
         ("0001_x4_GT", "0001_x4_LR"),
         ("maxx3_hr", "maxx3_lr"),  # no factor, but a part of both
+        ("HR_0001", "LR_0001"),
+        ("hr-0001", "lr-0001"),
+        ("gt_0001", "lq_0001x4"),  # Real-ESRGAN, BasicSR
+        ("HR_0001", "0001"),
+        ("0001", "LR_0001"),
+        ("0001_HR", "LR_0001"),
+        ("hr_maxx3", "lr_maxx3"),
+        ("gt_input_7", "input_7"),
     ],
 )
 def test_names_that_say_which_half_they_are_of(whole_pairs, hr, lr):
@@ -515,7 +524,8 @@ def test_names_that_say_which_half_they_are_of(whole_pairs, hr, lr):
 
 
 def test_names_that_do_not_match_are_shown_of_both_halves(whole_pairs):
-    for hr, lr in (("0001", "other"), ("0001", "0002"), ("ab", "a"), ("0_1_HR", "0_12_LR")):
+    names = ("0001", "other"), ("0001", "0002"), ("ab", "a"), ("0_1_HR", "0_12_LR"), ("HR_1", "LR_2"), ("HR1", "LR1")
+    for hr, lr in (*names, ("lr_1", "hr_1"), ("dog_1", "lr_1"), ("1_dog", "2_dog")):
         roots = whole_pairs(hr, lr)
         say = (f"1 HR image(s) without their LR ({hr}), 1 LR image(s) without their HR ({lr}); add the missing",)
         assert_error(*say, of=lambda roots=roots: SRDataset(spec(**roots), train=True))
@@ -533,6 +543,24 @@ def test_the_nearest_name_counts(tmp_path, picture):
         "fox1.png",
         "fox2x3.png",
     ]
+
+
+@pytest.mark.parametrize(
+    ("hr", "lr", "pairs"),
+    [
+        (["1", "HR_1"], ["1", "LR_1"], {"1": "1"}),
+        (["1", "HR_1"], ["LR_1"], {}),
+        (["hr_1", "gt_1"], ["lr_1", "lq_1"], {}),
+        (["hr_1"], ["lr_1", "lq_1"], {}),
+        (["1_GT", "HR_1"], ["1", "HR_1"], {"1_GT": "1", "HR_1": "HR_1"}),  # as if no word before a name counted
+        (["out_1", "1"], ["out_1", "1x4"], {"out_1": "out_1", "1": "1x4"}),
+        (["hr_a", "hr_a_b"], ["lr_a_x4", "lr_a_b_x4"], {"hr_a": "lr_a_x4", "hr_a_b": "lr_a_b_x4"}),
+        (["gt_out_dog", "dog"], ["out_dog", "dog"], {"gt_out_dog": "out_dog", "dog": "dog"}),
+        (["in/hr_1", "hr_1"], ["lr_1", "in/lr_1"], {"in/hr_1": "in/lr_1", "hr_1": "lr_1"}),
+    ],
+)
+def test_first_words_are_left_out_where_that_tells_one_image(hr, lr, pairs):
+    assert pair_names(hr, lr) == pairs
 
 
 @pytest.mark.parametrize("hr_size", [(48, 40), (51, 43), (45, 37)])

@@ -43,6 +43,11 @@ def names(pairs, root):
         ("a.b-c d_sr.png", "a.b-c d.png"),
         ("fox2_out.png", "fox2.png"),
         ("maxx3_out.png", "maxx3.png"),
+        ("SR_0801.png", "HR_0801.png"),
+        ("sr-0801_x4.png", "gt-0801.png"),
+        ("0801_out.png", "hr_0801.png"),
+        ("out_baby.png", "baby.png"),
+        ("out_baby.png", "baby_GT.png"),
     ],
 )
 def test_names_that_belong_together(folder, sr, hr):
@@ -58,6 +63,10 @@ def test_names_that_belong_together(folder, sr, hr):
         ("b.png", "a.png"),
         ("ab.png", "a.png"),
         ("a.png", "a_b.png"),
+        ("SR_1.png", "HR_2.png"),
+        ("SR1.png", "HR1.png"),
+        ("dog_1.png", "HR_1.png"),
+        ("1.png", "lr_1.png"),
     ],
 )
 def test_names_that_do_not(folder, sr, hr):
@@ -80,6 +89,16 @@ def test_one_folder_of_results_truths_and_sources(folder):
     assert [pair.name for pair in pairs] == ["0_10_sr.png", "0_1_sr.png", "0_2_sr.png"]
     for pair in pairs:
         assert pair.hr.name == pair.name.replace("_sr", "_hr") and pair.lr.name == pair.name.replace("_sr", "_lr")
+
+
+def test_one_folder_whose_names_begin_with_what_they_are(folder):
+    mixed = folder("results", [f"{kind}_0{n}.png" for n in (1, 2) for kind in ("hr", "sr", "lr")])
+    pairs = [(pair.sr.name, pair.hr.name, pair.lr.name) for pair in find_pairs(mixed, mixed, mixed)]
+    assert pairs == [(f"sr_0{n}.png", f"hr_0{n}.png", f"lr_0{n}.png") for n in (1, 2)]
+    photos = ["out_of_town.png", "target_practice.png"]
+    assert len(find_pairs(folder("sr", photos), folder("hr", photos))) == 2
+    photos = folder("photos", [*photos, "dog.png"])
+    assert len(find_pairs(photos, photos)) == 3
 
 
 def test_folders_in_folders_where_there_is_no_image_above(folder):
@@ -107,6 +126,10 @@ def test_what_is_missing_or_twice_is_named(folder, tmp_path):
         find_pairs(folder("whole", [f"{n}.png" for n in range(9)]), hr, folder("lr", ["0x4.png"]))
     with pytest.raises(UserError, match=r"0_x4.png and .*0x2.png both belong to .*0.png; keep one"):
         find_pairs(folder("twice", ["0_x4.png", "0x2.png"]), folder("one", ["0.png"]))
+    with pytest.raises(UserError, match=r"out_0.png and .*sr_0.png both belong to .*hr_0.png; keep one"):
+        find_pairs(folder("both", ["sr_0.png", "out_0.png", "dog.png"]), folder("pair", ["hr_0.png", "dog.png"]))
+    with pytest.raises(UserError, match=r"sr_0.png may belong to .*0.png or .*hr_0.png"):
+        find_pairs(folder("role", ["sr_0.png"]), folder("hr_and", ["0.png", "hr_0.png", "dog.png"]))
     with pytest.raises(UserError, match=r"0.webp may belong to .*0.jpg or .*0.png"):
         find_pairs(folder("any", ["0.webp"]), folder("two", ["0.png", "0.jpg"]))
     with pytest.raises(UserError, match="nowhere: no such folder"):
