@@ -14,8 +14,10 @@ from torch.overrides import TorchFunctionMode
 from core.checkpoint.tensor_files import read_pth, read_safetensors, refuse_not_finite, write_safetensors
 from core.config import Config, check_config
 from core.config.files import LARGEST_FILE, parse_json
+from core.config.saved import check_saved_config, passed_over
 from core.config.wording import cut, show
 from core.errors import UserError
+from core.log import warn_once
 from data.files import make_writable, missing_folders, remove_empty
 from data.paths import is_folder, refuse_unnamed
 from model import ModelError, Network, build_network
@@ -93,7 +95,10 @@ def config_in(metadata: Mapping[str, str], file: Path) -> Config | None:
         return None
     if len(text) > LARGEST_FILE:
         raise UserError(f"{file}: damaged: its config has more than {LARGEST_FILE:,} characters")
-    return check_config(parse_json(text, file), str(file))
+    config, passed = check_saved_config(parse_json(text, file), str(file))
+    if passed:
+        warn_once(passed_over(passed, str(file)))
+    return config
 
 
 def unpacked(

@@ -22,6 +22,7 @@ def check_config(
     source: str = "config",  # the file that an error names
     origins: Mapping[str, str] | None = None,  # {full path of a key: what an error names instead}
     for_run: bool = False,
+    advice: Callable[[str], str] | None = None,  # advice(full path of an unknown key); None: the nearest known one
 ) -> Config:
     """The config with all values converted and all defaults filled; what is given stays as it is.
 
@@ -39,7 +40,7 @@ def check_config(
     if not isinstance(config, Mapping):
         raise UserError(f"{source}: a config is a section of keys, not {show(config)}")
     given = with_derived_defaults(plain_copy(config, source))
-    values = read_section(given, Config, "", report)
+    values = read_section(given, Config, "", report, advice or nearest)
     if not problems:
         checked = Config.of(values)
         for rule in (*RUN_RULES, *RULES) if for_run else RULES:
@@ -96,13 +97,15 @@ def at(config: Mapping[str, Any], path: str) -> Any:
 # Each key by itself.
 
 
-def read_section(given: Mapping[Any, Any], cls: type[Section], prefix: str, report: Report) -> dict[str, Any]:
+def read_section(
+    given: Mapping[Any, Any], cls: type[Section], prefix: str, report: Report, advice: Callable[[str], str]
+) -> dict[str, Any]:
     """A section's values, converted, in the order of its class, and with its defaults."""
     entries = cls.entries(given)
     unknown = [name for name in given if name not in entries]
     for number, name in enumerate(unknown):
         path = f"{prefix}{readable(name)}"
-        report(path, f"unknown key {path} ({'' if number else nearest(path)})")  # one is told, the others counted
+        report(path, f"unknown key {path} ({'' if number else advice(path)})")  # one is told, the others counted
     values: dict[str, Any] = {}
     for name, entry in entries.items():
         path = prefix + name
@@ -111,7 +114,7 @@ def read_section(given: Mapping[Any, Any], cls: type[Section], prefix: str, repo
             if section is None and entry.optional:
                 continue
             if isinstance(section, dict):
-                values[name] = read_section(section, entry.section, path + ".", report)
+                values[name] = read_section(section, entry.section, path + ".", report, advice)
             else:
                 report(path, f"{path} is {show(section)}, but must be a section of keys ({{}} for all its defaults)")
         elif name in given:
