@@ -38,6 +38,7 @@ from core.config import Config
 from core.config.files import LARGEST_FILE, parse_json
 from core.config.wording import cut, show
 from core.errors import UserError
+from core.log import warn_once
 from core.shipped import FILES, shipped_file
 from data.paths import is_file, is_folder, is_there, refuse_unseen, why_not_read
 from model import Network
@@ -94,6 +95,8 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
         )
     if is_folder(path):
         tell_lost(path, latest_prefix(path) or network)
+    if named in FILES and network.resolve() != FILES[named].resolve():
+        warn_once(f"{named} is your checkpoint {network}, not the network that comes with the project")
     if network.stem.endswith("_opt"):
         network = network.with_name(network.name.replace("_opt.", "_gen."))
         if not is_file(network):

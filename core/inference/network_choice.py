@@ -20,7 +20,6 @@ from core.sampling.super_resolution import Sampling, sampling_settings
 from core.sampling.trained_sizes import TrainedSizes
 from core.shipped import FILES, SMALL, is_shipped, is_there, sampled_by, shipped_file
 from model import Network
-from sparse.checkpoint_files import find_network_file
 
 Load = Callable[[str | Path, torch.device], LoadedNetwork]
 
@@ -67,7 +66,7 @@ class Networks:
         self.load = load or load_checkpoint
         self.device, self.flags, self.preset = device, flags, preset
         self.asked = None if checkpoint is None else str(checkpoint)
-        self.own = None if checkpoint is None or is_shipped(checkpoint) else Path(checkpoint)
+        self.own = None if checkpoint is None or is_shipped(checkpoint) else checkpoint
         self.loaded: dict[str | Path, ReadyNetwork] = {}
         self.explained: set[str] = set()
 
@@ -90,14 +89,7 @@ class Networks:
     def explain(self, source: Path, size: Size) -> str | None:
         """Which network an image gets, why, and what each is for; None where that was said or is what the user says."""
         name = self.name_of(size)
-        if name in self.explained:
-            return None
-        if self.own and name in FILES:
-            self.explained.add(name)
-            return (
-                f"{name} is your checkpoint {find_network_file(self.own)}, not the network that comes with the project"
-            )
-        if self.asked:
+        if self.asked or name in self.explained:
             return None
         compared = "at most" if max(size) <= SMALL else "more than"
         each = "; ".join(f"{name}: {told_of(name)}" for name in ("faces", "photos"))

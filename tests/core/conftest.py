@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from core.checkpoint.files import TrainingState, save_checkpoint
 from core.config import changed, check_config
+from core.log import warn_once
 from core.sampling.super_resolution import super_resolve
 from model import build_network
 from model.published import parameter_order
@@ -34,6 +35,12 @@ def wave(width, height, phase):
     y, x = np.mgrid[:height, :width] / 7
     channels = [np.sin(x * (1 + 0.3 * c) + phase) * np.cos(y * (1 + 0.2 * c) - phase * c) for c in range(3)]
     return np.uint8(np.stack(channels, axis=2) * 100 + 128)
+
+
+@pytest.fixture(autouse=True)
+def nothing_said():
+    """What one test made a command say once, another may make it say again."""
+    warn_once.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from core.config import changed
 from core.errors import UserError
 from core.experiment import checkpoint_to_resume, checkpoint_to_validate
 from core.export import main as export
-from core.log import warn_once
 from core.summary.__main__ import main as summary
 from infer import main as infer
 
@@ -88,7 +87,6 @@ def test_of_all_else_nothing_is_told(folder, files, noted):
 def test_that_an_older_network_is_used_is_told_once(small_config, folder, capsys, monkeypatch, find):
     path = folder([*WHOLE, NEWER], None)
     monkeypatch.chdir(path.parents[2])
-    warn_once.cache_clear()  # of the other way
     config = changed(small_config, {"path.root": "experiments"})
     for _ in range(2):
         find(config, "auto")

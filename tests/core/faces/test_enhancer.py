@@ -110,7 +110,7 @@ def test_a_network_for_whole_images_looks_for_no_faces(run, astronaut, small_che
         (["--save-faces", "x"], "--save-faces needs --faces"),
         (["--face-detector", "lbp"], "--face-detector needs --faces"),
         (["--faces", "nowhere"], "nowhere: no such checkpoint"),
-        (["--faces", "photos"], "--faces photos: this network was trained on crops"),
+        (["--faces", "./photos"], "--faces ./photos: this network was trained on crops"),
         (["--faces", "CHECKPOINT", "--save-faces", "in/x"], "is inside the input"),
         (["--faces", "CHECKPOINT", "--save-faces", "in/a.png"], "a.png"),
     ],

@@ -104,9 +104,16 @@ def own(shipped, small_network, tmp_path, monkeypatch):
 def test_a_checkpoint_of_ones_own_comes_before_a_shipped_one_of_its_name(own, images, run, tmp_path, preset):
     """...whatever the preset, and a line says so."""
     command = "-r", "faces", "-i", images / "a.png", images / "b.png", "-o", tmp_path / "out", "--device", "cpu"
-    code, stdout, _ = run(*command, *preset)
+    code, _, stderr = run(*command, *preset)
     assert code == 0 and Image.open(tmp_path / "out" / "a.png").size == (30, 36)
-    assert stdout.count("faces is your checkpoint faces/I3_E1_gen.safetensors, not the network that comes with") == 1
+    assert stderr.count("faces is your checkpoint faces/I3_E1_gen.safetensors, not the network that comes with") == 1
+
+
+@pytest.mark.parametrize(("named", "lines"), [("faces", 1), ("./faces", 0)])
+@pytest.mark.parametrize(("main", "options"), [(infer.main, ["--about"]), (export, ["-o", "new.safetensors"])])
+def test_every_command_says_so_unless_it_is_named_by_its_path(own, run_main, main, options, named, lines):
+    code, _, stderr = run_main(main, "-r", named, *options)
+    assert code == 0 and stderr.count("is your checkpoint faces/I3_E1_gen.safetensors") == lines
 
 
 def test_a_network_that_nobody_named_is_the_shipped_one(own, images, run, tmp_path):
