@@ -163,7 +163,7 @@ def checkpoint_to_resume(config: Config, resume: str | None) -> str | Path | Non
         return latest
     if resume is None:
         refuse_fresh_start(config)
-    return resume
+    return resume and latest_at(resume)
 
 
 def refuse_fresh_start(config: Config) -> None:
@@ -179,10 +179,16 @@ def refuse_fresh_start(config: Config) -> None:
 def checkpoint_to_validate(config: Config, resume: str | None) -> str | Path:
     """The checkpoint that was asked for, or the latest of the experiment."""
     if resume is not None and resume != "auto":
-        return resume
+        return latest_at(resume)
     folder = experiment_folder(config)("checkpoint")
-    latest = latest_prefix(folder) if is_folder(folder) else None
-    if latest is None:
+    if not is_folder(folder) or latest_prefix(folder) is None:
         raise UserError(f"no checkpoint to validate: give one with -r, or train first (none in {folder})")
-    tell_lost(folder, latest)
-    return latest
+    return latest_at(folder)
+
+
+def latest_at(checkpoint: str | Path) -> str | Path:
+    """The checkpoint that is named; of a folder, the latest in it. By another look, there may be a newer one."""
+    latest = latest_prefix(checkpoint) if is_folder(checkpoint) else None
+    if latest:
+        tell_lost(Path(checkpoint), latest)
+    return latest or checkpoint
