@@ -89,8 +89,11 @@ class Networks:
     def explain(self, source: Path, size: Size) -> str | None:
         """Which network an image gets, why, and what each is for; None where that was said or is what the user says."""
         name = self.name_of(size)
-        if self.asked or name in self.explained:
+        if name == self.asked or name in self.explained:
             return None
+        if self.asked:
+            self.explained.add(name)
+            return f"{name} in place of {self.asked}, which makes one call: preset {self.preset} is a chain of several"
         compared = "at most" if max(size) <= SMALL else "more than"
         each = "; ".join(f"{name}: {told_of(name)}" for name in ("faces", "photos"))
         reasons = "" if self.explained else f" ({each}; -r chooses)"

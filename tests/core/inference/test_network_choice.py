@@ -88,6 +88,14 @@ def test_a_network_by_name_does_all(shipped, images, run, tmp_path):
     assert Image.open(tmp_path / "out" / "a.png").size == (20, 24)
 
 
+def test_a_network_that_a_preset_needs_in_place_of_another_is_told(shipped, images, run, tmp_path, monkeypatch):
+    monkeypatch.setitem(FILES, "faces-chain", shipped["faces"])
+    command = "-r", "faces", "-i", images, "-o", tmp_path / "out", "--device", "cpu", "--scale", "1", "--preset", "fast"
+    told = "faces-chain in place of faces, which makes one call: preset fast is a chain of several"
+    assert run(*command)[1].splitlines().count(told) == 1
+    assert "in place of" not in run(*command[:-1], "instant")[1]
+
+
 @pytest.fixture
 def own(shipped, small_network, tmp_path, monkeypatch):
     """A checkpoint of the user's own, called `faces`, in the working directory: it makes any image three times as
