@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from core.checkpoint.files import TrainingState, load_training_state, save_checkpoint
+from core.checkpoint.files import TrainingState, find_checkpoint, load_training_state, save_checkpoint
+from core.checkpoint.lost_files import tell_without_training
 from core.checkpoint.network_file import load_weights
 from core.config import Config
 from core.config.sections import TrainingImagesSection
@@ -136,6 +137,9 @@ class Trainer:
 
     def load_state(self, resume: str | Path) -> TrainingState:
         """What a checkpoint holds to go on from."""
+        files = find_checkpoint(resume)
+        if files.training is None:
+            tell_without_training(files.network)
         return load_training_state(resume, self.config)
 
     def draw(self, batch: dict[str, Any]) -> Drawn:

@@ -197,13 +197,17 @@ def test_a_published_checkpoint_begins_its_sparse_stage_at_its_step(staged, publ
 
 
 @pytest.mark.slow
-def test_a_network_file_alone_begins_at_step_0_with_its_masks(staged):
+def test_a_network_file_alone_begins_at_step_0_with_its_masks(staged, capsys):
     fit(staged, "first")
     network_file = Path(checkpoint(staged, "first", "I8_E4_gen.safetensors"))
     network_file.with_name("I8_E4_opt.safetensors").unlink()
     masks = load_training_state(network_file, None).masks
     staged["sparse"]["update_every"] = 100
     second = fit(staged, "second", resume=network_file)
+    told = (
+        f"warning: {network_file} has no I8_E4_opt.safetensors beside it, to continue from: training begins at step 0"
+    )
+    assert capsys.readouterr().err.splitlines().count(told) == 1
     assert second.step == 8 and all(torch.equal(mask, masks[name]) for name, mask in second.masker.masks.items())
     staged["sparse"]["update_every"] = 1
     fit(staged, "third", resume=network_file)
