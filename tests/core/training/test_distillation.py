@@ -184,7 +184,7 @@ def test_sizes_are_drawn(config, teacher, step):
     trainer = trainer_of(config, "sizes", teacher)
     sides = []
     for _, batch in zip(range(8), trainer.batches(), strict=False):
-        (_, hr, *_), (scale,) = trainer.draw(batch)
+        (_, hr, *_), (scale, _) = trainer.draw(batch)
         sides.append(hr.shape[-1])
         assert scale == pytest.approx((sides[-1] - 8) / (24 - 8))
         trainer.train_step(batch)
