@@ -62,11 +62,12 @@ def tell_lost(folder: Path, used: Path) -> None:
         )
 
 
-def tell_without_training(network: Path) -> None:
-    """Says, once, that a checkpoint has no training file, where its network file is called as that of one."""
-    if OF_CHECKPOINT.fullmatch(network.name):
-        training = network.name.replace("_gen.", "_opt.")
-        warn_once(f"{network} has no {training} beside it, to continue from: training begins at step 0")
+def tell_without_training(network: Path, training: Path | None) -> None:
+    """Says, once, that a training begins anew as a checkpoint has no training file, where its network file is called
+    as that of one."""
+    if training is None and OF_CHECKPOINT.fullmatch(network.name):
+        missing = network.name.replace("_gen.", "_opt.")
+        warn_once(f"{network} has no {missing} beside it, to continue from: training begins at step 0")
 
 
 def refuse_lost(folder: Path) -> str:

@@ -74,6 +74,9 @@ class Trainer:
         self.step = saved.step if saved else 0  # optimiser steps so far: the one counter of a run
         if self.step == 0:
             refuse_fresh_start(config)
+            if resume and config.phase == "train":
+                files = find_checkpoint(resume)
+                tell_without_training(files.network, files.training)
         with one_thread():
             self.network = self.build_network(initialised=saved is None)
         self.modules = self.build_modules()
@@ -137,9 +140,6 @@ class Trainer:
 
     def load_state(self, resume: str | Path) -> TrainingState:
         """What a checkpoint holds to go on from."""
-        files = find_checkpoint(resume)
-        if files.training is None:
-            tell_without_training(files.network)
         return load_training_state(resume, self.config)
 
     def draw(self, batch: dict[str, Any]) -> Drawn:

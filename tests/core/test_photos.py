@@ -129,4 +129,4 @@ def test_a_network_and_its_student_train_on_photographs(photos, tmp_path):
     start = "-r", str(tmp_path / "faithful.safetensors")
     student = run("distill", "photos_x4_one_call", *start, **of_student, **DEGRADED)
     assert "step 2/2" in student and "adversarial" in student and "perceptual 0.0000" not in student
-    assert saved_config(tmp_path / "photos_x4_one_call/checkpoint").distill.teacher == str(teacher)
+    assert saved_config(tmp_path / "photos_x4_one_call/checkpoint").distill.teacher == str(teacher / "I2_E2")
