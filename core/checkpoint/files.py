@@ -82,8 +82,7 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
     if network is None:
         refuse_unusable(path)
     if network is None and is_folder(path):
-        other = next((f"; {file.name} is another: name the file" for file in sorted(path.glob("*_gen.*"))), "")
-        raise UserError(f"{path}: no I*_E*_gen.safetensors or I*_E*_gen.pth in this folder{other}")
+        raise UserError(f"{path}: no I*_E*_gen.safetensors or I*_E*_gen.pth in this folder{_others_in(path)}")
     if network is None and is_there(path):
         raise UserError(
             f"{path}: neither a .safetensors nor a .pth file; rename it, if it is one that torch.save wrote"
@@ -103,6 +102,14 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
             raise UserError(f"{path}: the network file {network.name} is not beside it")
     training = network.with_name(network.name.replace("_gen.", "_opt."))
     return CheckpointFiles(network, training if training != network and is_file(training) else None)
+
+
+def _others_in(folder: Path) -> str:
+    """What may be meant in place of a folder without checkpoints, as words that go on: a file in it, or a folder."""
+    if file := next(iter(sorted(folder.glob("*_gen.*"))), None):
+        return f"; {file.name} is another: name the file"
+    below = sorted({file.parent for file in folder.glob("*/I*_E*_gen.*")})
+    return f"; {below[0]} has some: name that" if below else ""
 
 
 def refuse_unusable(path: Path) -> None:

@@ -172,3 +172,9 @@ def test_what_is_there_is_not_said_to_be_missing(published, tmp_path):
         torch.save(published[1], tmp_path / name)
     refused(lambda: load_network(tmp_path / "g.pt"), r"g\.pt: neither a \.safetensors nor a \.pth file; rename it")
     refused(lambda: load_network(tmp_path / "folder"), r"face_gen\.pth is another: name the file")
+
+
+def test_the_folder_of_a_run_is_told_to_have_one_of_checkpoints(tmp_path):
+    (tmp_path / "a run/checkpoint").mkdir(parents=True)
+    (tmp_path / "a run/checkpoint/I4_E2_gen.safetensors").touch()
+    refused(lambda: load_network(tmp_path / "a run"), r"in this folder; \S*a run/checkpoint has some: name that$")
