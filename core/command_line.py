@@ -35,7 +35,16 @@ class Parser(argparse.ArgumentParser):
         processes = number_of_processes()
         if processes > 1 and not self.several_processes:
             raise UserError(f"{self.prog} works in one process, and here are {processes}: run it without torchrun")
+        self._refuse_empty(parsed)
         return parsed
+
+    def _refuse_empty(self, parsed: argparse.Namespace) -> None:
+        """An empty text is no file, no folder and no choice: it would stand for the current folder, or for no flag."""
+        for action in self._actions:
+            given = getattr(parsed, action.dest, None)
+            if given != action.default and "" in (given if isinstance(given, list) else [given]):
+                name = "/".join(action.option_strings) or str(action.metavar or action.dest)
+                self.error(f"argument {name}: is empty, as a variable that is not set gives it")
 
     def error(self, message: str) -> NoReturn:
         names = (text for text in getattr(self, "given", ()) if text.startswith("-") and os.path.lexists(text))

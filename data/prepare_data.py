@@ -29,7 +29,7 @@ from functools import partial
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 if __name__ == "__main__":  # import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -273,23 +273,40 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def parse_folder(text: str) -> str:
+    if not text:  # it would stand for the current folder
+        raise argparse.ArgumentTypeError("is empty, as a variable that is not set gives it")
+    return text
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise DataError(f"{message} ({self.prog} --help lists all options)")
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("-p", "--path", required=True, type=parse_folder, help="folder of the images, with its subfolders")
+    add("-o", "--out", required=True, type=parse_folder, help="output folder; _L_R is added to its name")
+    add("--size", default="16,128", help="low and high resolution (default: 16,128)")
+    workers = "number of processes (default: one per core)"
+    add("--n_worker", type=int, default=os.cpu_count() or 1, help=workers)
+    add("--resample", choices=RESAMPLE, default="bicubic", help="how to resize (default: bicubic)")
+    add("-l", "--lmdb", action="store_true", help="write an LMDB instead of folders of PNG files")
+    add("--strict", action="store_true", help="stop at the first unreadable file, with exit code 2")
+    return parser.parse_args(arguments)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-p", "--path", required=True, help="folder of the images, with its subfolders")
-    parser.add_argument("-o", "--out", required=True, help="output folder; _L_R is added to its name")
-    parser.add_argument("--size", default="16,128", help="low and high resolution (default: 16,128)")
-    parser.add_argument(
-        "--n_worker", type=int, default=os.cpu_count() or 1, help="number of processes (default: one per core)"
-    )
-    parser.add_argument("--resample", choices=RESAMPLE, default="bicubic", help="how to resize (default: bicubic)")
-    parser.add_argument("-l", "--lmdb", action="store_true", help="write an LMDB instead of folders of PNG files")
-    parser.add_argument("--strict", action="store_true", help="stop at the first unreadable file, with exit code 2")
-    args = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be what no terminal shows
     try:
+        args = parse_arguments(arguments)
         size = parse_size(args.size)
         summary = prepare(args.path, args.out, size, args.resample, args.lmdb, args.n_worker, args.strict)
     except DataError as error:

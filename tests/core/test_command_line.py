@@ -45,6 +45,31 @@ def test_one_process_is_refused_where_there_are_several(command, run_main, monke
     assert err == told(name) + "\n"
 
 
+@pytest.mark.parametrize(
+    "command, flags, empty",
+    [
+        ("infer", ["-r", "", "-i", "a.png", "-o", "b"], "-r/--checkpoint"),
+        ("infer", ["-i", "", "-o", "b"], "-i/--input"),
+        ("core.export", ["-r", "x", "", "-o", "x.safetensors"], "-r/--checkpoint"),
+        ("core.score.__main__", ["", "x"], "SR"),
+        ("core.summary.__main__", [""], "CONFIG|CHECKPOINT"),
+    ],
+)
+def test_a_flag_that_is_empty_stands_for_nothing(command, flags, empty, run_main):
+    code, out, err = run_main(importlib.import_module(command).main, *flags)
+    assert (code, out) == (2, "") and err.startswith(f"error: argument {empty}: is empty, as a variable")
+
+
+def test_no_training_begins_at_step_0_where_its_checkpoint_is_an_empty_text(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sr.py", "-c", "x.yaml", "-r", ""])
+    with pytest.raises(UserError, match="-r/--resume: is empty"):
+        sr.parse_arguments()
+
+
+def test_a_flag_that_is_empty_unless_it_is_given_may_be_given_so():
+    assert infer.parse_arguments(["-i", "a", "-o", "b", "--suffix", ""]).suffix == ""
+
+
 def test_commands_that_share_their_work_out_are_not(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(sys, "argv", ["sr.py", "-c", "x.yaml"])

@@ -55,6 +55,21 @@ def assert_refused(capsys, *arguments, say):
         assert str(words) in err[0]
 
 
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--path", "", "--out", "x"], "-p/--path: is empty"),
+        (["--path", "x", "--out", ""], "-o/--out: is empty"),
+        (["--path", "x"], "-o/--out"),
+        (["--path", "x", "--out", "x", "--n_worker", "two"], "--n_worker"),
+    ],
+)
+def test_flags_that_are_wrong_are_refused_in_one_line(arguments, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(capsys, *arguments, say=[told, "--help"])
+    assert not list(tmp_path.iterdir())
+
+
 # ---- what is written
 
 
