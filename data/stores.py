@@ -225,7 +225,7 @@ def errors_of_lmdb(root: Path) -> Iterator[None]:
 def open_lmdb(root: Path) -> lmdb.Environment:
     """Opens an LMDB to read. Raises DataError, also for a file cut short, which LMDB itself answers with a crash."""
     with errors_of_lmdb(root):
-        env = lmdb.open(os.fspath(root), readonly=True, create=False, lock=False, readahead=False, meminit=False)
+        env = lmdb.open(os.fsencode(root), readonly=True, create=False, lock=False, readahead=False, meminit=False)
     expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if (actual := (root / "data.mdb").stat().st_size) < expected:
         env.close()

@@ -49,7 +49,7 @@ class LmdbWriter:
     def __init__(self, root: Path, sizes: tuple[int, int], map_size: int = 1 << 26):
         self.root, self.prefixes = root, [f"lr_{sizes[0]}_", f"hr_{sizes[1]}_"]
         with errors_of_lmdb(root):
-            self.env = lmdb.open(os.fspath(root), map_size=map_size, meminit=False)
+            self.env = lmdb.open(os.fsencode(root), map_size=map_size, meminit=False)
             self.pending: dict[str, tuple[bytes, bytes]] = {}
             self.count = len(self.finished())
 

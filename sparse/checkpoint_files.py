@@ -4,6 +4,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sparse.errors import SparseError
@@ -48,6 +49,17 @@ def names_in(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise SparseError(f"{folder}: cannot read this folder: {error.strerror}; mend that, or name a file") from None
+
+
+@contextmanager
+def in_utf8(path: Path) -> Iterator[Path]:
+    """A path of the same file that is UTF-8, as safetensors needs one: the path itself, or where its bytes are others,
+    that of the open file."""
+    if str(path).encode(errors="replace").decode() == str(path):
+        yield path
+    else:
+        with path.open("rb") as stream:
+            yield Path(f"/dev/fd/{stream.fileno()}")
 
 
 def is_file(path: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sparse.checkpoint_files import is_file, is_folder
+from sparse.checkpoint_files import in_utf8, is_file, is_folder
 from sparse.errors import SparseError
 from sparse.packing import group_entries, unpack
 from sparse.pth_file import read_pth
@@ -52,7 +52,8 @@ def why_not_seen(path: Path) -> str:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a .safetensors file."""
     try:
-        return load_file(path)
+        with in_utf8(path) as readable:
+            return load_file(readable)
     except Exception as error:  # the library has an error for each kind of damage, and Python's own for some
         words = str(error).partition("\n")[0]
         raise SparseError(f"not a whole safetensors file ({words[:LONGEST_REASON]})") from None

@@ -15,6 +15,7 @@ from core.errors import UserError
 from data.errors import reason
 from data.files import make_writable, write_atomically
 from sparse import SparseError
+from sparse.checkpoint_files import in_utf8
 from sparse.pth_file import read_pth as read_tensors_of_pth
 
 FORMAT = "smfdm"
@@ -64,7 +65,7 @@ def read_metadata(file: Path) -> dict[str, str]:
 def opened(file: Path) -> Iterator[Any]:
     """A safetensors file to read from, or one line that says that it is none."""
     try:
-        with safe_open(file, framework="pt") as content:
+        with in_utf8(file) as path, safe_open(path, framework="pt") as content:
             yield content
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # unknown dtypes
         raise UserError(f"{file}: truncated, or not a safetensors file ({reason(error)})") from error

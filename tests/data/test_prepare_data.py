@@ -15,6 +15,7 @@ from PIL import Image
 
 from data import prepare_data
 from data.prepare_data import main, parallel, prepare
+from data.stores import open_lmdb
 from data.writers import LmdbWriter
 
 SCRIPT = Path(prepare_data.__file__)
@@ -111,6 +112,12 @@ def test_lmdb(tmp_path, photos):
         for half, size in (("lr_8", 8), ("hr_24", 24)):
             png = io.BytesIO(written[f"{half}_0000{i}".encode()])
             assert np.array_equal(Image.open(png), by_hand(photos / f"{i}.png", size))
+
+
+def test_lmdb_in_a_folder_that_is_not_utf8(tmp_path, photos):
+    folder = prepare(photos, tmp_path / os.fsdecode(b"caf\xe9"), (8, 24), as_lmdb=True, workers=1).folder
+    with open_lmdb(folder).begin() as txn:
+        assert int(txn.get(b"length")) > 0
 
 
 def test_lmdb_serves_readers_that_count(tmp_path, picture):

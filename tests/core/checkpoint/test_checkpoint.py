@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, whatever is wrong is said in one line, and published files are read."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from core.errors import UserError
 from core.shipped import FILES
 from data import DataError
 from model import ModelError, build_network
+from sparse.contents import read_tensors
 
 
 def random_masks(network, density=0.15):
@@ -75,6 +77,16 @@ def test_how_a_checkpoint_may_be_named(small_checkpoint):
     file = small_checkpoint.with_name("I3_E1_gen.safetensors")
     for name in (small_checkpoint, file, small_checkpoint.parent, small_checkpoint.with_name("I3_E1_opt.safetensors")):
         assert find_checkpoint(name).network == file
+
+
+def test_a_checkpoint_in_a_folder_that_is_not_utf8(small_checkpoint, small_config, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(small_checkpoint.parent, folder)
+    prefixes = folder / small_checkpoint.name, small_checkpoint
+    ours, theirs = (load_network(prefix)[0].state_dict() for prefix in prefixes)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert load_training_state(folder / small_checkpoint.name, small_config).step
+    assert read_tensors(folder / f"{small_checkpoint.name}_gen.safetensors")
 
 
 def test_latest_is_by_steps(small_checkpoint, tmp_path):
