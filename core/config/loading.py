@@ -9,7 +9,7 @@ from core.config.checking import check_config, nearest, section_of, set_value
 from core.config.files import parse_yaml, read_file
 from core.config.keys import Subsection, walk
 from core.config.sections import Config, DatasetsSection, is_validation_set
-from core.config.wording import cut
+from core.config.wording import cut, is_utf8
 from core.errors import UserError
 
 
@@ -60,6 +60,9 @@ def parse_override(text: str, given: Mapping[str, Any]) -> tuple[str, Any]:
     key, equals, value = (part.strip() for part in text.partition("="))
     if not key or not equals:
         raise UserError(f"--set {cut(text)}: must be KEY=VALUE, as in --set train.optimizer.lr=2e-4")
+    if not is_utf8(value):
+        mend = "rename that file or folder, or name a link to it"
+        raise UserError(f"--set {cut(text)}: has bytes that are not UTF-8, which a config cannot hold; {mend}")
     new = parse_yaml(value, f"--set {cut(text)}")
     return full_path(key, given, may_be_section=new is None), new
 

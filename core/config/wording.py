@@ -24,3 +24,8 @@ def as_flag(key: str) -> str:
 
 def cut(line: str, length: int = 60) -> str:
     return line if len(line) <= length else line[: length - 3] + "..."
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text, such as a path, came from UTF-8: Python has surrogates for other bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

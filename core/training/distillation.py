@@ -13,6 +13,7 @@ from core.checkpoint.files import TrainingState, find_checkpoint, load_network, 
 from core.config import Config
 from core.config.notices import asks_teacher
 from core.config.sections import DistillSection
+from core.config.wording import is_utf8
 from core.errors import UserError
 from core.perceptual_network.training import load_perceptual_network
 from core.processes import Processes
@@ -50,6 +51,9 @@ class DistillationTrainer(Trainer):
         if resume is None:
             raise UserError("a distillation begins with a trained network: name its checkpoint with -r")
         teacher = teacher_of(resume, config.distill)
+        if not is_utf8(teacher):
+            mend = "name a link to it"
+            raise UserError(f"{teacher}: not a path in UTF-8, and the student's config notes its teacher; {mend}")
         config = config.replace(distill=config.distill.replace(teacher=teacher))
         if config.distill.fresh_student and not is_own(resume):
             resume = None

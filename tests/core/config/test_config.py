@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -553,12 +554,14 @@ def test_a_share_that_is_given_in_percent(small):
         ("lr", ["KEY=VALUE"]),
         ("=1", ["KEY=VALUE"]),
         ("exclude=[", ["not YAML"]),
+        (os.fsdecode(b"train.dataroot=/caf\xe9"), [r"/caf\udce9: has bytes that are not UTF-8", "name a link to it"]),
         ("datasets.train.weights.a_*=0", ["unknown key", "nearest known key: datasets.train.weights)"]),
     ],
 )
 def test_bad_overrides(small, override, words):
     message = error_of(small, override)
-    assert message.startswith("--set ") and all(word in message for word in words), message
+    shown = message.encode(errors="backslashreplace").decode()
+    assert shown.startswith("--set ") and all(word in shown for word in words), shown
 
 
 def test_further_validation_sets(small):

@@ -153,6 +153,18 @@ def test_a_noted_teacher_that_is_not_here_is_one_line(config, teacher, student, 
     assert trainer_of(config, "second", student).config.distill.teacher == str(student)
 
 
+def test_a_teacher_that_no_config_can_note_is_refused(config, teacher):
+    """The student's checkpoints would have a config that is refused."""
+    folder = teacher.parent / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for file in teacher.parent.glob("I500_E1_*"):
+        file.rename(folder / file.name)
+    with pytest.raises(UserError, match="not a path in UTF-8, and the student's config notes its teacher"):
+        trainer_of(config, "student", folder / teacher.name)
+    (teacher.parent / "link").symlink_to(folder)
+    assert distil(config, "student", teacher.parent / "link" / teacher.name).step
+
+
 def test_a_teacher_that_nobody_asks_may_be_gone(config, teacher, student):
     """The checkpoint to begin with stands in; continuing, now and later, needs no other."""
     config["distill"] |= FAITHFUL
