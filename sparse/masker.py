@@ -239,7 +239,10 @@ class Masker:
                 wanted = tuple(self.parameters[name].shape)
                 misfits.append(f"{name} is {mask.dtype} {tuple(mask.shape)}, not torch.bool {wanted}")
         if misfits:
-            raise SparseError(f"the masks do not fit this network: {shorten(misfits)}")
+            mend = ""
+            if masks.keys() != self.parameters.keys():
+                mend = "; continue with the exclude and min_elements that they were made with"
+            raise SparseError(f"the masks do not fit this network: {shorten(misfits)}{mend}")
         active = sum(count_true([mask.cpu() for mask in masks.values()]))
         if active != self.budget:
             raise SparseError(

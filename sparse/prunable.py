@@ -33,9 +33,8 @@ def prunable_parameters(
         if parameter.numel() >= max(1, min_elements) and not any(fnmatchcase(name, pattern) for pattern in exclude)
     }
     if not chosen:
-        raise SparseError(
-            f"{type(module).__name__} has no prunable weight with exclude={list(exclude)}, min_elements={min_elements}"
-        )
+        mend = ": exclude fewer, or lower min_elements" if found else ""
+        raise SparseError(f"no prunable weight with exclude={list(exclude)}, min_elements={min_elements}{mend}")
     return chosen
 
 

@@ -36,7 +36,7 @@ REFUSED = [  # (options of sr.py, what is told)
     (["-p", "train", "-r", "CHECKPOINT", "--set", "model.unet.res_blocks=2"], "and the config says 2"),
     (
         ["-p", "train", "-r", "MASKED", "--set", "sparse.exclude=[encoder.*]", "--sparse"],
-        "the masks do not fit this network",
+        "continue with the exclude and min_elements that they were made with",
     ),
     (["-p", "train", "--set", "datasets.train.r_resolution=1000000000"], "these alone take 4,000,000,000 GB"),
     (["-p", "train", "-r", "a" * 300], "File name too long"),

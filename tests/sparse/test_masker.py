@@ -375,7 +375,7 @@ REFUSALS = [
     ({"start": -1}, "start=-1 must be a whole number of at least 0"),
     ({"start": 5, "update_until": 5}, "update_until=5 must be a whole number of at least 6"),
     ({"seed": -1}, "seed=-1 must be a whole number of at least 0"),
-    ({"min_elements": 10**9}, "SmallNetwork has no prunable weight"),
+    ({"min_elements": 10**9}, "no prunable weight with .*: exclude fewer, or lower min_elements"),
     ({"exclude": ["conv3*"]}, "'conv3\\*' matches no parameter, did you mean"),
     ({"exclude": "conv1*"}, "must be a list of patterns"),
     ({"prune": "magnitud"}, "prune='magnitud' is not known, did you mean \"magnitude\""),
