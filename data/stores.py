@@ -5,7 +5,9 @@ Every store has `names` (sorted), `len()`, `sources(index)` (what to call the LR
 configured resolutions. None of them holds an open file when it is pickled or forked.
 """
 
+import errno
 import os
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from data.images import read_rgb
 from data.names import factor_in, pair_names
 from data.paths import is_folder
 
+A_FULL_DISK = 1 << 16  # bytes that may be left of one
 PREPARE_AGAIN = "run prepare_data.py again to complete them"
 
 
@@ -215,11 +218,14 @@ def require_same_names(hr: set[str], lr: set[str], where: str, mend: str) -> Non
 
 @contextmanager
 def errors_of_lmdb(root: Path) -> Iterator[None]:
-    """Turns LMDB's errors into DataError."""
+    """Turns LMDB's errors into DataError. LMDB calls a full disk an input/output error."""
     try:
         yield
     except lmdb.Error as error:
-        raise DataError(f"LMDB {root}: {reason(error).removeprefix(f'{root}: ')}") from None
+        why = reason(error).removeprefix(f"{root}: ")
+        if why.endswith(os.strerror(errno.EIO)) and shutil.disk_usage(root).free < A_FULL_DISK:
+            why = os.strerror(errno.ENOSPC)
+        raise DataError(f"LMDB {root}: {why}") from None
 
 
 def open_lmdb(root: Path) -> lmdb.Environment:

@@ -7,15 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import lmdb
 import numpy as np
 import pytest
 from PIL import Image
 
-from data import prepare_data
+from data import DataError, prepare_data
 from data.prepare_data import main, parallel, prepare
-from data.stores import open_lmdb
+from data.stores import errors_of_lmdb, open_lmdb
 from data.writers import LmdbWriter
 
 SCRIPT = Path(prepare_data.__file__)
@@ -435,6 +436,13 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, photos, capsys, monkeypa
     assert (code, len(err)) == (130, 1)
     monkeypatch.undo()
     assert run(capsys, *arguments)[1][-1] == f"{tmp_path}/out_8_24: 7 images, 3 of them new"
+
+
+@pytest.mark.parametrize("free, told", [(4096, "No space left on device"), (1 << 30, "mdb_txn_commit: Input/output")])
+def test_lmdb_on_a_full_disk(tmp_path, free, told, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(DataError, match=f"^LMDB {tmp_path}: {told}"), errors_of_lmdb(tmp_path):
+        raise lmdb.Error("mdb_txn_commit: Input/output error")
 
 
 def test_a_full_disk_is_one_line(tmp_path, photos, capsys, monkeypatch):
