@@ -48,6 +48,7 @@ def one_line_errors() -> Iterator[None]:
     Where nobody reads stdout any more, as after `| head`, the program ends without a word (141). What the terminal
     cannot show, as names of files may be, is shown as escapes.
     """
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -67,6 +68,16 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         say_once("interrupted")
         sys.exit(128 + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT))
+
+
+def open_closed_streams() -> None:
+    """Gives stdin, stdout and stderr a place where they were closed at the start, as by `>&-`: nobody reads them."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # or the next file would be taken for one of them
+        pass
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
 
 
 def is_read(stream: TextIO) -> bool:

@@ -174,3 +174,12 @@ def test_a_flag_of_sr_is_named(run_main, monkeypatch, options, told):
 def test_all_flags_that_set_keys_have_names(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sr.py"])
     assert sr.flags(sr.parse_arguments()).keys() <= sr.FLAGS.keys()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_works_where_streams_are_closed(tmp_path, make_image, pytestconfig, closed):
+    image, page = tmp_path / "a.png", tmp_path / "page.html"
+    make_image(32, 32).save(image)
+    score = [sys.executable, "-m", "core.score", image, image, "--report", page]
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *score], cwd=pytestconfig.rootpath, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"") and page.read_bytes().lower().startswith(b"<!doctype html>")
