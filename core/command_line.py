@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from core.config.keys import Key
@@ -96,6 +97,17 @@ def count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)
+
+
+def file_ending_in(ending: str) -> Callable[[str], str]:
+    """The type of a flag that names a file to write: no image or other file can be overwritten by mistake."""
+
+    def check(text: str) -> str:
+        if Path(text).suffix.lower() != ending:
+            raise argparse.ArgumentTypeError(f"{text} does not end in {ending}; name a file that does")
+        return text
+
+    return check
 
 
 def seed(text: str) -> int:

@@ -13,7 +13,7 @@ Exit code: 0, or 2 if nothing was written, and one line says why.
 import sys
 from collections.abc import Sequence
 
-from core.command_line import Parser
+from core.command_line import Parser, file_ending_in
 from core.errors import UserError, one_line_errors
 
 
@@ -36,7 +36,8 @@ def parser() -> Parser:
     parser = Parser(prog="python -m core.report", description=__doc__)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="an experiment, its results, or a JSON file")
-    add("-o", "--output", default="report.html", metavar="FILE", help="the page (default: report.html)")
+    page = file_ending_in(".html")
+    add("-o", "--output", type=page, default="report.html", metavar="FILE", help="the page (default: report.html)")
     add("--labels", metavar="A,B", help="names of the runs on the page")
     return parser
 

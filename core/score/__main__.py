@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.command_line import DEVICES, Parser
+from core.command_line import DEVICES, Parser, file_ending_in
 from core.errors import one_line_errors
 from core.score.pairs import find_pairs
 from data.files import require_writable
@@ -62,10 +62,11 @@ def parser() -> Parser:
     add("--lr", metavar="LR", help="the small images from which SR was made")
     add("--crop", type=pixels, default=0, metavar="N", help="leave out N pixels along each border for PSNR and SSIM")
     add("--y", action="store_true", help="also show PSNR and SSIM of the luminance Y, and the worst images by it")
-    add("--json", metavar="FILE", help="write everything, including the numbers of each image, as JSON")
+    help = "write everything, including the numbers of each image, as FILE.json"
+    add("--json", type=file_ending_in(".json"), metavar="FILE", help=help)
     page = parser.add_mutually_exclusive_group()
     help = "the page that shows every image next to the truth (default: report.html)"
-    page.add_argument("--report", default="report.html", metavar="FILE", help=help)
+    page.add_argument("--report", type=file_ending_in(".html"), default="report.html", metavar="FILE", help=help)
     page.add_argument("--no-report", dest="report", action="store_const", const=None, help="write no page")
     add(
         "--lpips-weights",

@@ -83,7 +83,12 @@ def test_command(make_run, tmp_path, capsys):
     folders = [str(make_run("A", 2)), str(make_run("B", 2))]
     main([*folders, "-o", str(tmp_path / "ab.html"), "--labels", "before,after"])
     assert "before" in (tmp_path / "ab.html").read_text() and str(tmp_path / "ab.html") in capsys.readouterr().out
-    for wrong, problem in ((["--labels", "a,b,c"], "3 names for 2 runs"), (["-o", str(tmp_path)], "cannot write")):
+    (tmp_path / "folder.html").mkdir()
+    for wrong, problem in (
+        (["--labels", "a,b,c"], "3 names for 2 runs"),
+        (["-o", str(tmp_path / "folder.html")], "cannot write"),
+        (["-o", str(tmp_path / "A" / "results" / "metrics.json")], "does not end in .html"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             main([*folders, *wrong])
         assert stopped.value.code == 2 and problem in capsys.readouterr().err

@@ -198,9 +198,21 @@ def test_what_is_no_image_is_named(folders, capsys):
 
 
 @pytest.mark.parametrize("option", ["--json", "--report"])
-@pytest.mark.parametrize("name", ["{}", "{}/0.png/x", "{}/" + 300 * "x"])
-def test_a_file_that_cannot_be_written_is_found_before(folders, capsys, monkeypatch, option, name):
+@pytest.mark.parametrize("name", ["{}.png", "{}/0.png", "{}/0", "{}"])
+def test_no_image_is_overwritten(folders, run_main, option, name):
     sr, hr, _ = folders
+    before = {file: file.read_bytes() for file in hr.iterdir()}
+    code, out, err = run_main(main, sr, hr, option, name.format(hr))
+    assert (code, out, err.count("\n")) == (2, "", 1) and f"{option}: {name.format(hr)} does not end in ." in err
+    assert {file: file.read_bytes() for file in hr.iterdir()} == before
+
+
+@pytest.mark.parametrize(("option", "ending"), [("--json", ".json"), ("--report", ".html")])
+@pytest.mark.parametrize("name", ["{}/folder", "{}/0.png/x", "{}/" + 300 * "x"])
+def test_a_file_that_cannot_be_written_is_found_before(folders, capsys, monkeypatch, option, ending, name):
+    sr, hr, _ = folders
+    name += ending
+    (hr / f"folder{ending}").mkdir()
     monkeypatch.setattr("core.score.scoring.score", lambda *_: pytest.fail("measured first"))
     with pytest.raises(SystemExit) as end:
         main([str(sr), str(hr), option, name.format(hr)])
