@@ -66,12 +66,15 @@ class InputFiles:
         taken = Taken(forgets=len(self.paths) == 1)
         for source, name in named_images(self.paths, found, self.output):
             job = Job(source, self.output.target(name))
-            if problem := why_not_named(job.target):
-                found.leave_out(f"{source}: {job.target} cannot be written: {problem}")
-            elif (other := taken.by_another(job)) is None:
+            files = self.output.files(job.target)
+            unnamed = (f"{file} cannot be written: {why}" for file in files if (why := why_not_named(file)))
+            if problem := next(unnamed, None):
+                found.leave_out(f"{source}: {problem}")
+            elif (other := taken.by_another(source, files)) is None:
                 yield job
-            elif not other.samefile(source):
-                found.leave_out(f"{source}: {other} becomes {job.target} already; give it in another run")
+            elif not other.source.samefile(source):
+                told = f"{other.source} becomes {other.target} already"
+                found.leave_out(f"{source}: {told}; give it in another run, with another --output or --suffix")
 
     def first(self) -> Job:
         """Raises UserError where there is no image."""
@@ -92,12 +95,12 @@ class InputFiles:
         for source, _ in named_images(self.paths, LeftOut(), self.output) if there else ():
             identity = identity_of(source)
             if identity in there:
-                raise UserError(
-                    f"{there[identity]} is an input and would be overwritten; give another --output, or --suffix"
-                )
+                advice = "give another --output" if self.output.name else "give another --output, or --suffix"
+                raise UserError(f"{there[identity]} is an input and would be overwritten; {advice}")
 
     def count(self) -> int:
-        return sum(1 for _ in named_images(self.paths, LeftOut(), self.output))
+        """How many jobs there are."""
+        return sum(1 for _ in self.jobs(LeftOut()))
 
 
 def refuse_missing(paths: Iterable[str | Path]) -> None:
@@ -117,9 +120,9 @@ def size_of(file: Path) -> Size:
 
 
 class Taken:
-    """Remembers which source each target is for.
+    """Remembers which source each file to write is for.
 
-    With a single input, only files of the same folder can have the same target. So with `forgets`, folders that have
+    With a single input, only files of the same folder can have the same one. So with `forgets`, folders that have
     been looked through are forgotten, which saves memory.
     """
 
@@ -127,15 +130,16 @@ class Taken:
         self.forgets = forgets
         self.sources: dict[Path, dict[str, str]] = {}  # by folder and name
 
-    def by_another(self, job: Job) -> Path | None:
-        """The source that had the target first, if there is one."""
-        folder = job.target.parent
+    def by_another(self, source: Path, files: Sequence[Path]) -> Job | None:
+        """The source that had one of the files first, with that file, if there is one. The files are in one folder."""
+        folder = files[0].parent
         if folder not in self.sources and self.forgets:
             self.sources = {known: names for known, names in self.sources.items() if folder.is_relative_to(known)}
         names = self.sources.setdefault(folder, {})
-        if (other := names.get(job.target.name)) is not None:
-            return Path(other)
-        names[job.target.name] = str(job.source)
+        for file in files:
+            if (other := names.get(file.name)) is not None:
+                return Job(Path(other), file)
+        names.update(dict.fromkeys([file.name for file in files], str(source)))
         return None
 
 

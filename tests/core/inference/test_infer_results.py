@@ -78,7 +78,8 @@ def test_a_file_as_output(run, image, tmp_path):
         (["a.png"], "x.png", ["--ext", "webp"], "--ext webp says otherwise"),
         (["a.png"], "x.png", ["--suffix", "_x"], "give a folder"),
         (["a.png"], "x.png", ["--scale", "2,4"], "give a folder"),
-        (["a.png"], "a.png", [], "is an input and would be overwritten"),
+        (["a.png"], "a.png", [], "is an input and would be overwritten; give another --output\n"),
+        (["a.png"], ".", [], "is an input and would be overwritten; give another --output, or --suffix\n"),
         (["a.png"], "x", ["--quality", "80"], "PNG loses nothing"),
         (["a.png"], "x", ["--ext", "gif"], "invalid choice"),
         (["a.png"], "x", ["--ext", "jpg", "--quality", "101"], "1 to 100"),
@@ -269,6 +270,26 @@ def test_a_second_file_of_a_name_with_a_folder_between(run, tmp_path, make_image
     code, _, stderr = run(folder)
     assert code == 1 and f"a.png: {folder / 'a.bmp'} becomes" in stderr
     assert names(tmp_path / "out") == {"a.png", "a.d/b.png"}
+
+
+@pytest.mark.parametrize("order", [["a", "a_compare"], ["a_compare", "a"]])
+def test_a_sheet_is_not_overwritten_by_a_result(run, tmp_path, make_image, order):
+    first, second = (tmp_path / f"{name}.png" for name in order)
+    for file in (first, second):
+        make_image(8, 8).save(file)
+    code, stdout, stderr = run([first, second], "--compare")
+    taken = tmp_path / "out" / "a_compare.png"
+    again = "give it in another run, with another --output or --suffix"
+    assert (code, stderr) == (1, f"left out: {second}: {first} becomes {taken} already; {again}\n")
+    assert "[1/1] " in stdout and "1 of 1 images written" in stdout
+    assert names(tmp_path / "out") == {f"{order[0]}.png", f"{order[0]}_compare.png"}
+
+
+def test_a_name_too_long_for_its_sheet(run, tmp_path, make_image):
+    file = tmp_path / f"{'x' * 250}.png"
+    make_image(8, 8).save(file)
+    code, stdout, stderr = run(file, "--compare")
+    assert (code, stdout) == (2, "") and "_compare.png cannot be written: File name too long" in stderr
 
 
 def test_a_bar_tells_the_time_left_on_a_terminal(monkeypatch, capsys):
