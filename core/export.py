@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     source, *others = sources = [find_checkpoint(checkpoint).network for checkpoint in arguments.checkpoint]
     state, measured = average(sources, shares) if others else (read_network_file(source), False)
     if arguments.preset:
-        settings = sampling_settings(state.config, {}, arguments.preset)
+        settings = sampling_settings(state.config, {}, arguments.preset, source)
         state.config = changed(state.config, {"sample": settings.to_dict()}, str(source))
     if arguments.card:
         state.config = with_card(state.config, arguments.card)

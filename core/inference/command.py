@@ -51,7 +51,8 @@ def infer_files(arguments: Namespace) -> int:
     networks = Networks(arguments.checkpoint, processes.device, sample_flags(arguments), arguments.preset)
     wanted = Wanted(max(scales, default=None), arguments.size, output.extension)
     wanted.check_some_fit((job.source, size_of(job.source)) for job in files.jobs(LeftOut()))
-    networks.of(size_of(first.source))  # before anything is written, as what is wrong with flags is found here
+    # Before anything is written, as what is wrong with flags is found here.
+    networks.check_some(size_of(job.source) for job in files.jobs(LeftOut()))
     faces = face_enhancer(arguments, processes.device)
     missing = missing_folders(output.folder)
     check_some_writable(job.target for job in files.jobs(LeftOut()))

@@ -13,7 +13,7 @@ from core.config import Config
 from core.config.notices import without_effect_on_a_chain
 from core.config.sections import SampleSection
 from core.config.wording import as_flag
-from core.errors import UserError
+from core.errors import UserError, is_of_user
 from core.inference.about import outside, purpose
 from core.inference.input_files import Size
 from core.sampling.super_resolution import Sampling, sampling_settings
@@ -76,11 +76,28 @@ class Networks:
         if name not in self.loaded:
             loaded = self.load(self.own or shipped_file(name), self.device)
             loaded.network.requires_grad_(False)
-            settings = sampling_settings(loaded.config, self.flags, self.preset)
+            settings = sampling_settings(loaded.config, self.flags, self.preset, name)
             sampling = Sampling.of(settings, loaded.network.schedule, loaded.encoder_change)
             idle = [f"{flag} has no effect with {name}: {why}" for flag, why in idle_flags(self.flags, sampling)]
             self.loaded[name] = ReadyNetwork(name, loaded.network, loaded.config, sampling, idle)
         return self.loaded[name]
+
+    def check_some(self, sizes: Iterable[Size]) -> None:
+        """Raises UserError or ModelError where the network of none of the images can be had."""
+        problems: dict[str, Exception] = {}
+        for size in sizes:
+            if (name := self.name_of(size)) in problems:
+                continue
+            try:
+                self.of(size)
+                return
+            except Exception as error:
+                if not is_of_user(error):
+                    raise
+                problems[name] = error
+            if self.asked:
+                break  # all images get this one
+        raise next(iter(problems.values()))
 
     def name_of(self, size: Size) -> str:
         """What the network for an image of `size` is called: by the user, or as the shipped one that a preset needs."""

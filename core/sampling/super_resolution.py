@@ -7,6 +7,7 @@ an argument of `sample` in model/sampler.py, to which it goes from here by its n
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,12 @@ RESOLVED = ("steps", "key_steps", "mirrored", "seed", "precision", "compile", "t
 Callback = Callable[[int, int, Tensor, Tensor], None]  # callback(order, timestep, x, ŷ_0) after each denoising step
 
 
-def sampling_settings(config: Config, flags: Mapping[str, Any], preset: str | None = None) -> SampleSection:
+def sampling_settings(
+    config: Config,
+    flags: Mapping[str, Any],
+    preset: str | None = None,
+    name: str | Path = "this network",  # what it is called
+) -> SampleSection:
     """The config's `sample` section as a preset changes it, and then the flags, {key: value or its text}.
 
     A student is sampled as it was taught. Raises UserError that names the flag, or the preset that a student cannot
@@ -46,7 +52,7 @@ def sampling_settings(config: Config, flags: Mapping[str, Any], preset: str | No
     """
     presets = OF_STUDENTS if config.phase == "distill" else PRESETS
     if preset and preset not in presets:
-        taught = f"its own sampling, steps {config.sample.steps}, is what this network was taught"
+        taught = f"{name} was taught its own sampling, steps {config.sample.steps}"
         advice = f"use {' or '.join(presets)}, or name a diffusion network with -r"
         raise UserError(f"--preset {preset}: {taught}; {advice}")
     origins = {f"sample.{key}": as_flag(key) for key in flags}

@@ -82,6 +82,13 @@ def test_each_image_gets_the_network_that_suits_its_size(shipped, images, run, t
     assert len(stderr.splitlines()) == 1  # one notice of a network: 12 pixels become 80, which is more than 4 times
 
 
+def test_an_image_whose_network_is_missing_fails_alone_where_it_is_the_first(shipped, images, run, tmp_path):
+    shipped["faces"].unlink()
+    code, stdout, stderr = run("-i", images, "-o", tmp_path / "out", "--device", "cpu", "--scale", "2")
+    assert code == 1 and "2 of 4 images" in stdout and stderr.count("the file of this network is missing") == 2
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"b.png", "d.png"}
+
+
 def test_a_network_by_name_does_all(shipped, images, run, tmp_path):
     code, stdout, stderr = run("-r", "photos", "-i", images, "-o", tmp_path / "out", "--device", "cpu")
     assert (code, stderr) == (0, "") and "chooses" not in stdout

@@ -357,8 +357,8 @@ def test_without_a_judge_the_loss_is_that_of_the_pixels(config, teacher):
     loss = trainer.objective(*drawn, *constants).item()
     assert loss == pytest.approx((result - hr).abs().mean().item(), rel=1e-6)
     assert all(not p.grad.any() for p in trainer.discriminator.parameters())
-    with pytest.raises(UserError, match="use instant or mirrored, or name"):
-        sampling_settings(trainer.config, {}, "fast")
+    with pytest.raises(UserError, match=r"--preset fast: photos was taught .*; use instant or mirrored, or name"):
+        sampling_settings(trainer.config, {}, "fast", "photos")
     taught = trainer.config.sample
     assert sampling_settings(trainer.config, {}, "instant") == taught
     assert sampling_settings(trainer.config, {}, "mirrored") == taught.replace(mirrored=True)
