@@ -6,7 +6,7 @@
 # sh run.sh demo         prepares photographs, trains a small network in two stages, validates it and enlarges an image.
 #                        It takes two minutes on two cores
 # sh run.sh test         runs the checks of the code, then all tests. Options of pytest may follow.
-#                        It takes eight minutes on two cores, or under two with -m 'not slow'
+#                        It takes twelve minutes on two cores, or five with -m 'not slow'
 # sh run.sh test-long    tries thousands of damaged files and dozens of kills, in half an hour (docs/reliability.md)
 # The first command installs packages in .venv. SMFDM_PYTHON=python uses your current environment instead.
 set -eu

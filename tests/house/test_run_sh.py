@@ -1,6 +1,7 @@
 """run.sh as a newcomer meets it: a clean script, and one clear line where something is missing."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,12 @@ def test_help_is_one_and_needs_no_python(pytestconfig, tmp_path, asked):
     commands = [line.split("  ")[0] for line in done.stdout.splitlines() if line.startswith("sh run.sh")]
     assert commands == ["sh run.sh", *(f"sh run.sh {name}" for name in ("infer", "demo", "test", "test-long"))]
     assert "usage" not in done.stdout and not any(line.startswith("#") for line in done.stdout.splitlines())
+
+
+def test_help_and_readme_tell_the_same_times(pytestconfig):
+    times = r"(\w+)(?: minutes)? on two cores, (?:or )?(\w+) with -m 'not slow'"
+    told = [re.search(times, (pytestconfig.rootpath / name).read_text()) for name in ("run.sh", "README.md")]
+    assert all(told) and told[0].groups() == told[1].groups()
 
 
 def test_infer_is_infer_py(pytestconfig, tmp_path):
