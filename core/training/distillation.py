@@ -1,6 +1,6 @@
 """Distillation: a network learns to sample in few calls, as the `sample` section of its config says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from logging import Logger
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,13 @@ class DistillationTrainer(Trainer):
         self.parts.zero_()
         parts = dict(zip(DistillationLoss.PARTS, means, strict=True))
         self.board.scalars({f"distill/{name}": value for name, value in parts.items()}, self.step)
-        self.log.info("  ".join(f"{name} {value:.4f}" for name, value in parts.items()))
+        self.log.info(told(parts))
         super().report(bar)
+
+
+def told(parts: Mapping[str, float]) -> str:
+    """The parts of the loss in a line, but for those that nothing asks for, which are 0."""
+    return "parts of the loss: " + "  ".join(f"{name} {value:.4f}" for name, value in parts.items() if value != 0)
 
 
 def refuse_other_levels(weights: Sequence[float], levels: int) -> None:

@@ -20,7 +20,7 @@ from core.errors import UserError
 from core.log import start_logging
 from core.processes import Processes
 from core.sampling.super_resolution import sampling_settings
-from core.training.distillation import DistillationTrainer
+from core.training.distillation import DistillationTrainer, told
 from model.distillation.perceptual_network import PerceptualNetwork
 from model.resampling import resample
 from sparse import Masker
@@ -362,6 +362,11 @@ def test_without_a_judge_the_loss_is_that_of_the_pixels(config, teacher):
     taught = trainer.config.sample
     assert sampling_settings(trainer.config, {}, "instant") == taught
     assert sampling_settings(trainer.config, {}, "mirrored") == taught.replace(mirrored=True)
+
+
+def test_the_log_leaves_out_parts_of_the_loss_that_nothing_asks_for():
+    parts = {"pixels": 0.0802, "features": 0.0, "texture": 0.0, "mirror": float("nan")}
+    assert told(parts) == "parts of the loss: pixels 0.0802  mirror nan"
 
 
 def test_pixels_count_as_much_as_their_set_says(config, teacher):
