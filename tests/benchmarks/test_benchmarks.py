@@ -131,7 +131,8 @@ def check_row(row):
 
 @pytest.mark.slow
 def test_photos(run_benchmark):
-    report, printed = run_benchmark("photos.py", "--threads", "1")
+    report, printed = run_benchmark("photos.py", "--threads", "1", "--precision", "bf16")
+    assert report["precision"] == "bf16" and "one call, in bf16" in printed
     assert (report["side"], report["batch_side"], report["threads"]) == (24, 16, 1)
     assert report["one_image"].keys() - {"real-esrgan"} == {"ours"}
     for row in report["one_image"].values():
