@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import data.command_line
 from core.config.keys import Key
 from core.config.sections import SampleSection
 from core.config.value_types import flag
@@ -17,15 +18,15 @@ DEVICES = "auto, cpu, cuda, cuda:N, mps or xpu (default: auto, which is CUDA if 
 WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # variables that say how OpenMP's threads wait
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage, and which keeps the lines of its description.
+class Parser(data.command_line.Parser):
+    """The parser of the commands of core, of one line too where there is a file of a name that begins like a flag.
 
     several_processes: whether the command shares its work out over the processes of torchrun. Any other is refused
     there, before it does anything: each process would do the same work, and write the same files.
     """
 
     def __init__(self, several_processes: bool = False, **options: Any) -> None:
-        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | options)
+        super().__init__(**options)
         self.several_processes = several_processes
 
     def parse_args(  # type: ignore[override]
@@ -36,16 +37,7 @@ class Parser(argparse.ArgumentParser):
         processes = number_of_processes()
         if processes > 1 and not self.several_processes:
             raise UserError(f"{self.prog} works in one process, and here are {processes}: run it without torchrun")
-        self._refuse_empty(parsed)
         return parsed
-
-    def _refuse_empty(self, parsed: argparse.Namespace) -> None:
-        """An empty text is no file, no folder and no choice: it would stand for the current folder, or for no flag."""
-        for action in self._actions:
-            given = getattr(parsed, action.dest, None)
-            if given != action.default and "" in (given if isinstance(given, list) else [given]):
-                name = "/".join(action.option_strings) or str(action.metavar or action.dest)
-                self.error(f"argument {name}: is empty, as a variable that is not set gives it")
 
     def error(self, message: str) -> NoReturn:
         names = (text for text in getattr(self, "given", ()) if text.startswith("-") and os.path.lexists(text))

@@ -14,8 +14,8 @@ from core.errors import one_line_errors
 @one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m core.demo", description=__doc__)
-    parser.add_argument("folder", type=Path, help="the folder of the demo")
-    compare(parser.parse_args(argv).folder)
+    parser.add_argument("folder", help="the folder of the demo")
+    compare(Path(parser.parse_args(argv).folder))
 
 
 def compare(folder: Path) -> None:

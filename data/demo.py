@@ -23,6 +23,7 @@ if __name__ == "__main__":  # import from the repository, whatever the working d
 import skimage
 from PIL import Image, ImageStat
 
+from data.command_line import Parser
 from data.errors import DataError
 from data.images import read_rgb, resize, save_png
 from data.paths import why_not_folder
@@ -118,17 +119,22 @@ def write_numbered(folder: Path, images: Iterable[Image.Image]) -> None:
             old.unlink()
 
 
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--out", default="demo", help="output folder (default: demo)")
+    add("--size", type=int, default=128, help="side of the HR images, at most 128 (default: 128)")
+    add("--low", type=int, help="side of the unseen LR image (default: a quarter of --size)")
+    count = f"number of training images, at most {MOST_CROPS:,} (default: 400)"
+    add("--count", type=int, default=400, help=count)
+    add("--seed", type=int, default=0, help="seed of the training crops (default: 0)")
+    return parser.parse_args(arguments)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="demo", help="output folder (default: demo)")
-    parser.add_argument("--size", type=int, default=128, help="side of the HR images, at most 128 (default: 128)")
-    parser.add_argument("--low", type=int, help="side of the unseen LR image (default: a quarter of --size)")
-    count = f"number of training images, at most {MOST_CROPS:,} (default: 400)"
-    parser.add_argument("--count", type=int, default=400, help=count)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the training crops (default: 0)")
-    args = parser.parse_args(arguments)
     try:
+        args = parse_arguments(arguments)
         make_demo(args.out, args.size, args.low or args.size // 4, args.count, args.seed)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)

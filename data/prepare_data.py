@@ -29,7 +29,7 @@ from functools import partial
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import Any, NamedTuple, TextIO
 
 if __name__ == "__main__":  # import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -39,6 +39,7 @@ if __name__ == "__main__":  # import from the repository, whatever the working d
 
 from tqdm import tqdm
 
+from data.command_line import Parser
 from data.errors import DataError
 from data.files import NameTooLongError, missing_folders, remove_empty, write_atomically
 from data.image_files import find_images, first_of_each_name
@@ -273,24 +274,11 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def parse_folder(text: str) -> str:
-    if not text:  # it would stand for the current folder
-        raise argparse.ArgumentTypeError("is empty, as a variable that is not set gives it")
-    return text
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise DataError(f"{message} ({self.prog} --help lists all options)")
-
-
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("-p", "--path", required=True, type=parse_folder, help="folder of the images, with its subfolders")
-    add("-o", "--out", required=True, type=parse_folder, help="output folder; _L_R is added to its name")
+    add("-p", "--path", required=True, help="folder of the images, with its subfolders")
+    add("-o", "--out", required=True, help="output folder; _L_R is added to its name")
     add("--size", default="16,128", help="low and high resolution (default: 16,128)")
     workers = "number of processes (default: one per core)"
     add("--n_worker", type=int, default=os.cpu_count() or 1, help=workers)

@@ -8,7 +8,7 @@ import pytest
 
 import infer
 import sr
-from benchmarks import training
+from benchmarks import layer_density, training
 from core.errors import UserError
 from core.processes import Processes
 
@@ -53,6 +53,7 @@ def test_one_process_is_refused_where_there_are_several(command, run_main, monke
         ("core.export", ["-r", "x", "", "-o", "x.safetensors"], "-r/--checkpoint"),
         ("core.score.__main__", ["", "x"], "SR"),
         ("core.summary.__main__", [""], "CONFIG|CHECKPOINT"),
+        ("core.config.__main__", [""], "FILE"),
     ],
 )
 def test_a_flag_that_is_empty_stands_for_nothing(command, flags, empty, run_main):
@@ -60,10 +61,28 @@ def test_a_flag_that_is_empty_stands_for_nothing(command, flags, empty, run_main
     assert (code, out) == (2, "") and err.startswith(f"error: argument {empty}: is empty, as a variable")
 
 
+EACH_PATH = [(command, at) for command, flags in ONE_PROCESS.items() for at, given in enumerate(flags) if given == "x"]
+
+
+@pytest.mark.parametrize(("command", "at"), EACH_PATH, ids=str)
+def test_no_path_of_any_command_may_be_empty(command, at, run_main, tmp_path, monkeypatch):
+    """Flags, and arguments without one: the current folder, for which it would stand, is not looked at."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["" if number == at else given for number, given in enumerate(ONE_PROCESS[command])]
+    code, out, err = run_main(importlib.import_module(command).main, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1) and ": is empty, as a variable that is not set gives it (" in err
+
+
 def test_no_training_begins_at_step_0_where_its_checkpoint_is_an_empty_text(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sr.py", "-c", "x.yaml", "-r", ""])
     with pytest.raises(UserError, match="-r/--resume: is empty"):
         sr.parse_arguments()
+
+
+def test_no_run_of_a_benchmark_is_an_empty_text(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["layer_density.py", ""])
+    with pytest.raises(UserError, match="experiments/NAME: is empty"):
+        layer_density.parse_arguments()
 
 
 def test_a_flag_that_is_empty_unless_it_is_given_may_be_given_so():

@@ -61,6 +61,15 @@ def test_training_never_sees_what_validation_is_made_of(tmp_path, monkeypatch):
     assert magenta(tmp_path / "unseen_truth.png") == 1
 
 
+@pytest.mark.parametrize(("wrong", "told"), [(["--out", ""], "--out: is empty"), (["--size", "x"], "--size: invalid")])
+def test_flags_that_are_wrong_are_refused_in_one_line(wrong, told, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(wrong) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: argument {told}") and message.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("wrong", ["--size=200", "--size=32 --low=40", "--count=0", "--count=10"])
 def test_impossible_arguments(tmp_path, capsys, monkeypatch, wrong):
     monkeypatch.setattr("data.demo.MOST_CROPS", 9)

@@ -137,6 +137,21 @@ def test_bad_files_give_one_line_and_exit_code_2(network, tmp_path, capsys):
     assert not (Path(__file__).parent / "intruded").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [([""], "argument CHECKPOINT: is empty, as a variable that is not set gives it"), ([], "required: CHECKPOINT")],
+)
+def test_a_checkpoint_that_is_not_named_is_not_looked_for(network, tmp_path, capsys, monkeypatch, arguments, told):
+    """...in the current folder."""
+    save_file(pack(*network), tmp_path / "I9_E1_gen.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out) == (2, "")
+    assert err.startswith("error: ") and err.endswith(f"{told} (python -m sparse.inspect --help lists all options)\n")
+
+
 def test_a_bad_file_as_a_user_sees_it(tmp_path):
     result = inspect(tmp_path / "missing.safetensors")
     assert result.returncode == 2
