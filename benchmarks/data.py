@@ -15,7 +15,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.options import fill_defaults
+from benchmarks.helpers.options import add_report, fill_defaults
 from core.command_line import Parser, count, counts_or_zeros
 from core.errors import one_line_errors
 
@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--device", default="auto", help="device that receives the batches: auto, cpu or cuda (default: auto)")
     add("--small", action="store_true", help="few images, batches and processes")
-    add("--json", default="experiments/benchmarks/data.json", metavar="FILE", help="where the report goes")
+    add_report(parser, "data", picture=None)
     arguments = parser.parse_args()
     if arguments.config and arguments.dataroot:
         parser.error("--config and --dataroot: give one of them")

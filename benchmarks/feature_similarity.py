@@ -19,7 +19,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.options import fill_defaults, need_matplotlib
+from benchmarks.helpers.options import add_report, fill_defaults, need_matplotlib
 from core.command_line import DEVICES, Parser, count
 from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
@@ -56,8 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--solver", default="ddim", metavar="NAME", help="ddpm, ddim or dpm++ (default: ddim)")
     add("--device", default="auto", help=DEVICES)
     add("--small", action="store_true", help="few images and steps; without -r, config/demo.yaml with random weights")
-    add("--json", default="experiments/benchmarks/feature_similarity.json", metavar="FILE", help="the report's file")
-    add("--plot", default="experiments/benchmarks/feature_similarity.png", metavar="FILE", help="the picture's file")
+    add_report(parser, "feature_similarity")
     parser.set_defaults(batch=1)
     arguments = parser.parse_args()
     if arguments.checkpoint is None and (arguments.input or not arguments.small):

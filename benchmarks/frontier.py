@@ -19,7 +19,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.options import fill_defaults, need_matplotlib
+from benchmarks.helpers.options import add_report, fill_defaults, need_matplotlib
 from core.command_line import DEVICES, Parser, count
 from core.errors import UserError, one_line_errors
 from core.shipped import CHECKPOINT
@@ -52,9 +52,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--chains", metavar="NAMES", help=f"{chains} (default: all)")
     add("--device", default="auto", help=DEVICES)
     add("--small", action="store_true", help="few chains and images; without -r, config/demo.yaml with random weights")
-    add("--json", default="experiments/benchmarks/frontier.json", metavar="FILE", help="where the report goes")
     pictures = "where seconds against PSNR go as a picture, with one of sharpness beside it"
-    add("--plot", default="experiments/benchmarks/frontier.png", metavar="FILE", help=pictures)
+    add_report(parser, "frontier", pictures)
     add(
         "--save",
         metavar="FOLDER",

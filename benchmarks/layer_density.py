@@ -17,7 +17,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.options import need_matplotlib
+from benchmarks.helpers.options import add_report, need_matplotlib
 from core.command_line import Parser
 from core.errors import one_line_errors
 
@@ -37,8 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     add("run", nargs="?", metavar="experiments/NAME", help="folder of a run, or of its logs")
     add("-r", "--checkpoint", help="a file, the PREFIX of PREFIX_gen.*, or a folder (default: the run's latest)")
     add("--join", nargs="+", metavar="FILE", help="reports of runs that continue each other")
-    add("--json", default="experiments/benchmarks/layer_density.json", metavar="FILE", help="where the report goes")
-    add("--plot", default="experiments/benchmarks/layer_density.png", metavar="FILE", help="where the picture goes")
+    add_report(parser, "layer_density")
     arguments = parser.parse_args()
     if bool(arguments.run) == bool(arguments.join):
         parser.error("give the folder of a run, experiments/NAME, or --join reports")

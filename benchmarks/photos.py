@@ -16,7 +16,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.options import fill_defaults
+from benchmarks.helpers.options import add_report, fill_defaults
 from core.command_line import DEVICES, Parser, count, counts, wait_passively
 from core.errors import one_line_errors
 
@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--precision", default="auto", choices=PRECISIONS, help="of our network (default: auto, as infer.py)")
     add("--threads", type=count, metavar="N", help="threads on a CPU, of both networks (default: as torch chooses)")
     add("--small", action="store_true", help="config/demo.yaml, small images, small batches")
-    add("--json", default="experiments/benchmarks/photos.json", metavar="FILE", help="where the report goes")
+    add_report(parser, "photos", picture=None)
     add("--one", help=argparse.SUPPRESS)  # what a process that this one starts enlarges with
     arguments = parser.parse_args()
     return fill_defaults(arguments, SMALL if arguments.small else FULL)

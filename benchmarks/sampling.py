@@ -15,7 +15,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.options import fill_defaults
+from benchmarks.helpers.options import add_report, fill_defaults
 from core.command_line import DEVICES, Parser, count, counts
 from core.errors import one_line_errors
 
@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--batches", type=counts, metavar="N,N,...", help="batch sizes to try (default: 4,8,16,32)")
     add("--repeats", type=count, metavar="N", help="number of measurements; the median counts (default: 3)")
     add("--small", action="store_true", help="config/demo.yaml, short chains, small batches")
-    add("--json", default="experiments/benchmarks/sampling.json", metavar="FILE", help="where the report goes")
+    add_report(parser, "sampling", picture=None)
     add("--started", type=float, help=argparse.SUPPRESS)  # when, for a process that `first_images` starts
     add("--way", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -14,7 +14,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the repository, whatever the working directory
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.helpers.options import fill_defaults
+from benchmarks.helpers.options import add_report, fill_defaults
 from core.command_line import DEVICES, Parser, count
 from core.errors import one_line_errors
 
@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--repeats", type=count, metavar="N", help="number of measurements; the median counts (default: 5)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--small", action="store_true", help="config/demo.yaml, few steps of 2 images")
-    add("--json", default="experiments/benchmarks/training.json", metavar="FILE", help="where the report goes")
+    add_report(parser, "training", picture=None)
     arguments = parser.parse_args()
     return fill_defaults(arguments, SMALL if arguments.small else FULL)
 

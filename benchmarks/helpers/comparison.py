@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.helpers.options import add_report
 from core.command_line import DEVICES, Parser, count
 
 
@@ -44,7 +45,7 @@ def measures(reference: str) -> dict[str, tuple[str, str]]:
 def parser(name: str, manual: str | None, variants: str) -> Parser:
     """The options that the benchmarks of this kind share; `variants` says in words which there are."""
     parser = Parser(description=manual)
-    add, places = parser.add_argument, f"experiments/benchmarks/{name}"
+    add = parser.add_argument
     add("-c", "--config", metavar="FILE", help="network, data and training (default: config/faces_16_128_small.yaml)")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     add("--steps", type=count, metavar="N", help="training steps of each variant (default: the config's train.n_iter)")
@@ -65,8 +66,7 @@ def parser(name: str, manual: str | None, variants: str) -> Parser:
         metavar="FILE",
         help="join these reports; if two have the same variant, the first one counts",
     )
-    add("--json", default=f"{places}.json", metavar="FILE", help="where the report goes")
-    add("--plot", default=f"{places}.png", metavar="FILE", help="where the picture goes")
+    add_report(parser, name)
     return parser
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,6 +204,26 @@ def test_data_of_a_config(run_benchmark, tmp_path):
 def test_bad_input_is_one_line(pytestconfig, script, arguments, told):
     done = start(pytestconfig, script, *arguments)
     assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def reports_and_pictures():
+    """(module of a benchmark, its flag that names a file to write, the ending that file must have)."""
+    for script in sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py")):
+        if script.stem != "gallery":  # which writes to a folder
+            yield f"benchmarks.{script.stem}", "--json", ".json"
+    for name in ("density", "feature_similarity", "frontier", "layer_density", "tuning"):
+        yield f"benchmarks.{name}", "--plot", ".png"
+
+
+@pytest.mark.parametrize(("module", "flag", "ending"), reports_and_pictures())
+@pytest.mark.parametrize("name", ["photo.jpg", "network.safetensors", "config.yaml"])
+def test_no_other_file_is_overwritten(module, flag, ending, name, tmp_path, monkeypatch, capsys):
+    (file := tmp_path / name).write_text("mine")
+    monkeypatch.setattr(sys, "argv", [module, flag, str(file)])
+    with pytest.raises(SystemExit) as stopped:
+        import_module(module).main()
+    told = f"error: argument {flag}: {file} does not end in {ending}; name a file that does"
+    assert stopped.value.code == 2 and capsys.readouterr().err.startswith(told) and file.read_text() == "mine"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
