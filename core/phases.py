@@ -4,12 +4,15 @@ from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext
 from logging import Logger
+from pathlib import Path
 from typing import TypeVar
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from core.checkpoint.files import load_checkpoint
+from core.checkpoint.files import load_checkpoint, saved_config
 from core.config import Config, config_notices
+from core.config.notices import of_another_chain, untaught
+from core.config.wording import show
 from core.device import compute_deterministically, show_gpus
 from core.experiment import (
     Refusable,
@@ -112,12 +115,23 @@ def set_up_validation(
     mirror = start_wandb(config.wandb.project, config.name) if uses_wandb else None
 
     def validate() -> None:
+        for notice in notices_on_chain(config, checkpoint):
+            log.info(notice)
         begun()
         reports = validate_all(loaded.network, config, sampling, processes, loaded.step, log, checkpoint=checkpoint)
         Board(None, mirror=mirror).reports(reports, loaded.step)
         processes.on_main(lambda: write_pages(config, log))
 
     return validate
+
+
+def notices_on_chain(config: Config, checkpoint: str | Path) -> list[str]:
+    """What is to be said where a student is validated with another chain than it learnt."""
+    own = saved_config(checkpoint)
+    if own is None or not (keys := untaught(own, config.sample)):
+        return []
+    taught = ", ".join(f"sample.{key}={show(own.sample[key])}" for key in keys)
+    return [of_another_chain(checkpoint, own, f"set {taught}")]
 
 
 def found(processes: Processes, find: Callable[[Config, str | None], T], config: Config, resume: str | None) -> T:

@@ -1,10 +1,13 @@
-"""What a config asks for that does nothing in its run: in its phase, or beside its other keys."""
+"""What a config asks for that does nothing in its run, in its phase or beside its other keys; and what it asks of a
+student that this never learnt."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from core.config.sections import Config, DistillSection, SampleSection
 
 Reasons = dict[str, str]  # full path of a key -> why its value does nothing
+CHAIN = ("solver", "steps", "key_steps", "eta", "start", "prior_noise", "decode")  # what makes a chain
 Case = tuple[object, str, list[str]]  # whether anything asks for some keys, why not, and which
 
 
@@ -52,6 +55,24 @@ def without_effect_on_a_chain(options: SampleSection, n_timestep: int) -> Reason
         (options.tile != 0, "tile is 0", ["overlap"]),
     ]
     return not_asked("sample", cases)
+
+
+def untaught(student: Config, options: SampleSection) -> list[str]:
+    """The keys of the section `sample` that make another chain of a network than its distillation taught it, by the
+    config that it has from there; none of a diffusion network, which follows any chain."""
+    if student.phase != "distill":
+        return []
+    idle = without_effect_on_a_chain(options, student.model.beta_schedule.val.n_timestep)
+    one_call = options.steps == 1  # whose solver and key steps make no difference
+    keys = ("steps", "start") if one_call else CHAIN
+    return [key for key in keys if options[key] != student.sample[key] and f"sample.{key}" not in idle]
+
+
+def of_another_chain(name: str | Path, student: Config, mend: str, other: str = "a diffusion network") -> str:
+    """The line on a student that is asked for a chain which it never learnt; other: what to take for such chains."""
+    steps = student.sample.steps
+    calls = "1 call" if steps == 1 else f"{steps} calls"
+    return f"{name} learnt one chain alone, of {calls}: {mend}, or name {other} with -r for others"
 
 
 def not_asked(section: str, cases: Iterable[Case]) -> Reasons:

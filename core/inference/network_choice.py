@@ -10,7 +10,7 @@ import torch
 
 from core.checkpoint.files import LoadedNetwork, find_checkpoint, load_checkpoint, saved_config
 from core.config import Config
-from core.config.notices import without_effect_on_a_chain
+from core.config.notices import of_another_chain, untaught, without_effect_on_a_chain
 from core.config.sections import SampleSection
 from core.config.wording import as_flag
 from core.errors import UserError, is_of_user
@@ -18,7 +18,7 @@ from core.inference.about import outside, purpose
 from core.inference.input_files import Size
 from core.sampling.super_resolution import Sampling, sampling_settings
 from core.sampling.trained_sizes import TrainedSizes
-from core.shipped import FILES, SMALL, is_shipped, is_there, sampled_by, shipped_file
+from core.shipped import CHAINS, FILES, SMALL, is_shipped, is_there, sampled_by, shipped_file
 from model import Network
 
 Load = Callable[[str | Path, torch.device], LoadedNetwork]
@@ -78,8 +78,8 @@ class Networks:
             loaded.network.requires_grad_(False)
             settings = sampling_settings(loaded.config, self.flags, self.preset, name)
             sampling = Sampling.of(settings, loaded.network.schedule, loaded.encoder_change)
-            idle = [f"{flag} has no effect with {name}: {why}" for flag, why in idle_flags(self.flags, sampling)]
-            self.loaded[name] = ReadyNetwork(name, loaded.network, loaded.config, sampling, idle)
+            notices = notices_on_flags(name, loaded.config, self.flags, sampling)
+            self.loaded[name] = ReadyNetwork(name, loaded.network, loaded.config, sampling, list(notices))
         return self.loaded[name]
 
     def check_some(self, sizes: Iterable[Size]) -> None:
@@ -116,6 +116,17 @@ class Networks:
         reasons = "" if self.explained else f" ({each}; -r chooses)"
         self.explained.add(name)
         return f"{name} for {source}, as its longer side has {compared} {SMALL} pixels{reasons}"
+
+
+def notices_on_flags(name: str | Path, config: Config, keys: Iterable[str], sampling: Sampling) -> Iterator[str]:
+    """A line on each of the flags, of these keys of the `sample` section, that does nothing with a network, and one on
+    those that ask a student for what it never learnt."""
+    for flag, why in idle_flags(keys, sampling):
+        yield f"{flag} has no effect with {name}: {why}"
+    if others := untaught(config, sampling.settings):
+        chains = CHAINS.get(str(name)) if is_shipped(name) else None
+        flags = ", ".join(map(as_flag, others))
+        yield of_another_chain(name, config, f"leave out {flags}", chains or "a diffusion network")
 
 
 def idle_flags(keys: Iterable[str], sampling: Sampling) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from core.checkpoint.files import TrainingState, save_checkpoint
 from core.config import changed
 from core.errors import UserError
 from core.own_images import own_images_config
+from sr import main
 
 VAL = {"phase": "val"}
 
@@ -66,6 +67,26 @@ def test_what_is_missing_is_one_line(trained, published):
         own_images_config(published[0], ["datasets.val.dataroot=mine"], VAL)
     with pytest.raises(UserError, match=r"--set datasets\.val\.dataroof: unknown key"):
         own_images_config(trained, ["datasets.val.dataroof=mine", "datasets.val.dataroot=mine"], VAL)
+
+
+@pytest.mark.filterwarnings("ignore:Unable to enable fault handler")  # of torch's `record`: stderr is captured here
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize(("phase", "steps", "told"), [("distill", 5, True), ("distill", 1, False), ("train", 5, False)])
+def test_another_chain_than_a_student_learnt_is_told(
+    small_network, small_config, tmp_path, run_main, monkeypatch, from_file, phase, steps, told
+):
+    taught = {"phase": phase, "sample": {"solver": "ddim", "steps": 1, "key_steps": "none", "start": 0.9}}
+    config, weights = changed(small_config, taught), small_network.state_dict()
+    save_checkpoint(tmp_path / "I3_E1", config, TrainingState(weights, weights, step=3))
+    (tmp_path / "config.json").write_text(json.dumps(changed(config, {"sample.steps": steps}).to_dict()))
+    asked = ["-c", tmp_path / "config.json"] if from_file else ["--set", f"sample.steps={steps}"]
+    images = ["--set", f"datasets.val.dataroot={tmp_path / 'waves'}", "--set", "datasets.val.data_len=1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sr.py", "-p", "val", "-r", "I3_E1", *map(str, [*asked, *images])])
+    code, out, err = run_main(lambda _: main())
+    mend = "set sample.steps=1, or name a diffusion network with -r for others"
+    assert code == 0 and (f"I3_E1 learnt one chain alone, of 1 call: {mend}\n" in out) == told, err
+    assert ("learnt" in out) == told
 
 
 def sr(*arguments, cwd, root):

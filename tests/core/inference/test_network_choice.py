@@ -195,6 +195,45 @@ def test_a_flag_that_does_nothing_is_told_of_each_network_once(shipped, images, 
     assert "no effect" not in run(*options, "--eta", "0", "--solver", "dpm++")[2]
 
 
+@pytest.mark.parametrize(
+    ("steps", "options", "told"),
+    [
+        (1, ["--steps", "5"], "of 1 call: leave out --steps"),
+        (4, ["--start", "0.5", "--steps", "1"], "of 4 calls: leave out --steps, --start"),
+        (1, ["--preset", "mirrored", "--solver", "ddim", "--steps", "1"], None),
+        (2, ["--steps", "2"], None),
+        (4, [], None),
+    ],
+)
+def test_a_chain_that_a_student_never_learnt_is_told_once(
+    small_network, make_image, run, tmp_path, steps, options, told
+):
+    for name in "ab":
+        make_image(8, 8).save(tmp_path / f"{name}.png")
+    taught = {"solver": "ddim", "steps": steps, "key_steps": "none", "start": 0.9}
+    config, weights = changed(check_config(SMALL), {"phase": "distill", "sample": taught}), small_network.state_dict()
+    save_checkpoint(tmp_path / "student", config, TrainingState(weights, weights))
+    images = tmp_path / "a.png", tmp_path / "b.png"
+    code, _, stderr = run(
+        "-r", tmp_path / "student", "-i", *images, "-o", tmp_path / "out", "--device", "cpu", *options
+    )
+    other = "or name a diffusion network with -r for others"
+    assert code == 0 and stderr.splitlines() == (
+        [f"notice: {tmp_path / 'student'} learnt one chain alone, {told}, {other}"] if told else []
+    )
+
+
+def test_the_diffusion_network_of_a_student_is_named(shipped, small_network, images, run, tmp_path):
+    config = changed(load_checkpoint(shipped["faces"]).config, {"phase": "distill", "sample": {"steps": 1}})
+    weights = small_network.state_dict()
+    save_checkpoint(tmp_path / "faces", config, TrainingState(weights, weights))
+    command = "-i", images / "a.png", "-o", tmp_path / "out", "--device", "cpu", "--size", "48"
+    told = (
+        "notice: faces learnt one chain alone, of 1 call: leave out --steps, or name faces-chain with -r for others\n"
+    )
+    assert run(*command, "--steps", "3")[2] == told and run(*command)[2] == ""
+
+
 def test_about(shipped, run):
     code, stdout, stderr = run("--about")
     assert (code, stderr) == (0, "") and [line[:7] for line in stdout.splitlines() if line[:1] not in ("", " ")] == [

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from core.config import changed, check_config
-from core.config.notices import without_effect_on_a_chain
+from core.config.notices import untaught, without_effect_on_a_chain
 from core.device import precision_on
 from core.errors import UserError
 from core.sampling.super_resolution import RESOLVED, Sampling, mean, sampling_settings, super_resolve
@@ -72,6 +72,43 @@ def test_what_notices_call_idle_does_nothing(small_network, settings, sampling_o
         for each in (without, without.replace(**idle))
     ]
     assert torch.equal(*made)
+
+
+STUDENT = {"solver": "ddim", "steps": 4, "key_steps": "uniform:2", "start": 0.9}
+ONE_CALL = STUDENT | {"steps": 1, "key_steps": "none"}
+
+
+@pytest.mark.parametrize(
+    ("taught", "asked", "other"),
+    [
+        (ONE_CALL, {"steps": 5}, ["steps"]),
+        (ONE_CALL, {"steps": 5, "solver": "dpm++", "start": 0.5, "eta": 1.0}, ["solver", "steps", "start"]),
+        (ONE_CALL, {"start": None}, ["start"]),
+        (ONE_CALL, {"solver": "ddpm", "key_steps": "uniform:3", "eta": 1.0, "consistency": 2}, []),
+        (ONE_CALL, {"mirrored": True, "seed": 3, "precision": "bf16", "tile": 0}, []),
+        (STUDENT, {}, []),
+        (STUDENT, {"steps": 4, "start": 0.9, "mirrored": True}, []),
+        (STUDENT, {"steps": 1}, ["steps"]),
+        (STUDENT | {"steps": 2}, {"steps": 4}, ["steps"]),
+        (STUDENT, {"key_steps": "none"}, ["key_steps"]),
+        (STUDENT, {"solver": "ddpm", "decode": "first", "decode_batch": 1}, ["solver", "decode"]),
+    ],
+    ids=str,
+)
+def test_a_student_learnt_one_chain(small_config, taught, asked, other):
+    student = changed(small_config, {"phase": "distill", "sample": taught})
+    options = sampling_settings(student, asked)
+    assert untaught(student, options) == other
+    assert untaught(changed(student, {"phase": "train"}), options) == []  # a diffusion network makes any chain
+
+
+@pytest.mark.parametrize("other", [{"solver": "ddpm"}, {"solver": "dpm++"}, {"key_steps": "uniform:3"}, {"eta": 1.0}])
+def test_one_call_is_the_same_by_any_solver(small_network, settings, sampling_of, lr, other):
+    made = [
+        super_resolve(small_network, lr, (32, 32), sampling_of(settings.replace(**each)), [5, 6, 7], TrainedSizes(4))
+        for each in (ONE_CALL, ONE_CALL | other)
+    ]
+    assert (made[0] - made[1]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
