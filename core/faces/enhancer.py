@@ -13,6 +13,7 @@ from core.faces.blending import Region, blend, cut
 from core.faces.cascades import CASCADES
 from core.faces.detection import LARGEST, SMALLEST, Face, find_faces
 from core.inference.network_choice import Load, Networks
+from core.inference.output_files import face_file
 from core.sampling.super_resolution import super_resolve
 from core.sampling.trained_sizes import TrainedSizes
 from data.files import make_writable
@@ -61,8 +62,8 @@ class FaceEnhancer:
         made = [self.make(photo, larger, face) for face in faces]  # before anything is blended in
         for number, (region, small, large) in enumerate(made, 1):
             if self.folder:
-                save(small, self.folder / name, f"face{number}_lr")
-                save(large, self.folder / name, f"face{number}")
+                save(small, face_file(self.folder / name, number, "_lr"))
+                save(large, face_file(self.folder / name, number))
             blend(larger, large.resize(region.size, Image.Resampling.BICUBIC), region, larger.width / photo.width)
         return in_words(faces)
 
@@ -77,8 +78,7 @@ class FaceEnhancer:
         return region, small, to_image(sr[0])
 
 
-def save(face: Image.Image, file: Path, addition: str) -> None:
-    file = file.with_name(f"{file.stem}_{addition}.png")
+def save(face: Image.Image, file: Path) -> None:
     make_writable(file.parent)
     save_png(face, file)
 

@@ -41,10 +41,11 @@ def infer_files(arguments: Namespace) -> int:
         suffix=arguments.suffix,
         scales=scales,
         compared=arguments.compare,
+        faces=arguments.save_faces,
     )
     files = InputFiles(arguments.input, output)
     first = files.first()
-    if not arguments.skip_existing or len(output.files(first.target)) > 1:
+    if not arguments.skip_existing or len(output.files(first.target)) > 1 or output.faces:
         files.protect()
 
     processes = Processes.from_environment(arguments.device, PATIENCE)
@@ -53,7 +54,7 @@ def infer_files(arguments: Namespace) -> int:
     wanted.check_some_fit((job.source, size_of(job.source)) for job in files.jobs(LeftOut()))
     # Before anything is written, as what is wrong with flags is found here.
     networks.check_some(size_of(job.source) for job in files.jobs(LeftOut()))
-    faces = face_enhancer(arguments, processes.device)
+    faces = face_enhancer(arguments, processes.device, output.faces)
     missing = missing_folders(output.folder)
     check_some_writable(job.target for job in files.jobs(LeftOut()))
 
@@ -92,11 +93,11 @@ def is_inside(folder: Path, other: Path) -> bool:
     return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(other))
 
 
-def face_enhancer(arguments: Namespace, device: torch.device) -> "FaceEnhancer | None":
-    """What --faces asks for. Raises UserError where the faces would be saved among the photographs."""
+def face_enhancer(arguments: Namespace, device: torch.device, folder: Path | None) -> "FaceEnhancer | None":
+    """What --faces asks for. Raises UserError where the faces, which are saved to the folder, would be among the
+    photographs."""
     if not arguments.faces:
         return None
-    folder = Path(arguments.save_faces) if arguments.save_faces else None
     for path in map(Path, arguments.input) if folder else ():
         if is_folder(path) and folder and is_inside(folder, path):
             raise UserError(f"--save-faces {folder} is inside the input {path}; choose another folder")

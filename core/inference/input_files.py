@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from PIL import Image
 
 from core.errors import UserError
-from core.inference.output_files import Output
+from core.inference.output_files import Output, begins_with
 from core.lines import write_line
 from data import DataError
 from data.files import make_writable
@@ -63,18 +63,18 @@ class InputFiles:
     def jobs(self, found: LeftOut) -> Iterator[Job]:
         """What to do, in an order that is the same each time; what cannot be done, as a second file of a name, is left
         out."""
-        taken = Taken(forgets=len(self.paths) == 1)
+        taken = Taken(forgets=len(self.paths) == 1 and not self.output.faces)
         for source, name in named_images(self.paths, found, self.output):
             job = Job(source, self.output.target(name))
             files = self.output.files(job.target)
             unnamed = (f"{file} cannot be written: {why}" for file in files if (why := why_not_named(file)))
             if problem := next(unnamed, None):
                 found.leave_out(f"{source}: {problem}")
-            elif (other := taken.by_another(source, files)) is None:
+            elif (other := taken.by_another(source, files, self.output.faces_of(job.target))) is None:
                 yield job
             elif not other.source.samefile(source):
-                told = f"{other.source} becomes {other.target} already"
-                found.leave_out(f"{source}: {told}; give it in another run, with another --output or --suffix")
+                flags = "--output, --suffix or --save-faces" if self.output.faces else "--output or --suffix"
+                found.leave_out(f"{source}: {other.source} {other.does}; give it in another run, with another {flags}")
 
     def first(self) -> Job:
         """Raises UserError where there is no image."""
@@ -86,6 +86,7 @@ class InputFiles:
 
     def protect(self) -> None:
         """Raises UserError where an input would be overwritten, under whatever name or link."""
+        self.protect_from_faces()
         there = {
             identity: file
             for job in (self.jobs(LeftOut()) if self.output.is_there() else ())
@@ -97,6 +98,17 @@ class InputFiles:
             if identity in there:
                 advice = "give another --output" if self.output.name else "give another --output, or --suffix"
                 raise UserError(f"{there[identity]} is an input and would be overwritten; {advice}")
+
+    def protect_from_faces(self) -> None:
+        """Raises UserError where a face may overwrite an input: it does if there are so many."""
+        jobs = self.jobs(LeftOut()) if self.output.faces else ()
+        faces = {place_of(face): job.source for job in jobs for face in self.output.faces_of(job.target)}
+        for source, _ in named_images(self.paths, LeftOut(), self.output) if faces else ():
+            named = begins_with(source)
+            if named and (photo := faces.get(place_of(named))):
+                raise UserError(
+                    f"{source} is an input, which a face of {photo} may overwrite; give another --save-faces"
+                )
 
     def count(self) -> int:
         """How many jobs there are."""
@@ -119,28 +131,60 @@ def size_of(file: Path) -> Size:
         return 1, 1
 
 
+class Other(NamedTuple):
+    """A source that has had a file first, and what it does with it, in words."""
+
+    source: Path
+    does: str
+
+
 class Taken:
     """Remembers which source each file to write is for.
 
     With a single input, only files of the same folder can have the same one. So with `forgets`, folders that have
-    been looked through are forgotten, which saves memory.
+    been looked through are forgotten, which saves memory. Nobody knows yet how many faces there are: their files are
+    known by what they begin with.
     """
 
     def __init__(self, forgets: bool) -> None:
         self.forgets = forgets
         self.sources: dict[Path, dict[str, str]] = {}  # by folder and name
+        self.faces: dict[Path, Path] = {}  # what the faces of a source begin with -> the source
+        self.like_faces: dict[Path, Other] = {}  # the same of faces that may be called as another result is
 
-    def by_another(self, source: Path, files: Sequence[Path]) -> Job | None:
-        """The source that had one of the files first, with that file, if there is one. The files are in one folder."""
-        folder = files[0].parent
-        if folder not in self.sources and self.forgets:
-            self.sources = {known: names for known, names in self.sources.items() if folder.is_relative_to(known)}
-        names = self.sources.setdefault(folder, {})
+    def by_another(self, source: Path, files: Sequence[Path], faces: Sequence[Path] = ()) -> Other | None:
+        """The source that had one of the files first, if there is one; the files are in one folder. faces: what those
+        of its faces begin with, where they are written."""
+        names = self.names_in(files[0].parent)
         for file in files:
             if (other := names.get(file.name)) is not None:
-                return Job(Path(other), file)
+                return Other(Path(other), f"becomes {file} already")
+        of_faces = {place_of(named): file for file in files if faces and (named := begins_with(file))}
+        for place, file in of_faces.items():
+            if place in self.faces:
+                return Other(self.faces[place], f"may have a face that becomes {file}")
+        places = list(map(place_of, faces))
+        for place in places:
+            if place in self.like_faces:
+                return self.like_faces[place]
         names.update(dict.fromkeys([file.name for file in files], str(source)))
+        self.faces |= dict.fromkeys(places, source)
+        self.like_faces |= {
+            place: Other(source, f"becomes {file} already, as a face of this one may")
+            for place, file in of_faces.items()
+        }
         return None
+
+    def names_in(self, folder: Path) -> dict[str, str]:
+        """{name: its source} of the files that are taken in a folder."""
+        if folder not in self.sources and self.forgets:
+            self.sources = {known: names for known, names in self.sources.items() if folder.is_relative_to(known)}
+        return self.sources.setdefault(folder, {})
+
+
+def place_of(file: Path) -> Path:
+    """The file by the one name that its folder has, whatever links lead there."""
+    return Path(os.path.realpath(file.parent), file.name)
 
 
 def named_images(

@@ -1,5 +1,6 @@
 """The files of results: what they are called, and how they are written."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from data.image_files import seems_image
 from data.images import FORMATS, encode, is_image
 from data.paths import is_file, is_folder, refuse_unnamed
 
+FACE = re.compile(r"(.+)_face[1-9]\d*(_lr)?\.png")  # NAME_face1_lr.png as found, NAME_face1.png as improved
+
 
 @dataclass(frozen=True)
 class Output:
@@ -26,6 +29,7 @@ class Output:
     quality: int = 95  # of JPEG and WebP
     scales: tuple[float, ...] = ()  # of a sweep, where they are two or more: a result for each, and a strip of them
     compared: bool = False  # a sheet beside each result: bicubic | result
+    faces: Path | None = None  # the folder to which the faces of photographs go as well
 
     @classmethod
     def of(
@@ -37,6 +41,7 @@ class Output:
         suffix: str = "",
         scales: Sequence[float] = (),
         compared: bool = False,
+        faces: str | Path | None = None,
     ) -> "Output":
         """Raises UserError where these do not go together."""
         path = Path(path)
@@ -54,7 +59,7 @@ class Output:
         if "/" in suffix or "\0" in suffix:
             raise UserError(f"--suffix {suffix!r}: cannot be part of a file name")
         folder, name = (path.parent, path.name) if is_single else (path, None)
-        return cls(folder, name, suffix, ending, quality or 95, sweep, compared)
+        return cls(folder, name, suffix, ending, quality or 95, sweep, compared, Path(faces) if faces else None)
 
     def target(self, name: Path) -> Path:
         """The file of the result for an input that has this path inside the output."""
@@ -72,11 +77,20 @@ class Output:
         """The picture of a result beside bicubic enlargement."""
         return beside(result, "_compare", ".png")
 
+    def results(self, target: Path) -> list[Path]:
+        """The files of the results for one input: one, or those of a sweep."""
+        return [self.result(target, scale) for scale in self.scales or (None,)]
+
     def files(self, target: Path) -> list[Path]:
-        """All that is written for one input."""
-        results = [self.result(target, scale) for scale in self.scales or (None,)]
+        """All that is written for one input, but for its faces, of which nobody knows the number."""
+        results = self.results(target)
         sheets = [self.sheet(result) for result in results] if self.compared else []
         return [*results, *sheets, *([self.strip(target)] if self.scales else [])]
+
+    def faces_of(self, target: Path) -> list[Path]:
+        """What the files of one input's faces begin with, where they are written too: FOLDER/NAME for each result."""
+        results = self.results(target) if self.faces else []
+        return [Path(self.faces or "", result.relative_to(self.folder)).with_suffix("") for result in results]
 
     def is_there(self) -> bool:
         """Whether anything is where results go, or may be, in a folder that cannot be listed."""
@@ -116,3 +130,14 @@ def refuse_file(
 def beside(file: Path, addition: str, extension: str) -> Path:
     """A file in the same folder, its name with an addition."""
     return file.with_name(f"{file.stem}{addition}{extension}")
+
+
+def face_file(file: Path, number: int, kind: str = "") -> Path:
+    """The file of a face beside another file, NAME.png: NAME_face1.png."""
+    return beside(file, f"_face{number}{kind}", ".png")
+
+
+def begins_with(file: Path) -> Path | None:
+    """FOLDER/NAME for the file of a face, as `face_file` calls it; None for any other."""
+    match = FACE.fullmatch(file.name)
+    return file.with_name(match[1]) if match else None

@@ -36,15 +36,15 @@ def astronaut():
 
 @pytest.fixture
 def run(small_checkpoint, tmp_path, capsys):
-    """run(*arguments) -> (exit code, stdout, stderr) of infer.py, from the folder `in` into `out`."""
+    """run(*arguments) -> (exit code, stdout, stderr) of infer.py, from the folder `in`, or some inputs, into `out`."""
     config = changed(check_config(SMALL), PHOTOS)
     torch.manual_seed(0)
     weights = build_network(config.model).state_dict()
     save_checkpoint(tmp_path / "photos", config, TrainingState(weights, weights))
     (tmp_path / "in").mkdir()
 
-    def run(*arguments, network=tmp_path / "photos", out=tmp_path / "out"):
-        command = "-r", network, "-i", tmp_path / "in", "-o", out, "--device", "cpu", *arguments
+    def run(*arguments, network=tmp_path / "photos", out=tmp_path / "out", inputs=(tmp_path / "in",)):
+        command = "-r", network, "-i", *inputs, "-o", out, "--device", "cpu", *arguments
         try:
             code = infer.main([*map(str, command)])
         except SystemExit as stop:
@@ -88,6 +88,45 @@ def test_faces_of_a_mirrored_photograph_are_mirrored_too(run, astronaut, small_c
     plain, by_flag, by_preset, not_mirrored = made
     assert np.array_equal(by_flag, by_preset) and not np.array_equal(by_flag, plain)
     assert np.array_equal(not_mirrored, plain)
+
+
+@pytest.mark.parametrize("other", ["a_face1", "a_face2_lr"])
+@pytest.mark.parametrize("faces_first", [True, False])
+def test_no_face_over_another_result(run, astronaut, small_checkpoint, tmp_path, other, faces_first):
+    """...nor a result over a face, where they go to one folder, by whatever name."""
+    photo, like_face = tmp_path / "in" / "a.png", tmp_path / "in" / f"{other}.png"
+    astronaut.save(photo)
+    astronaut.resize((16, 16)).save(like_face)
+    first, second = (photo, like_face) if faces_first else (like_face, photo)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    code, _, stderr = run("--faces", small_checkpoint, "--save-faces", tmp_path / "link", inputs=(first, second))
+    file = tmp_path / "out" / like_face.name
+    told = f"may have a face that becomes {file}"
+    if not faces_first:
+        told = f"becomes {file} already, as a face of this one may"
+    again = "give it in another run, with another --output, --suffix or --save-faces"
+    assert (code, stderr) == (1, f"left out: {second}: {first} {told}; {again}\n")
+    made = {file.name for file in (tmp_path / "out").iterdir()}
+    assert made == ({"a.png", "a_face1.png", "a_face1_lr.png"} if faces_first else {like_face.name})
+
+
+def test_faces_in_another_folder_take_no_names(run, astronaut, small_checkpoint, tmp_path):
+    for name in ("a", "a_face1", "a_face2", "a_face1_lr_face0"):
+        astronaut.resize((16, 16)).save(tmp_path / "in" / f"{name}.png")
+    way = "--faces", small_checkpoint, "--save-faces"
+    assert run(*way, tmp_path / "faces")[0] == 0
+    assert run(*way, tmp_path / "out", "--suffix", "_x2", out=tmp_path / "out")[0] == 0  # a_x2_face1, and a_face1_x2
+
+
+def test_no_face_over_an_input(run, astronaut, small_checkpoint, tmp_path):
+    files = [tmp_path / "in" / f"{name}.png" for name in ("a", "a_face1")]
+    for file in files:
+        astronaut.save(file)
+    before = files[1].read_bytes()
+    code, _, stderr = run("--faces", small_checkpoint, "--save-faces", tmp_path / "in", inputs=files)
+    told = f"error: {files[1]} is an input, which a face of {files[0]} may overwrite; give another --save-faces\n"
+    assert (code, stderr) == (2, told) and files[1].read_bytes() == before and not (tmp_path / "out").exists()
 
 
 def test_without_a_face_all_is_as_without_the_flag(run, small_checkpoint, tmp_path):
