@@ -3,7 +3,7 @@
 #                        It needs the data. Options of sr.py may follow: sh run.sh --set datasets.train.batch_size=8
 # sh run.sh infer        enlarges images with the networks of the project: sh run.sh infer -i photo.jpg -o out/
 #                        It takes seconds per image. Options of infer.py may follow: sh run.sh infer --help lists them
-# sh run.sh demo         prepares photographs, trains a small network in two stages, validates it and enlarges an image.
+# sh run.sh demo         prepares photographs, trains and validates a small network in two stages, enlarges an image.
 #                        It takes two minutes on two cores
 # sh run.sh test         runs the checks of the code, then all tests. Options of pytest may follow.
 #                        It takes twelve minutes on two cores, or five with -m 'not slow'
@@ -79,8 +79,8 @@ demo() {
     # trained 1 image/s, with one thread 25.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     "$python" data/demo.py --out demo
-    "$python" sr.py -p train -c config/demo.yaml --set datasets.val=null
-    "$python" sr.py -p distill -c config/demo_one_call.yaml -r experiments/demo/checkpoint # and validates
+    "$python" sr.py -p train -c config/demo.yaml # and validates, as the next
+    "$python" sr.py -p distill -c config/demo_one_call.yaml -r experiments/demo/checkpoint
     "$python" infer.py -r experiments/demo_one_call/checkpoint -i demo/unseen.png -o demo/result.png --scale 4
     "$python" -m core.report experiments/demo_one_call -o demo/report.html
     "$python" -m core.demo demo

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import sr
+from core.phases import notices
+
 
 def run(pytestconfig, *arguments, cwd, **environment):
     command = ["sh", str(pytestconfig.rootpath / "run.sh"), *arguments]
@@ -46,6 +49,17 @@ def test_help_and_readme_tell_the_same_times(pytestconfig):
 def test_infer_is_infer_py(pytestconfig, tmp_path):
     done = run(pytestconfig, "infer", "--help", cwd=tmp_path, SMFDM_PYTHON=sys.executable)
     assert done.returncode == 0 and "usage: infer.py" in done.stdout
+
+
+def test_nothing_that_the_demo_asks_for_is_without_effect(pytestconfig, monkeypatch):
+    """No notice to a newcomer about what the project itself wrote."""
+    monkeypatch.chdir(pytestconfig.rootpath)
+    commands = re.findall(r'^ *"\$python" sr\.py (.*-c config/demo.*?)(?: #.*)?$', Path("run.sh").read_text(), re.M)
+    assert len(commands) == 2
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", ["sr.py", *command.split()])
+        arguments = sr.parse_arguments()
+        assert notices(sr.config_of(arguments), arguments) == []
 
 
 @pytest.mark.slow
