@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from core.config.files import plain_copy
@@ -14,7 +15,7 @@ from core.errors import UserError
 
 LONGEST_MESSAGE = 600  # characters
 
-Report = Callable[[str, str], None]  # report(full path of a key, what is wrong)
+Report = Callable[..., None]  # report(full path of a key, what is wrong, hint=a function that says what may be meant)
 
 
 def check_config(
@@ -22,7 +23,7 @@ def check_config(
     source: str = "config",  # the file that an error names
     origins: Mapping[str, str] | None = None,  # {full path of a key: what an error names instead}
     for_run: bool = False,
-    advice: Callable[[str], str] | None = None,  # advice(full path of an unknown key); None: the nearest known one
+    advice: str = "",  # on any problem, in place of hints at what was mistyped
 ) -> Config:
     """The config with all values converted and all defaults filled; what is given stays as it is.
 
@@ -33,14 +34,15 @@ def check_config(
     """
     problems: list[str] = []
 
-    def report(path: str, problem: str) -> None:
+    def report(path: str, problem: str, hint: Callable[[], str] = str) -> None:
         where = (origins or {}).get(path, source)
-        problems.append(f"{where}: {problem}")
+        mend = "" if problems else advice or hint()  # one problem is told, the others counted
+        problems.append(cut(f"{where}: {problem}", LONGEST_MESSAGE) + (f" ({mend})" if mend else ""))
 
     if not isinstance(config, Mapping):
         raise UserError(f"{source}: a config is a section of keys, not {show(config)}")
     given = with_derived_defaults(plain_copy(config, source))
-    values = read_section(given, Config, "", report, advice or nearest)
+    values = read_section(given, Config, "", report)
     if not problems:
         checked = Config.of(values)
         for rule in (*RUN_RULES, *RULES) if for_run else RULES:
@@ -48,7 +50,7 @@ def check_config(
                 report(path, f"{path} {problem}")
     if problems:
         more = f" ({len(problems) - 1} more after this)" if len(problems) > 1 else ""
-        raise UserError(cut(problems[0], LONGEST_MESSAGE) + more)
+        raise UserError(problems[0] + more)
     return checked
 
 
@@ -97,15 +99,13 @@ def at(config: Mapping[str, Any], path: str) -> Any:
 # Each key by itself.
 
 
-def read_section(
-    given: Mapping[Any, Any], cls: type[Section], prefix: str, report: Report, advice: Callable[[str], str]
-) -> dict[str, Any]:
+def read_section(given: Mapping[Any, Any], cls: type[Section], prefix: str, report: Report) -> dict[str, Any]:
     """A section's values, converted, in the order of its class, and with its defaults."""
     entries = cls.entries(given)
-    unknown = [name for name in given if name not in entries]
-    for number, name in enumerate(unknown):
-        path = f"{prefix}{readable(name)}"
-        report(path, f"unknown key {path} ({'' if number else advice(path)})")  # one is told, the others counted
+    for name in given:
+        if name not in entries:
+            path = f"{prefix}{readable(name)}"
+            report(path, f"unknown key {path}", partial(nearest, path))
     values: dict[str, Any] = {}
     for name, entry in entries.items():
         path = prefix + name
@@ -114,7 +114,7 @@ def read_section(
             if section is None and entry.optional:
                 continue
             if isinstance(section, dict):
-                values[name] = read_section(section, entry.section, path + ".", report, advice)
+                values[name] = read_section(section, entry.section, path + ".", report)
             else:
                 report(path, f"{path} is {show(section)}, but must be a section of keys ({{}} for all its defaults)")
         elif name in given:
@@ -131,16 +131,18 @@ def read_value(value: Any, key: Key, path: str, report: Report) -> Any:
     try:
         return key.value_type.read(value)
     except ValueError:
-        quotes = " (in quotes)" if allowed.startswith("text") and not isinstance(value, str) else ""
-        report(path, f"{path} is {show(value)}, but must be {allowed}{quotes or percent(value, allowed)}")
+        report(path, f"{path} is {show(value)}, but must be {allowed}", partial(meant, value, allowed))
         return None
 
 
-def percent(value: Any, allowed: str) -> str:
-    """ " (0.15 is 15 %)" for 15, where a share of at most 1 is asked for, else ""."""
+def meant(value: Any, allowed: str) -> str:
+    """What may be meant by a value that is not allowed: "in quotes" for 7 where a text is asked for, "0.15 is 15 %" for
+    15 where a share of at most 1 is; else ""."""
+    if allowed.startswith("text") and not isinstance(value, str):
+        return "in quotes"
     is_share = allowed.startswith("a number") and allowed.endswith(("1]", "1)"))
     is_percent = isinstance(value, int | float) and not isinstance(value, bool) and 10 <= value <= 100
-    return f" ({value / 100:g} is {value:g} %)" if is_share and is_percent else ""
+    return f"{value / 100:g} is {value:g} %" if is_share and is_percent else ""
 
 
 def with_derived_defaults(given: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def check_saved_config(config: Any, file: str) -> tuple[Config, list[str]]:
     Raises UserError for any other that is unknown, and for all that `check_config` refuses.
     """
     passed = take_unknown(config, Config) if isinstance(config, dict) else []
-    return check_config(config, file, advice=lambda _: f"{NEWER}: update the project"), passed
+    return check_config(config, file, advice=f"{NEWER}: update the project"), passed
 
 
 def take_unknown(given: dict[str, Any], cls: type[Section], prefix: str = "") -> list[str]:

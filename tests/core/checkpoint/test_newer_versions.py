@@ -74,6 +74,24 @@ def test_new_keys_that_may_change_the_result_are_refused(written, capsys, key):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("train.optimizer.type", "lion", "'lion', but must be adam | adamw | sgd"),
+        ("sample.solver", "heun", "'heun', but must be ddpm | ddim | dpm++"),
+        ("train.save_checkpoint_freq", {"hours": 1}, "{'hours': 1}, but must be a whole number, 1 or more"),
+        ("sparse.density", 15, "15, but must be a number in (0, 1]"),
+        ("name", 7, "7, but must be text that can name a folder"),
+    ],
+)
+def test_values_that_are_not_known_are_taken_for_those_of_a_newer_version(written, key, value, told):
+    """...and not for a mistake of whoever wrote the file by hand."""
+    file = written({key: value})
+    with pytest.raises(UserError) as error:
+        load_checkpoint(file)
+    assert str(error.value) == f"{file}: {key} is {told} ({NEWER}: update the project)"
+
+
+@pytest.mark.parametrize(
     ("key", "missing"), [("train.loss_", "train.loss"), ("datasets.train.batchsize", "datasets.train.batch_size")]
 )
 def test_a_key_in_place_of_another_is_refused(written, key, missing):
