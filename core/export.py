@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         state.config = changed(state.config, {"sample": settings.to_dict()}, str(source))
     if arguments.card:
         state.config = with_card(state.config, arguments.card)
+        state.unknown = {place: value for place, value in state.unknown.items() if place[0] != "card"}
     target = writable_network_file(arguments.output)
     types = stored_types(state.weights, getattr(torch, VALUES[arguments.values]))
     try:

@@ -30,7 +30,8 @@ def average(files: Sequence[Path], shares: Sequence[float]) -> tuple[NetworkStat
         measured |= other.encoder_change is not None
         for name, tensor in other.weights.items():
             mean[name].add_(tensor, alpha=share)
-    return NetworkState({name: tensor.float() for name, tensor in mean.items()}, first.masks, first.config), measured
+    weights = {name: tensor.float() for name, tensor in mean.items()}
+    return NetworkState(weights, first.masks, first.config, unknown=first.unknown), measured
 
 
 def refuse_other_model(first: ModelSection, other: ModelSection, first_file: Path, file: Path) -> None:

@@ -133,7 +133,8 @@ def step_of(path: str | Path) -> int:
 def saved_config(path: str | Path) -> Config | None:
     """The config of a native checkpoint; None for a published one, which has none."""
     file = find_checkpoint(path).network
-    return None if file.suffix == ".pth" else config_in(read_metadata(file), file)
+    saved = None if file.suffix == ".pth" else config_in(read_metadata(file), file)
+    return saved[0] if saved else None
 
 
 @dataclass(frozen=True)

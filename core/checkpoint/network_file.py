@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from core.checkpoint.tensor_files import read_pth, read_safetensors, refuse_not_finite, write_safetensors
 from core.config import Config, check_config
 from core.config.files import LARGEST_FILE, parse_json
-from core.config.saved import check_saved_config, passed_over
+from core.config.saved import Unknown, check_saved_config, passed_over, put_back
 from core.config.wording import cut, show
 from core.errors import UserError
 from core.log import warn_once
@@ -44,6 +44,7 @@ class NetworkState:
     masks: dict[str, Tensor]  # bool; none for a dense network
     config: Config
     encoder_change: EncoderChange | None = None
+    unknown: Unknown = field(default_factory=dict)  # keys that a newer version wrote to its config
 
 
 def read_network_file(file: Path) -> NetworkState:
@@ -77,28 +78,29 @@ def read_native(file: Path, config: Config | None) -> tuple[NetworkState, Networ
     """Of a file of this project, .safetensors. Raises UserError where it is none, is damaged or holds another network
     than that of the config."""
     tensors, metadata = read_safetensors(file)
-    own = config_in(metadata, file)
-    if own is None:
+    saved = config_in(metadata, file)
+    if saved is None:
         raise UserError(f"{file}: no config in its metadata, so it is no network file of SMFDM")
+    own, unknown = saved
     if config:
         refuse_other_network(config, own, file)
     change = take_encoder_change(tensors, file)
     network = build_without_memory(config or own, tensors, file)
     weights, masks = unpacked(tensors, shapes_of(network), file)
-    return NetworkState(weights, masks, own, change), network
+    return NetworkState(weights, masks, own, change, unknown), network
 
 
-def config_in(metadata: Mapping[str, str], file: Path) -> Config | None:
-    """The config of a native file; None where it has none."""
+def config_in(metadata: Mapping[str, str], file: Path) -> tuple[Config, Unknown] | None:
+    """The config of a native file, and what a newer version wrote to it; None where it has none."""
     text = metadata.get("config")
     if text is None:
         return None
     if len(text) > LARGEST_FILE:
         raise UserError(f"{file}: damaged: its config has more than {LARGEST_FILE:,} characters")
-    config, passed = check_saved_config(parse_json(text, file), str(file))
-    if passed:
-        warn_once(passed_over(passed, str(file)))
-    return config
+    config, unknown = check_saved_config(parse_json(text, file), str(file))
+    if unknown:
+        warn_once(passed_over(unknown, str(file)))
+    return config, unknown
 
 
 def unpacked(
@@ -199,7 +201,7 @@ def save_network(
     compressed: bool = False,
 ) -> None:
     """Writes a network file, its weights as `sparse.pack` makes them of the last two arguments."""
-    metadata = {"config": json.dumps(state.config.to_dict()), "step": str(step)}
+    metadata = {"config": json.dumps(put_back(state.unknown, state.config.to_dict())), "step": str(step)}
     packed = pack(state.weights, state.masks, values_dtype, compressed)
     write_safetensors(file, packed | encoder_change_tensors(state.encoder_change), metadata)
 

@@ -6,8 +6,10 @@ import pytest
 
 from core.checkpoint.files import load_checkpoint, saved_config
 from core.checkpoint.tensor_files import read_safetensors, write_safetensors
+from core.config import check_config
 from core.config.checking import at, set_value
 from core.errors import UserError
+from core.export import main as export
 from infer import main as infer
 
 NEWER = "the file was probably written by a newer version of this project, or by another program"
@@ -15,18 +17,19 @@ NEWER = "the file was probably written by a newer version of this project, or by
 
 @pytest.fixture
 def written(trained_on, tmp_path):
-    """written(keys, without=()) -> a network file whose config has these keys, {full path: value}, and lacks others."""
+    """written(keys, without=(), name="newer") -> a network file whose config has these keys, {full path: value}, and
+    lacks others."""
 
-    def write(keys, without=()):
+    def write(keys, without=(), name="newer"):
         _, prefix = trained_on(r_resolution=32)
         tensors, metadata = read_safetensors(prefix.with_name("I3_E1_gen.safetensors"))
         config = json.loads(metadata["config"])
         for path, value in keys.items():
             set_value(config, path, value)
         for path in without:
-            section, _, name = path.rpartition(".")
-            del at(config, section)[name]
-        file = tmp_path / "newer.safetensors"
+            section, _, key = path.rpartition(".")
+            del at(config, section)[key]
+        file = tmp_path / f"{name}.safetensors"
         write_safetensors(file, tensors, metadata | {"config": json.dumps(config)})
         return file
 
@@ -89,6 +92,26 @@ def test_values_that_are_not_known_are_taken_for_those_of_a_newer_version(writte
     with pytest.raises(UserError) as error:
         load_checkpoint(file)
     assert str(error.value) == f"{file}: {key} is {told} ({NEWER}: update the project)"
+
+
+@pytest.mark.parametrize("checkpoints", [1, 2])
+def test_export_keeps_new_keys(written, tmp_path, run_main, checkpoints):
+    """Those of the first of several."""
+    new = {key: {"x": [1, None]} for key in NEW}
+    sources = [written(new, name="a"), written({"train.other": 1}, name="b")][:checkpoints]
+    file = tmp_path / "exported.safetensors"
+    assert run_main(export, "-r", *sources, "-o", file, "--values", "float32", "--preset", "mirrored")[0] == 0
+    config = json.loads(read_safetensors(file)[1]["config"])
+    assert {key: at(config, key) for key in NEW} == new and "other" not in config["train"]
+    assert config["sample"]["mirrored"] and saved_config(file) == check_config(saved_config(file))
+
+
+def test_a_new_card_has_none_of_the_old(written, tmp_path, run_main):
+    (tmp_path / "card.yaml").write_text("card: {purpose: waves}")
+    options = "-o", tmp_path / "exported.safetensors", "--card", tmp_path / "card.yaml"
+    assert run_main(export, "-r", written({"card.foo": 1, "train.foo": 2}), *options)[0] == 0
+    config = json.loads(read_safetensors(tmp_path / "exported.safetensors")[1]["config"])
+    assert "foo" not in config["card"] and config["train"]["foo"] == 2
 
 
 @pytest.mark.parametrize(
