@@ -4,7 +4,7 @@
 # sh run.sh infer        enlarges images with the networks of the project: sh run.sh infer -i photo.jpg -o out/
 #                        It takes seconds per image. Options of infer.py may follow: sh run.sh infer --help lists them
 # sh run.sh demo         prepares photographs, trains and validates a small network in two stages, enlarges an image.
-#                        It takes two minutes on two cores
+#                        It takes two to three minutes on two cores
 # sh run.sh test         runs the checks of the code, then all tests. Options of pytest may follow.
 #                        It takes twelve minutes on two cores, or five with -m 'not slow'
 # sh run.sh test-long    tries thousands of damaged files and dozens of kills, in half an hour (docs/reliability.md)

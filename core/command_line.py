@@ -19,7 +19,7 @@ WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # variables th
 
 
 class Parser(data.command_line.Parser):
-    """The parser of the commands of core, of one line too where there is a file of a name that begins like a flag.
+    """The parser of the commands of core. Where a file's name begins like a flag, its errors say how to write that name.
 
     several_processes: whether the command shares its work out over the processes of torchrun. Any other is refused
     there, before it does anything: each process would do the same work, and write the same files.

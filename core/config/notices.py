@@ -72,7 +72,7 @@ def of_another_chain(name: str | Path, student: Config, mend: str, other: str = 
     """The line on a student that is asked for a chain which it never learnt; other: what to take for such chains."""
     steps = student.sample.steps
     calls = "1 call" if steps == 1 else f"{steps} calls"
-    return f"{name} learnt one chain alone, of {calls}: {mend}, or name {other} with -r for others"
+    return f"{name} learnt only one chain, of {calls}: {mend}, or name {other} with -r for others"
 
 
 def not_asked(section: str, cases: Iterable[Case]) -> Reasons:

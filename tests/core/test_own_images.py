@@ -85,7 +85,7 @@ def test_another_chain_than_a_student_learnt_is_told(
     monkeypatch.setattr(sys, "argv", ["sr.py", "-p", "val", "-r", "I3_E1", *map(str, [*asked, *images])])
     code, out, err = run_main(lambda _: main())
     mend = "set sample.steps=1, or name a diffusion network with -r for others"
-    assert code == 0 and (f"I3_E1 learnt one chain alone, of 1 call: {mend}\n" in out) == told, err
+    assert code == 0 and (f"I3_E1 learnt only one chain, of 1 call: {mend}\n" in out) == told, err
     assert ("learnt" in out) == told
 
 

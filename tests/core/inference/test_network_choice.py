@@ -219,7 +219,7 @@ def test_a_chain_that_a_student_never_learnt_is_told_once(
     )
     other = "or name a diffusion network with -r for others"
     assert code == 0 and stderr.splitlines() == (
-        [f"notice: {tmp_path / 'student'} learnt one chain alone, {told}, {other}"] if told else []
+        [f"notice: {tmp_path / 'student'} learnt only one chain, {told}, {other}"] if told else []
     )
 
 
@@ -229,7 +229,7 @@ def test_the_diffusion_network_of_a_student_is_named(shipped, small_network, ima
     save_checkpoint(tmp_path / "faces", config, TrainingState(weights, weights))
     command = "-i", images / "a.png", "-o", tmp_path / "out", "--device", "cpu", "--size", "48"
     told = (
-        "notice: faces learnt one chain alone, of 1 call: leave out --steps, or name faces-chain with -r for others\n"
+        "notice: faces learnt only one chain, of 1 call: leave out --steps, or name faces-chain with -r for others\n"
     )
     assert run(*command, "--steps", "3")[2] == told and run(*command)[2] == ""
 
