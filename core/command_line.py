@@ -19,7 +19,7 @@ WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}  # variables th
 
 
 class Parser(data.command_line.Parser):
-    """The parser of the commands of core. Where a file's name begins like a flag, its errors say how to write that name.
+    """The parser of the commands of core. Errors say how to write the name of a file that begins like a flag.
 
     several_processes: whether the command shares its work out over the processes of torchrun. Any other is refused
     there, before it does anything: each process would do the same work, and write the same files.

@@ -228,9 +228,7 @@ def test_the_diffusion_network_of_a_student_is_named(shipped, small_network, ima
     weights = small_network.state_dict()
     save_checkpoint(tmp_path / "faces", config, TrainingState(weights, weights))
     command = "-i", images / "a.png", "-o", tmp_path / "out", "--device", "cpu", "--size", "48"
-    told = (
-        "notice: faces learnt only one chain, of 1 call: leave out --steps, or name faces-chain with -r for others\n"
-    )
+    told = "notice: faces learnt only one chain, of 1 call: leave out --steps, or name faces-chain with -r for others\n"
     assert run(*command, "--steps", "3")[2] == told and run(*command)[2] == ""
 
 
